@@ -1,0 +1,67 @@
+"""What every command shares: logging, sentences instead of tracebacks, common arguments."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from samdpo.errors import SamdpoError
+
+log = logging.getLogger("samdpo")
+
+
+def run_command(body: Callable[[], None]) -> None:
+    """Run a command's body: a user's error ends with its sentence and code 2, Ctrl-C with code 130."""
+    configure_logging()
+    try:
+        body()
+    except SamdpoError as error:
+        if os.environ.get("samdpo_debug"):
+            raise
+        log.error("%s", error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        log.error("Stopped by Ctrl-C. What was finished is kept; type the same command again to go on.")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        log.error("The disk is full (%s). What was there before is untouched; free some space.", error.filename or "?")
+        sys.exit(2)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Messages of ``samdpo`` go to stderr, one plain line each; other libraries only warn."""
+    if log.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    log.addHandler(handler)
+    log.setLevel(level)
+    log.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.capitalize()}: {text}"
+
+
+def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """An argument parser that shows defaults and refuses abbreviated or unknown flags."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def add_processes(arguments: argparse.ArgumentParser) -> None:
+    """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
+    default = int(os.environ.get("nnUNet_def_n_proc", os.cpu_count() or 1))
+    arguments.add_argument("-np", type=int, default=default, help="processes for case-level work")

@@ -1,0 +1,27 @@
+"""The errors a user can mend. Their text is a sentence; the command line prints it without a traceback."""
+
+from __future__ import annotations
+
+
+class SamdpoError(Exception):
+    """Something the user can mend: names the file or key, what was found, what was expected, what to type."""
+
+
+class ConfigurationError(SamdpoError):
+    """An environment variable, a command-line value or a folder is missing, ambiguous or unwritable."""
+
+
+class DatasetError(SamdpoError):
+    """A raw dataset breaks the rules of its folder: dataset.json, images, labels or groups."""
+
+
+class PlansError(SamdpoError):
+    """A plans file has a wrong key, a wrong type or an unknown value."""
+
+
+class ModelFolderError(SamdpoError):
+    """A trained model's folder lacks a file or holds one that cannot be read."""
+
+
+class TrainingError(SamdpoError):
+    """Training cannot start or go on: nothing labelled, nothing unlabelled, an earlier stage missing."""

@@ -1,0 +1,122 @@
+"""Where things lie: nnU-Net's three folders, datasets by id or name, model folders.
+
+Environment variables are read when a path is asked for, never at import, so that a program may set them late.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from samdpo.errors import ConfigurationError
+
+_DATASET = re.compile(r"^Dataset(\d{3})_(.+)$")
+PLANS_NAME = "samdpoPlans"
+MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION
+
+
+def _root(variable: str, *, writable: bool) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigurationError(
+            f"The environment variable {variable} is not set. It names the folder that nnU-Net uses for the same "
+            f"purpose; type for example: export {variable}=/data/{variable}"
+        )
+    root = Path(value).expanduser()
+    if writable:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{variable} points at {root}, which cannot be created ({error.strerror}). "
+                f"Point it at a folder you may write to: export {variable}=/path/you/own"
+            ) from error
+        if not os.access(root, os.W_OK):
+            raise ConfigurationError(
+                f"{variable} points at {root}, which is not writable. "
+                f"Change its permissions or type: export {variable}=/path/you/own"
+            )
+    elif not root.is_dir():
+        raise ConfigurationError(
+            f"{variable} points at {root}, which is not a folder. Create it or point {variable} elsewhere."
+        )
+    return root
+
+
+def raw_root() -> Path:
+    """``nnUNet_raw``: one folder ``DatasetXXX_Name`` per raw dataset. Only read."""
+    return _root("nnUNet_raw", writable=False)
+
+
+def preprocessed_root() -> Path:
+    """``nnUNet_preprocessed``: fingerprint, plans, splits, slices and prompts. Created where missing."""
+    return _root("nnUNet_preprocessed", writable=True)
+
+
+def results_root() -> Path:
+    """``nnUNet_results``: one folder per trained model. Created where missing."""
+    return _root("nnUNet_results", writable=True)
+
+
+def dataset_name(id_or_name: int | str) -> str:
+    """Full name (``Dataset003_Liver``) of a dataset given as ``3``, ``"003"`` or its name.
+
+    Looks in all three folders that are set, so that a preprocessed dataset is found where the raw one is gone.
+
+    Raises:
+        ConfigurationError: none or several datasets have this id; the message lists what there is.
+    """
+    known = known_datasets()
+    text = str(id_or_name)
+    if text in known:
+        return text
+    if text.isdigit():
+        matches = sorted(name for name in known if int(_DATASET.match(name).group(1)) == int(text))  # type: ignore[union-attr]
+        if len(matches) == 1:
+            return matches[0]
+        if len(matches) > 1:
+            raise ConfigurationError(
+                f"Dataset id {int(text)} is used by {len(matches)} datasets: {', '.join(matches)}. "
+                "Rename one of the folders, or pass the full name."
+            )
+    listing = ", ".join(sorted(known)) or "none"
+    if not known:
+        raw_root()  # raises with the better sentence when nothing is set
+    raise ConfigurationError(
+        f"There is no dataset {text!r}. Expected an id or a name like Dataset003_Liver; found: {listing}. "
+        f"Put its folder under nnUNet_raw ({os.environ.get('nnUNet_raw', 'not set')})."
+    )
+
+
+def known_datasets() -> set[str]:
+    """Names of the dataset folders under the three roots that are set."""
+    names: set[str] = set()
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        value = os.environ.get(variable)
+        if value and Path(value).is_dir():
+            names |= {p.name for p in Path(value).iterdir() if p.is_dir() and _DATASET.match(p.name)}
+    return names
+
+
+def raw_folder(id_or_name: int | str) -> Path:
+    """``nnUNet_raw/DatasetXXX_Name``; raises when it does not exist."""
+    folder = raw_root() / dataset_name(id_or_name)
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} does not exist: the dataset is known, but not as raw images.")
+    return folder
+
+
+def preprocessed_folder(id_or_name: int | str) -> Path:
+    """``nnUNet_preprocessed/DatasetXXX_Name`` (may not exist yet)."""
+    return preprocessed_root() / dataset_name(id_or_name)
+
+
+def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str) -> Path:
+    """``nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__STAGE``, nnU-Net's name for a trained model."""
+    return results_root() / dataset_name(id_or_name) / MODEL_SEPARATOR.join((trainer, plans, stage))
+
+
+def fold_folder(model: Path, fold: int | str) -> Path:
+    """``fold_0`` … or ``fold_all`` inside a model folder."""
+    return model / f"fold_{fold}"

@@ -1,0 +1,117 @@
+"""Dictionaries to typed dataclasses and back, strictly: a wrong key or type is named with its dotted path."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from samdpo.errors import PlansError
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Any, where: str = "", source: str = "the plan") -> T:
+    """Build dataclass ``cls`` from plain JSON data.
+
+    Args:
+        cls: a dataclass whose fields are builtins, lists, dicts, tuples, Literals, Optionals or dataclasses.
+        data: what ``json.load`` gave.
+        where: dotted path of ``data`` inside the file, for messages.
+        source: the file's name, for messages.
+
+    Raises:
+        PlansError: unknown key (with the nearest known one), missing key, wrong type or choice.
+    """
+    if not isinstance(data, dict):
+        raise PlansError(f"{source}: {where or 'the whole file'} must be an object {{...}}, found {_kind(data)}.")
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(fields)}."
+            raise PlansError(f"{source}: unknown key {_join(where, key)!r}.{hint}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        path = _join(where, name)
+        if name in data:
+            values[name] = _convert(hints[name], data[name], path, source)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise PlansError(f"{source}: the key {path!r} is missing.")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise PlansError(f"{source}: {where + ': ' if where else ''}{error}") from error
+
+
+def to_dict(value: Any) -> Any:
+    """Dataclasses, tuples and paths to what ``json.dump`` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: to_dict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_dict(v) for v in value]
+    return value
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge: objects are merged key by key, everything else in ``over`` replaces ``base``."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path, source)
+    if origin is typing.Literal:
+        if value not in args:
+            raise PlansError(f"{source}: {path!r} is {value!r}; expected one of {', '.join(map(repr, args))}.")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, path, source)  # type: ignore[arg-type]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(path, "an object {...}", value, source)
+        return {k: _convert(args[1], v, _join(path, k), source) for k, v in value.items()}
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(path, "a list [...]", value, source)
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            if len(value) != len(args):
+                raise _wrong(path, f"a list of {len(args)} values", value, source)
+            return tuple(_convert(a, v, f"{path}[{i}]", source) for i, (a, v) in enumerate(zip(args, value)))
+        return origin(_convert(args[0], v, f"{path}[{i}]", source) for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+            raise _wrong(path, {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[hint],
+                         value, source)
+        return value
+    raise TypeError(f"schema of {path} uses an unsupported type {hint!r}")
+
+
+def _wrong(path: str, expected: str, value: Any, source: str) -> PlansError:
+    return PlansError(f"{source}: {path!r} must be {expected}, found {_kind(value)}.")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} {value!r}"[:80]
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
