@@ -218,7 +218,12 @@ def load_plans(file: Path) -> Plans:
     Raises:
         PlansError: missing file, not JSON, wrong key or type, unknown or circular ``inherits_from``.
     """
-    return from_dict(Plans, _resolve(_read_with_parents(Path(file), ()), file), source=str(file))
+    return parse_plans(_read_with_parents(Path(file), ()), Path(file))
+
+
+def parse_plans(data: dict[str, Any], file: Path) -> Plans:
+    """Resolve and check the content of a plans file that inherits from no other; ``file`` is for messages."""
+    return from_dict(Plans, _resolve(data, file), source=str(file))
 
 
 def save_plans(plans: Plans, file: Path) -> None:

@@ -1,0 +1,76 @@
+"""``samdpo_evaluate_folder``: predictions against references, as nnU-Net's command of that name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from samdpo.cli.common import add_processes, parser, run_command
+
+COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = build_parser().parse_args()
+    run_command(lambda: evaluate(arguments))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of nnUNetv2_evaluate_folder; its -pfile is not needed here and accepted."""
+    result = parser(
+        "Compare a folder of predicted label maps with a folder of true ones and write summary.json: "
+        "Dice, IoU, surface Dice, HD95 and counts of every case and structure, in nnU-Net's form."
+    )
+    result.add_argument("gt_folder", type=Path, help="folder with true label maps, for example labelsTs")
+    result.add_argument("pred_folder", type=Path, help="folder with predictions of the same names")
+    result.add_argument("-djfile", type=Path, required=True, help="dataset.json: names of labels and file ending")
+    result.add_argument("-pfile", type=Path, default=None, help="plans file; accepted for nnU-Net's sake, not needed")
+    result.add_argument("-o", type=Path, default=None, help="JSON to write (default: pred_folder/summary.json)")
+    result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
+    add_processes(result)
+    return result
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Run the evaluation; print a table and what was written."""
+    from samdpo.evaluation.summary import evaluate_folder
+
+    output = arguments.o or arguments.pred_folder / "summary.json"
+    summary = evaluate_folder(
+        arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, arguments.np, arguments.chill
+    )
+    print_table(summary)
+    print(f"Wrote {output}")
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """One row a structure, then their mean where there are several."""
+    from rich.console import Console
+    from rich.table import Table
+
+    cases, names = summary["metric_per_case"], summary["samdpo"]["labels"]
+    surface = ", ".join(f"{s['tolerance']:g} {s['unit']}" for s in summary["samdpo"]["surface"])
+    units = "/".join(s["unit"] for s in summary["samdpo"]["surface"])
+    headings = {"SurfaceDice": f"Surface Dice ({surface})", "HD95": f"HD95 ({units})"}
+    table = Table(title=f"{len(cases)} case{'s' if len(cases) != 1 else ''}", title_justify="left")
+    table.add_column("structure")
+    for column in COLUMNS:
+        table.add_column(headings.get(column, column), justify="right")
+    table.add_column("cases with it", justify="right")
+    for label, means in summary["mean"].items():
+        present = sum(case["metrics"][label]["n_ref"] > 0 for case in cases)
+        table.add_row(names[label], *_numbers(means), str(present))
+    if len(summary["mean"]) > 1:
+        table.add_section()
+        table.add_row("mean", *_numbers(summary["foreground_mean"]), "")
+    Console().print(table)
+
+
+def _numbers(means: dict[str, float]) -> list[str]:
+    return ["–" if means[m] != means[m] else text.format(means[m]) for m, text in COLUMNS.items()]
+
+
+if __name__ == "__main__":
+    main()

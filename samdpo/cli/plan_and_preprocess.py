@@ -1,0 +1,162 @@
+"""``samdpo_plan_and_preprocess`` and its steps apart; flags are nnU-Net's where it has them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from samdpo.cli.common import add_processes, log, parser, run_command
+
+
+def main() -> None:
+    """Entry point of ``samdpo_plan_and_preprocess``."""
+    command = parser(
+        "Fingerprint, plan, splits and slices of one or more datasets: everything before training.",
+        "Simulate scarce labels on a labelled dataset: samdpo_plan_and_preprocess -d 3 --labelled 0.1 --unlabelled 0.4",
+    )
+    _add_datasets(command)
+    _add_verify(command)
+    _add_planning(command)
+    add_processes(command)
+    command.add_argument("--no_pp", action="store_true", help="plan only, cut no slices")
+    command.add_argument("--clean", action="store_true", help="make fingerprint and slices anew")
+    _add_configurations(command)
+    args = command.parse_args()
+
+    def step(dataset: str) -> None:
+        from samdpo.planning.run import plan_and_preprocess
+
+        plan_and_preprocess(
+            dataset, processes=args.np, verify=args.verify_dataset_integrity, preprocess=not args.no_pp,
+            clean=args.clean, **_planning(args),
+        )
+
+    _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" if args.no_pp else _train(dataset, args))
+
+
+def main_extract_fingerprint() -> None:
+    """Entry point of ``samdpo_extract_fingerprint``."""
+    command = parser("Measure the labelled cases of one or more datasets: dataset_fingerprint.json.")
+    _add_datasets(command)
+    _add_verify(command)
+    add_processes(command)
+    command.add_argument("--clean", action="store_true", help="measure anew even if nothing has changed")
+    args = command.parse_args()
+
+    def step(dataset: str) -> None:
+        from samdpo.planning.run import extract
+
+        extract(dataset, args.np, args.verify_dataset_integrity, args.clean)
+
+    _run(args, step, lambda dataset: f"samdpo_plan_experiment -d {dataset}")
+
+
+def main_plan_experiment() -> None:
+    """Entry point of ``samdpo_plan_experiment``."""
+    command = parser("Write the plan and the splits of one or more datasets that have a fingerprint.")
+    _add_datasets(command)
+    _add_planning(command)
+    args = command.parse_args()
+
+    def step(dataset: str) -> None:
+        from samdpo.planning.run import plan_experiment
+
+        plan_experiment(dataset, **_planning(args))
+
+    _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" + _plans_flag("-plans_name", args))
+
+
+def main_preprocess() -> None:
+    """Entry point of ``samdpo_preprocess``."""
+    command = parser("Cut the slices of one or more planned datasets. Cases that are done are skipped.")
+    _add_datasets(command)
+    command.add_argument("-plans_name", metavar="PLANS", default=None, help="plan to use; default samdpoPlans")
+    add_processes(command)
+    command.add_argument("--clean", action="store_true", help="throw away the slices that are there")
+    _add_configurations(command)
+    args = command.parse_args()
+
+    def step(dataset: str) -> None:
+        from samdpo.paths import PLANS_NAME
+        from samdpo.planning.run import preprocess_planned
+
+        preprocess_planned(dataset, args.plans_name or PLANS_NAME, args.np, args.clean)
+
+    _run(args, step, lambda dataset: _train(dataset, args))
+
+
+def _add_datasets(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--verify_dataset_integrity", action="store_true", help="first read every file and list all that is wrong"
+    )
+
+
+def _add_planning(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-pl", default="LitePlanner", metavar="PLANNER", help="planner: a name, or module:Class")
+    command.add_argument(
+        "-overwrite_plans_name", default=None, metavar="PLANS", help="name of the plan; default samdpoPlans"
+    )
+    command.add_argument(
+        "-gpu_memory_target", type=float, default=None, metavar="GIB", help="plan for this memory; default: look"
+    )
+    command.add_argument(
+        "--labelled", type=float, default=1.0, metavar="SHARE", help="of each fold's training cases, use these labels"
+    )
+    command.add_argument(
+        "--unlabelled", type=float, default=None, metavar="SHARE",
+        help="of each fold's training cases, take these as unlabelled; default: all the rest. imagesUl/ always counts",
+    )
+    command.add_argument("--seed", type=int, default=12345, help="of the choice of labelled cases and of training")
+
+
+def _add_configurations(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-c", nargs="+", default=None, metavar="CONFIG", help="not needed: stages share slices")
+
+
+def _planning(args: argparse.Namespace) -> dict:
+    return {
+        "planner": args.pl,
+        "plans_name": args.overwrite_plans_name,
+        "labelled": args.labelled,
+        "unlabelled": args.unlabelled,
+        "seed": args.seed,
+        "memory_gib": args.gpu_memory_target,
+    }
+
+
+def _train(dataset: str, args: argparse.Namespace) -> str:
+    return f"samdpo_train {dataset} finetune 0" + _plans_flag("-p", args)
+
+
+def _plans_flag(flag: str, args: argparse.Namespace) -> str:
+    name = getattr(args, "overwrite_plans_name", None) or getattr(args, "plans_name", None)
+    return f" {flag} {name}" if name else ""
+
+
+def _run(args: argparse.Namespace, step: Callable[[str], None], then: Callable[[str], str]) -> None:
+    """Do ``step`` for every dataset, wrong names being found before any work; end with what to type next."""
+
+    def body() -> None:
+        from samdpo.paths import dataset_name, preprocessed_root, raw_folder, results_root
+
+        if getattr(args, "np", 1) < 1:
+            from samdpo.errors import ConfigurationError
+
+            raise ConfigurationError(f"-np is {args.np}; expected 1 or more.")
+        names = [dataset_name(dataset) for dataset in args.d]
+        for name in names:
+            raw_folder(name)
+        preprocessed_root()
+        results_root()  # training would need it: better told now
+        if getattr(args, "c", None):
+            log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
+        for name in names:
+            log.info("== %s ==", name)
+            step(name)
+        log.info("Next: %s", "\n      ".join(then(f"{int(name[7:10])}") for name in names))
+
+    run_command(body)

@@ -1,0 +1,39 @@
+"""``samdpo_predict -i IN -o OUT``: segment a folder of images without any prompt from a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samdpo.cli.common import parser, run_command
+
+
+def main() -> None:
+    """Entry point of ``samdpo_predict``."""
+    arguments = parser(
+        "Segment every image of a folder. Without -d or -m the one trained model there is, the latest stage, and the "
+        "folds that are trained are used.",
+    )
+    arguments.add_argument("-i", type=Path, required=True, help="folder with images")
+    arguments.add_argument("-o", type=Path, required=True, help="folder for masks, reports and probabilities")
+    arguments.add_argument("-d", default=None, help="dataset id or name")
+    arguments.add_argument("-m", type=Path, default=None, help="model folder; needs no environment variable")
+    arguments.add_argument("-tr", default=None, help="trainer")
+    arguments.add_argument("-p", default=None, help="plan")
+    arguments.add_argument("-c", default=None, help="stage, for example finetune")
+    arguments.add_argument("-f", nargs="+", default=None, help="folds to average; default: those trained")
+    arguments.add_argument("-chk", default="checkpoint_final", help="checkpoint_final or checkpoint_best")
+    arguments.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    arguments.add_argument("--save_probabilities", action="store_true", help="also write case.npz, as nnU-Net does")
+    arguments.add_argument("--continue_prediction", action="store_true", help="skip cases that have a mask already")
+    arguments.add_argument("--disable_tta", action="store_true", help="do not average with the mirror image")
+    args = arguments.parse_args()
+
+    def body() -> None:
+        from samdpo.inference.model_folder import find_model
+        from samdpo.inference.run import predict_folder
+
+        model = args.m or find_model(args.d, args.tr, args.p, args.c)
+        predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
+                       args.continue_prediction, mirror=not args.disable_tta)
+
+    run_command(body)

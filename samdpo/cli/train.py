@@ -1,0 +1,43 @@
+"""``samdpo_train DATASET STAGE FOLD``: train one stage of one fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samdpo.cli.common import add_processes, parser, run_command
+
+
+def main() -> None:
+    """Entry point of ``samdpo_train``."""
+    arguments = parser(
+        "Train one stage of one fold; prompts that are missing are made first.",
+        "Several GPUs: torchrun --nproc_per_node N $(which samdpo_train) 3 finetune 0",
+    )
+    arguments.add_argument("dataset", help="id or name")
+    arguments.add_argument("stage", help="configuration of the plan: finetune, align, …")
+    arguments.add_argument("fold", help="0 to 4, or all")
+    arguments.add_argument("-tr", default=None, help="trainer: a class name, module:Class, or an entry point")
+    arguments.add_argument("-p", default="samdpoPlans", help="plan")
+    arguments.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    arguments.add_argument("-pretrained_weights", type=Path, default=None, help="safetensors file to start from")
+    arguments.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
+    arguments.add_argument("--val", action="store_true", help="only predict the validation cases again")
+    arguments.add_argument("--npz", action="store_true", help="save the probabilities of the validation cases")
+    arguments.add_argument("--epochs", type=int, default=None, help="instead of the plan's")
+    arguments.add_argument("--lr", type=float, default=None, help="instead of the plan's")
+    arguments.add_argument("--seed", type=int, default=None, help="instead of the plan's")
+    arguments.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
+                           help="any key of the plan, for example loss.reduction=sum or prompting.n_points=8")
+    add_processes(arguments)
+    args = arguments.parse_args()
+
+    def body() -> None:
+        from samdpo.training.run import get_trainer, train
+
+        flags = {"epochs": args.epochs, "lr": args.lr, "seed": args.seed}
+        overrides = [f"{key}={value}" for key, value in flags.items() if value is not None] + args.set
+        trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
+                              args.pretrained_weights, args.np)
+        train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
+
+    run_command(body)

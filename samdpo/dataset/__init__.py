@@ -1,0 +1,1 @@
+"""Raw datasets: dataset.json, cases, readers and writers, integrity, phantoms."""

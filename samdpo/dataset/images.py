@@ -1,0 +1,254 @@
+"""The one reader and writer of images and labels: pictures through PIL and friends, volumes through nnU-Net's reader.
+
+Arrays are (C, Z, Y, X); a single picture has Z = 1 and, as in nnU-Net, the spacing (999, 1, 1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samdpo.dataset.nifti import refuse_cut_nifti
+from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
+from samdpo.errors import DatasetError
+from samdpo.files import atomic_path
+
+NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS
+LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
+PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
+# Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
+_COLOURED_SHARE = 0.05
+_COLOUR_TOLERANCE = 5 / 255
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image as read.
+
+    Attributes:
+        data: (C, Z, Y, X) float32, intensities as stored.
+        spacing: (z, y, x) in mm.
+        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
+    """
+
+    data: np.ndarray
+    spacing: tuple[float, float, float]
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def ending_of(path: Path | str) -> str:
+    """The supported or lossy ending of a file name in lower case (``.nii.gz`` counts as one); "" for any other."""
+    name = Path(path).name.lower()
+    return next((e for e in (*SUPPORTED_ENDINGS, *LOSSY_ENDINGS) if name.endswith(e)), "")
+
+
+def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None = None) -> Volume:
+    """Read one case.
+
+    Args:
+        paths: one file a channel, or one file that holds them all (RGB picture, 4D volume).
+        n_channels: what dataset.json declares. A grey picture stored as RGB becomes one channel where 1 is
+            declared, a grey one is repeated where a single file shall give 3. None keeps what the file holds.
+
+    Raises:
+        DatasetError: unreadable, truncated, lossy or non-finite file; channels that differ in size or number.
+    """
+    files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
+    if not files:
+        raise DatasetError("There is no file to read: a case needs at least one image.")
+    _check_endings(files)
+    picture = ending_of(files[0]) in NATURAL_ENDINGS
+    volume = _read_pictures(files, n_channels) if picture else _read_medical(files)
+    if n_channels is not None and len(volume.data) != n_channels:
+        raise DatasetError(
+            f"{files[0]} holds {len(volume.data)} channel(s), but channel_names of dataset.json declares {n_channels}. "
+            + _channel_remedy(len(volume.data), n_channels)
+        )
+    if not np.isfinite(volume.data).all():
+        raise DatasetError(
+            f"{files[0]} holds values that are not finite (NaN or infinity). Replace them and save again."
+        )
+    return volume
+
+
+def read_label(path: Path | str) -> np.ndarray:
+    """Read a label: (Z, Y, X) int16, values as stored.
+
+    A coloured palette PNG gives its indices, a grey palette or an RGB(A) file with equal channels its grey values.
+
+    Raises:
+        DatasetError: unreadable or truncated file, colours that are no label values, fractions, values over 32767.
+    """
+    return read_label_with_properties(path)[0]
+
+
+def read_label_with_properties(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
+    """As :func:`read_label`, with the geometry of the file."""
+    path = Path(path)
+    _check_endings([path])
+    if ending_of(path) in NATURAL_ENDINGS:
+        values = read_label_picture(path)
+        properties = _picture_properties(path, values.shape)
+    else:
+        volume = _read_medical([path])
+        if len(volume.data) != 1:
+            raise DatasetError(f"{path} has four dimensions; a label has one value a voxel, so three are expected.")
+        values, properties = volume.data[0], volume.properties
+    if not np.issubdtype(values.dtype, np.integer):
+        whole = np.rint(values)
+        if not np.array_equal(whole, values):
+            raise DatasetError(
+                f"{path} holds fractions such as {values[whole != values].flat[0]:.4g}; a label holds whole numbers. "
+                "It was probably resampled with interpolation: resample with nearest neighbour, or threshold it."
+            )
+        values = whole
+    if values.size and (values.max() > 32767 or values.min() < -32768):
+        raise DatasetError(f"{path} holds the label value {values.max():.0f}; values up to 32767 are read.")
+    return values.astype(np.int16), properties
+
+
+def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str, Any]) -> None:
+    """Write (Z, Y, X) label values atomically, in the geometry of the image that gave ``properties``.
+
+    Args:
+        segmentation: (Z, Y, X) of whole numbers from 0 to 65535; Z = 1 for a picture.
+        path: its ending chooses the format.
+        properties: of :func:`read_image`.
+
+    Raises:
+        DatasetError: an ending that cannot be written, or a stack written as a picture that holds one slice.
+    """
+    path = Path(path)
+    ending = ending_of(path)
+    if ending not in SUPPORTED_ENDINGS:
+        raise DatasetError(f"{path} cannot be written; supported endings are {', '.join(SUPPORTED_ENDINGS)}.")
+    values = np.asarray(segmentation)
+    values = values.astype(np.uint8 if values.size == 0 or values.max() <= 255 else np.uint16)
+    with atomic_path(path) as temporary:
+        if ending in NATURAL_ENDINGS:
+            write_picture(values, temporary)
+        else:
+            from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+            SimpleITKIO().write_seg(
+                values,
+                str(temporary),
+                properties
+                if "sitk_stuff" in properties
+                else {
+                    "sitk_stuff": {
+                        "spacing": (1.0, 1.0, 1.0),
+                        "origin": (0.0, 0.0, 0.0),
+                        "direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+                    }
+                },
+            )
+
+
+def _check_endings(files: list[Path]) -> None:
+    for file in files:
+        ending = ending_of(file)
+        if ending in LOSSY_ENDINGS:
+            raise DatasetError(
+                f"{file} is lossy ({ending}): its losses change edges. Save it as PNG and name that file."
+            )
+        if not ending:
+            raise DatasetError(f"{file} has an unknown ending; supported are {', '.join(SUPPORTED_ENDINGS)}.")
+        if not file.is_file():
+            raise DatasetError(f"{file} does not exist. Check the name, or that the disk is mounted.")
+
+
+def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Spacing of a picture: nnU-Net's convention, or that of the JSON beside a 3D TIFF."""
+    spacing = PICTURE_SPACING
+    if shape[-3] > 1:
+        head = file.name[: -len(ending_of(file))]
+        sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
+        beside = next((s for s in sidecars if s.is_file()), None)
+        try:
+            spacing = tuple(float(v) for v in json.loads(beside.read_text())["spacing"]) if beside else (1.0, 1.0, 1.0)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f'{beside} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm.'
+            ) from error
+    return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
+
+
+def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
+    channels = []
+    for file in files:
+        pixels = read_picture(file)  # (C, Z, Y, X)
+        if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
+            pixels = _grey(pixels, file)
+        channels.append(pixels)
+    sizes = {c.shape[1:] for c in channels}
+    if len(sizes) > 1:
+        raise _size_error(files, [c.shape[1:] for c in channels])
+    data = np.concatenate(channels).astype(np.float32, copy=False)
+    if len(files) == 1 and len(data) == 1 and n_channels == 3:
+        data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
+    properties = _picture_properties(files[0], data.shape)
+    return Volume(data, tuple(properties["spacing"]), properties)
+
+
+def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
+    """(3, Z, Y, X) of a grey image stored as RGB -> (1, Z, Y, X); a truly coloured one is refused."""
+    red, green, blue = (c.astype(np.float32) for c in pixels)
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return pixels[:1]
+    highest = float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else float(pixels.max())
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    if (spread > _COLOUR_TOLERANCE * highest).mean() > _COLOURED_SHARE:
+        raise DatasetError(
+            f"{file} is a colour image, but channel_names of dataset.json declares it grey. Save it grey, or declare "
+            '{"0": "R", "1": "G", "2": "B"} for single files that hold the three.'
+        )
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[None]  # ITU-R BT.601 luma
+
+
+def _read_medical(files: list[Path]) -> Volume:
+    """NIfTI, NRRD, MHA through nnU-Net's SimpleITK reader; sizes are compared first, since it prints and dies mute."""
+    import SimpleITK as sitk  # noqa: N813
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings name no file
+    sizes = []
+    try:
+        for file in files:
+            header = sitk.ImageFileReader()
+            header.SetFileName(str(file))
+            header.ReadImageInformation()
+            sizes.append((header.GetSize()[::-1], tuple(np.round(header.GetSpacing()[::-1], 4))))
+        if len(set(sizes)) > 1:
+            raise _size_error(files, sizes)
+        for file in files:
+            refuse_cut_nifti(file)
+        data, properties = SimpleITKIO().read_images([str(f) for f in files])
+    except RuntimeError as error:
+        reason = next((x for x in reversed(str(error).strip().splitlines()) if x.strip()), "unreadable")
+        raise DatasetError(
+            f"{files[0]} cannot be read ({reason.strip()}). The file is damaged or cut off, or not what its ending "
+            "says: copy it again from its source."
+        ) from error
+    stuff = {k: [float(v) for v in values] for k, values in properties["sitk_stuff"].items()}
+    spacing = tuple(float(v) for v in properties["spacing"])
+    kept = {"sitk_stuff": stuff, "spacing": list(spacing), "shape": [int(n) for n in data.shape[1:]]}
+    return Volume(data.astype(np.float32, copy=False), spacing, kept)
+
+
+def _size_error(files: list[Path], sizes: list[Any]) -> DatasetError:
+    listing = "; ".join(f"{f.name}: {s}" for f, s in zip(files, sizes))
+    return DatasetError(f"{files[0]}: the channels of one case must have the same size and spacing, found {listing}.")
+
+
+def _channel_remedy(found: int, declared: int) -> str:
+    if found == 4 and declared == 3:
+        return "Save it without the fourth channel."
+    return f"Correct channel_names, or give {declared} files a case: _0000 … _{declared - 1:04d}."

@@ -1,0 +1,225 @@
+"""The check before any work: every file of a raw dataset is read, and all that is wrong is told at once."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
+from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
+from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
+from samdpo.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # problems listed in the message; the rest is counted
+_IN_PROCESS = {True: 1, False: 8}  # is a volume: up to so many cases starting processes costs more than it saves
+
+
+@dataclass
+class _Finding:
+    """What one case's files gave."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    empty: str | None = None  # the label's file where it holds nothing but background
+    values: set[int] = field(default_factory=set)
+
+
+def verify_dataset_integrity(raw_folder: Path | str, processes: int = 1) -> None:
+    """Read every image and label of ``raw_folder`` and compare them with dataset.json and each other.
+
+    Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, equal size and geometry of
+    image and label, label values, images without any content. Empty masks and structures that no label shows are
+    logged as warnings.
+
+    Raises:
+        DatasetError: one message with all problems found, the first 20 in words.
+    """
+    raw_folder = Path(raw_folder)
+    dataset = load_dataset_json(raw_folder)
+    labelled, problems = find_labelled_cases(raw_folder, dataset)
+    unlabelled, more = find_unlabelled_cases(raw_folder, dataset)
+    problems += more
+    problems += _count_problems(raw_folder, dataset, len(labelled), already=bool(problems))
+    problems += _group_problems(raw_folder, [*labelled, *unlabelled])
+    findings = list(_check_all([*labelled, *unlabelled], dataset, processes))
+    warnings: list[str] = []
+    for finding in findings:
+        problems += finding.problems
+        warnings += finding.warnings
+    of_labelled = findings[: len(labelled)]
+    empty = [f.empty for f in of_labelled if f.empty]
+    if labelled and len(empty) == len(labelled):
+        problems.append(
+            f"All {len(empty)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. "
+            f"Write the values of dataset.json's labels ({_listing(dataset)}) into them."
+        )
+    elif empty:
+        warnings.append(
+            f"{len(empty)} of {len(labelled)} masks are empty (only background), for example {empty[0]}. That is right "
+            "where the structure is not in the image."
+        )
+        warnings += _absent_structures(dataset, of_labelled)
+    else:
+        warnings += _absent_structures(dataset, of_labelled)
+    if problems:
+        raise DatasetError(_message(raw_folder, problems))
+    for warning in warnings[:_SHOWN]:
+        log.warning("%s", warning)
+    log.info("%s: %d labelled and %d unlabelled cases are in order.", raw_folder.name, len(labelled), len(unlabelled))
+
+
+def check_case(case: Case, dataset: DatasetJson) -> _Finding:
+    """Read one case's files; nothing is raised, every problem becomes a sentence."""
+    finding = _Finding()
+    image = None
+    try:
+        image = read_image(case.images, dataset.n_channels)
+    except DatasetError as error:
+        finding.problems.append(str(error))
+    if image is not None:
+        for channel, file in zip(image.data, case.images * len(image.data)):
+            low = float(channel.min())
+            if low == float(channel.max()):
+                colour = "all black" if low == 0 else f"of the one value {low:g}"
+                finding.problems.append(f"{file} is {colour}: it shows nothing. Replace it or remove the case.")
+                break
+    if case.label is None:
+        return finding
+    try:
+        label, properties = read_label_with_properties(case.label)
+    except DatasetError as error:
+        finding.problems.append(str(error))
+        return finding
+    if image is not None:
+        finding.problems += _geometry_problems(case, image.data.shape[1:], label.shape, image.properties, properties)
+    values, counts = np.unique(label, return_counts=True)
+    finding.values = {int(v) for v in values}
+    unknown = sorted(finding.values - set(dataset.labels.values()))
+    if unknown:
+        finding.problems.append(_value_problem(case.label, unknown, finding.values, dataset))
+    elif finding.values == {0}:
+        finding.empty = str(case.label)
+    elif 0 not in finding.values and len(values) == 1:
+        finding.warnings.append(
+            f"{case.label} is {values[0]} on all {counts[0]} pixels, with no background at all. Is that meant?"
+        )
+    return finding
+
+
+def _check_all(cases: list[Case], dataset: DatasetJson, processes: int) -> Iterator[_Finding]:
+    few = len(cases) <= _IN_PROCESS[dataset.file_ending in MEDICAL_ENDINGS]
+    bar = {"total": len(cases), "desc": "checking", "unit": "case", "disable": few}
+    if processes <= 1 or few:
+        yield from tqdm((check_case(case, dataset) for case in cases), **bar)
+        return
+    # Spawned processes start clean: the parent may hold threads of torch, with which a fork may hang.
+    context = multiprocessing.get_context("spawn")
+    workers = min(processes, len(cases))
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        chunk = max(1, min(16, len(cases) // (4 * workers)))
+        yield from tqdm(pool.map(check_case, cases, [dataset] * len(cases), chunksize=chunk), **bar)
+
+
+def _count_problems(raw_folder: Path, dataset: DatasetJson, found: int, *, already: bool) -> list[str]:
+    """numTraining; not told where cases are broken, since their number is then not yet known."""
+    if already or found == dataset.num_training:
+        return []
+    if not found:
+        return [f"{raw_folder / 'imagesTr'} holds no image that ends with {dataset.file_ending}."]
+    return [
+        f"{raw_folder / 'dataset.json'}: 'numTraining' is {dataset.num_training}, but imagesTr and labelsTr hold "
+        f'{found} cases. Write "numTraining": {found}, or add what is missing.'
+    ]
+
+
+def _group_problems(raw_folder: Path, cases: list[Case]) -> list[str]:
+    try:
+        groups = load_groups(raw_folder)
+    except DatasetError as error:  # cannot be read twice differently, but the finders may not have been reached
+        return [str(error)]
+    known = {case.identifier for case in cases}
+    unknown = sorted(set(groups) - known)
+    if not unknown:
+        return []
+    return [
+        f"{raw_folder / 'case_groups.json'} names {len(unknown)} case(s) that do not exist: "
+        f"{_some(unknown)}. Correct the names; they are written without _0000 and ending."
+    ]
+
+
+def _geometry_problems(
+    case: Case, image: tuple[int, ...], label: tuple[int, ...], image_geometry: dict, label_geometry: dict
+) -> list[str]:
+    if tuple(image) != tuple(label):
+        return [
+            f"{case.label} has the size {_size(label)}, but its image {case.images[0].name} has {_size(image)}. They "
+            "must lie on the same grid: export the label again on the image's grid."
+        ]
+    ours, theirs = image_geometry.get("sitk_stuff"), label_geometry.get("sitk_stuff")
+    if not ours or not theirs:
+        return []
+    for key, tolerance in (("spacing", 1e-3), ("origin", 1e-2), ("direction", 1e-3)):
+        if len(ours[key]) != len(theirs[key]) or not np.allclose(ours[key], theirs[key], atol=tolerance, rtol=1e-3):
+            return [
+                f"{case.label} has the {key} {_numbers(theirs[key])}, but its image {case.images[0].name} has "
+                f"{_numbers(ours[key])}. Copy the image's geometry into the label, or resample it (nearest neighbour)."
+            ]
+    return []
+
+
+def _value_problem(label: Path, unknown: list[int], found: set[int], dataset: DatasetJson) -> str:
+    text = (
+        f"{label} holds the value(s) {_some([str(v) for v in unknown])}, which dataset.json does not list; expected "
+        f"are {_listing(dataset)}."
+    )
+    if len(found) == 2 and 0 in found and len(dataset.structures) == 1:
+        name, value = next(iter(dataset.structures.items()))
+        return f"{text} It looks like a mask of 0 and {unknown[0]}: write {value} for {name} in place of {unknown[0]}."
+    return f"{text} Correct the label, or add the value to 'labels'."
+
+
+def _absent_structures(dataset: DatasetJson, findings: Iterable[_Finding]) -> list[str]:
+    seen: set[int] = set().union(*(f.values for f in findings))
+    absent = [name for name, value in dataset.structures.items() if value not in seen]
+    if not absent or not seen:
+        return []
+    return [f"No label shows {_some(absent)}: nothing can be learnt about it, and it will not be predicted."]
+
+
+def _message(raw_folder: Path, problems: list[str]) -> str:
+    problems = list(dict.fromkeys(problems))
+    if len(problems) == 1:
+        return problems[0]
+    lines = [f"{raw_folder} has {len(problems)} problems:", *(f"- {p}" for p in problems[:_SHOWN])]
+    if len(problems) > _SHOWN:
+        lines.append(f"… and {len(problems) - _SHOWN} more.")
+    lines.append("Mend them and type the same command again.")
+    return "\n".join(lines)
+
+
+def _some(items: list[str], shown: int = 5) -> str:
+    rest = len(items) - shown
+    return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _listing(dataset: DatasetJson) -> str:
+    return ", ".join(f"{value} = {name}" for name, value in dataset.labels.items())
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """(Z, Y, X) as a user reads it: width x height, and slices where there are several."""
+    z, y, x = shape
+    return f"{x} x {y}" + (f" x {z}" if z > 1 else "")
+
+
+def _numbers(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

@@ -1,0 +1,1 @@
+"""Metrics, summaries in nnU-Net's form, overlays and figures."""

@@ -1,0 +1,116 @@
+"""How well a predicted label map fits the truth: overlap as nnU-Net counts it, and distances between surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+METRICS = ("Dice", "IoU", "SurfaceDice", "HD95", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
+PIXEL_TOLERANCE = 2.0  # pixels of a plain image, which has no physical size
+MM_TOLERANCE = 1.0  # mm
+
+
+@dataclass(frozen=True)
+class SurfaceUnit:
+    """In what surfaces are measured, and how far apart two may lie to count as equal."""
+
+    name: str  # "px" or "mm"
+    tolerance: float
+
+    @classmethod
+    def of(cls, spacing: tuple[float, ...], tolerance: float | None = None) -> SurfaceUnit:
+        """Pixels where ``spacing`` (z, y, x) is that of a plain image, (999, 1, 1); else mm."""
+        name, default = ("px", PIXEL_TOLERANCE) if tuple(spacing) == (999.0, 1.0, 1.0) else ("mm", MM_TOLERANCE)
+        return cls(name, default if tolerance is None else tolerance)
+
+
+def evaluate_case(
+    pred: np.ndarray,
+    ref: np.ndarray,
+    structures: Mapping[str, int],
+    spacing: tuple[float, float, float],
+    *,
+    ignore_label: int | None = None,
+    tolerance: float | None = None,
+) -> dict[int, dict[str, float]]:
+    """Every metric of every structure of one case.
+
+    Args:
+        pred: (Z, Y, X) predicted labels; one slice (Z = 1) is measured as a 2D image.
+        ref: (Z, Y, X) true labels.
+        structures: name -> label.
+        spacing: (z, y, x) in mm; (999, 1, 1) means a plain image, measured in pixels.
+        ignore_label: voxels with this true label count nowhere.
+        tolerance: of the surface Dice, in the unit of the case; by default 2 px or 1 mm.
+
+    Returns:
+        label -> :data:`METRICS` -> number. nnU-Net's rules: Dice, IoU and the surface Dice are NaN where a structure
+        is in neither label map and 0 where it is in only one of them. HD95 is NaN unless it is in both: a distance
+        to nothing has no number.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if pred.shape != ref.shape:
+        raise ValueError(f"the prediction has shape {pred.shape}, the reference {ref.shape}")
+    counted = None if ignore_label is None else ref != ignore_label
+    unit = SurfaceUnit.of(spacing, tolerance)
+    result = {}
+    for label in structures.values():
+        in_pred, in_ref = pred == label, ref == label
+        if counted is not None:
+            in_pred, in_ref = in_pred & counted, in_ref & counted
+        n_counted = ref.size if counted is None else int(counted.sum())
+        result[label] = {
+            **overlap_metrics(in_pred, in_ref, n_counted),
+            **surface_metrics(in_pred, in_ref, spacing, unit.tolerance),
+        }
+    return result
+
+
+def overlap_metrics(pred: np.ndarray, ref: np.ndarray, n_counted: int | None = None) -> dict[str, float]:
+    """Dice, IoU and counts of two boolean masks of one shape; ``n_counted`` voxels count in all (default: every)."""
+    tp = int(np.count_nonzero(pred & ref))
+    n_pred, n_ref = int(np.count_nonzero(pred)), int(np.count_nonzero(ref))
+    fp, fn = n_pred - tp, n_ref - tp
+    union = tp + fp + fn
+    return {
+        "Dice": 2 * tp / (n_pred + n_ref) if union else float("nan"),
+        "IoU": tp / union if union else float("nan"),
+        "TP": tp,
+        "FP": fp,
+        "FN": fn,
+        "TN": (pred.size if n_counted is None else n_counted) - union,
+        "n_pred": n_pred,
+        "n_ref": n_ref,
+    }
+
+
+def surface_metrics(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, float, float], tolerance: float
+) -> dict[str, float]:
+    """Surface Dice (Nikolov et al. 2021) and 95% Hausdorff distance of two boolean masks (Z, Y, X).
+
+    Computed by DeepMind's ``surface-distance``, which weighs surface points by their length or area.
+    """
+    has_pred, has_ref = pred.any(), ref.any()
+    if not has_pred or not has_ref:
+        return {"SurfaceDice": 0.0 if has_pred or has_ref else float("nan"), "HD95": float("nan")}
+    from surface_distance import metrics as surface_distance
+
+    distances = surface_distance.compute_surface_distances(*_flat(ref, pred, spacing))
+    return {
+        "SurfaceDice": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)),
+        "HD95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+    }
+
+
+def _flat(
+    ref: np.ndarray, pred: np.ndarray, spacing: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """One slice becomes 2D, so that its surface is a contour and not two faces 999 mm apart."""
+    if ref.shape[0] == 1:
+        return ref[0], pred[0], tuple(spacing[1:])
+    return ref, pred, tuple(spacing)

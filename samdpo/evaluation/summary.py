@@ -1,0 +1,176 @@
+"""A folder of predictions against a folder of truths -> ``summary.json`` in nnU-Net's form."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
+from samdpo.dataset.images import read_label, read_label_with_properties
+from samdpo.errors import DatasetError
+from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
+from samdpo.files import write_json
+
+log = logging.getLogger(__name__)
+_LISTED = 20  # files named in an error; more are counted
+_CASES_PER_PROCESS = 8  # starting a process takes as long as evaluating about this many images
+
+
+def evaluate_folder(
+    ref_folder: Path,
+    pred_folder: Path,
+    dataset_json: DatasetJson | Path,
+    output: Path | None = None,
+    processes: int = 1,
+    chill: bool = False,
+    tolerance: float | None = None,
+    cases: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Evaluate every reference of a folder against the prediction of the same name; write ``summary.json``.
+
+    Args:
+        ref_folder: true label maps.
+        pred_folder: predicted label maps; more than there are references is no error, they are named in a warning.
+        dataset_json: parsed, or the path of the file or of the folder that holds it.
+        output: the JSON to write; default ``pred_folder/summary.json``.
+        processes: cases evaluated at once.
+        chill: evaluate what is predicted instead of raising when predictions are missing (nnU-Net's flag).
+        tolerance: of the surface Dice; by default 2 px in plain images and 1 mm elsewhere.
+        cases: identifiers to evaluate, for example a fold's validation cases; by default every reference.
+
+    Returns:
+        what was written: ``foreground_mean`` (mean over structures), ``mean`` {label: metrics}, ``metric_per_case``
+        as nnU-Net's, and ``samdpo`` with names of the labels and unit and tolerance of the surface metrics. Means
+        leave out NaN, and so does the foreground mean: a structure that no case has does not make it NaN.
+
+    Raises:
+        DatasetError: a folder is missing or empty, predictions are missing, or shapes differ.
+    """
+    ref_folder, pred_folder = Path(ref_folder), Path(pred_folder)
+    dataset = dataset_json if isinstance(dataset_json, DatasetJson) else _load(Path(dataset_json))
+    names = _names_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
+    jobs = [
+        _Job(ref_folder / name, pred_folder / name, dataset.structures, dataset.ignore_label, tolerance)
+        for name in names
+    ]
+    evaluated = _run(jobs, processes)
+    summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
+    write_json(output or pred_folder / "summary.json", summary)
+    return summary
+
+
+def summarize(
+    cases: list[dict[str, Any]], structures: Mapping[str, int], units: list[SurfaceUnit] | None = None
+) -> dict[str, Any]:
+    """Means over ``metric_per_case`` entries, in nnU-Net's form; labels are texts, as JSON has them.
+
+    Args:
+        cases: entries {reference_file, prediction_file, metrics: {label: {metric: number}}}; labels int or text.
+        structures: name -> label.
+        units: of the surface metrics of each case; recorded once where they agree.
+    """
+    cases = [{**case, "metrics": {str(k): v for k, v in case["metrics"].items()}} for case in cases]
+    labels = [str(label) for label in structures.values()]
+    mean = {
+        label: {m: _nanmean([case["metrics"][label][m] for case in cases]) for m in METRICS} for label in labels
+    }
+    foreground = {m: _nanmean([mean[label][m] for label in labels]) for m in METRICS}
+    summary: dict[str, Any] = {"foreground_mean": foreground, "mean": mean, "metric_per_case": cases}
+    extra: dict[str, Any] = {"labels": {str(label): name for name, label in structures.items()}}
+    distinct = sorted({(u.name, u.tolerance) for u in units or []})
+    extra["surface"] = [{"unit": name, "tolerance": tolerance} for name, tolerance in distinct]
+    return {**summary, "samdpo": extra}
+
+
+@dataclass(frozen=True)
+class _Job:
+    ref: Path
+    pred: Path
+    structures: dict[str, int]
+    ignore_label: int | None
+    tolerance: float | None
+
+
+def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
+    ref, properties = read_label_with_properties(job.ref)
+    pred, spacing = read_label(job.pred), tuple(properties["spacing"])
+    if ref.shape != pred.shape:
+        raise DatasetError(
+            f"{job.pred} has shape {pred.shape} and {job.ref} has {ref.shape} (slices, rows, columns). A prediction "
+            "must have its image's size; samdpo_predict writes it so. Are these the labels of other images?"
+        )
+    metrics = evaluate_case(
+        pred, ref, job.structures, spacing, ignore_label=job.ignore_label, tolerance=job.tolerance
+    )
+    entry = {"reference_file": str(job.ref), "prediction_file": str(job.pred), "metrics": metrics}
+    return entry, SurfaceUnit.of(spacing, job.tolerance)
+
+
+def _run(jobs: list[_Job], processes: int) -> list[tuple[dict[str, Any], SurfaceUnit]]:
+    from tqdm import tqdm
+
+    workers = min(processes, len(jobs) // _CASES_PER_PROCESS)
+    if workers < 2:
+        return [_evaluate(job) for job in tqdm(jobs, "evaluating", unit="case", disable=None)]
+    # spawn: a fork of a process that has torch's threads may hang
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(tqdm(pool.map(_evaluate, jobs), "evaluating", len(jobs), unit="case", disable=None))
+
+
+def _load(path: Path) -> DatasetJson:
+    return load_dataset_json(path if path.is_dir() else path.parent)
+
+
+def _names_to_evaluate(
+    ref_folder: Path, pred_folder: Path, ending: str, chill: bool, cases: Sequence[str] | None
+) -> list[str]:
+    refs, preds = _names(ref_folder, ending), _names(pred_folder, ending)
+    if cases is not None:
+        wanted = {f"{case}{ending}" for case in cases}
+        if not wanted <= refs:
+            raise DatasetError(
+                f"{ref_folder} lacks the references {', '.join(sorted(wanted - refs)[:_LISTED])}. Were labels moved "
+                "or renamed after preprocessing? Put them back, or preprocess again."
+            )
+        refs, preds = wanted, preds & wanted
+    if not refs:
+        raise DatasetError(f"{ref_folder} holds no file to compare with that ends in {ending}, the file_ending.")
+    missing, both = sorted(refs - preds), sorted(refs & preds)
+    if missing and not chill:
+        rest = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise DatasetError(
+            f"{pred_folder} lacks the predictions of {len(missing)} of {len(refs)} references in {ref_folder}: "
+            f"{', '.join(missing[:_LISTED])}{rest}. Predict them, or evaluate what there is with --chill."
+        )
+    if not both:
+        raise DatasetError(
+            f"{pred_folder} has no prediction for any of the {len(refs)} references in {ref_folder}; "
+            f"a prediction is named as its reference, for example {min(refs)}."
+        )
+    if preds - refs:
+        log.warning(
+            "%d predictions in %s have no reference and are left out, for example %s.",
+            len(preds - refs), pred_folder, min(preds - refs),
+        )
+    return both
+
+
+def _names(folder: Path, ending: str) -> set[str]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder. Give the folder of references, then that of predictions.")
+    # Dot files: what a writer that was killed left behind.
+    return {p.name for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith(".")}
+
+
+def _nanmean(values: list[float]) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # mean of nothing but NaN is NaN, as intended
+        return float(np.nanmean(values)) if values else float("nan")

@@ -1,0 +1,1 @@
+"""From a trained model folder and new images to masks in native geometry."""

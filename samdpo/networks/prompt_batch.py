@@ -1,0 +1,71 @@
+"""The prompts of a batch of images as tensors: one row per (image, structure)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N prompts of B images. What is not valid has no influence, whatever its value.
+
+    Attributes:
+        image_index: (N,) int64, row of the image batch that each prompt belongs to.
+        boxes: (N, K, 4) float32, x0 y0 x1 y1 in pixels of the network's input (256 grid).
+        boxes_valid: (N, K) bool.
+        points: (N, P, 2) float32, x y in pixels of the network's input; all of them positive (inside).
+        points_valid: (N, P) bool.
+        text: (N, D) float32, embedding of the structure's sentences.
+        text_valid: (N,) bool.
+        mask_logits: (N, H, W) float32, saliency before the sigmoid, in the network's input size.
+        mask_valid: (N,) bool.
+    """
+
+    image_index: torch.Tensor
+    boxes: torch.Tensor
+    boxes_valid: torch.Tensor
+    points: torch.Tensor
+    points_valid: torch.Tensor
+    text: torch.Tensor
+    text_valid: torch.Tensor
+    mask_logits: torch.Tensor
+    mask_valid: torch.Tensor
+
+    def __post_init__(self) -> None:
+        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"every tensor of a PromptBatch needs one row per prompt, found {lengths}")
+
+    def __len__(self) -> int:
+        """Number of prompts N."""
+        return len(self.image_index)
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same prompts on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def select(self, index: torch.Tensor | slice) -> PromptBatch:
+        """Some of the prompts, by indices, bool mask or slice; ``image_index`` still counts in the same images."""
+        return self._map(lambda tensor: tensor[index])
+
+    @staticmethod
+    def cat(batches: Sequence[PromptBatch], n_images: Sequence[int] | None = None) -> PromptBatch:
+        """Join prompts.
+
+        Args:
+            batches: with the same numbers of boxes K, points P and text dimension D.
+            n_images: number of images behind each of ``batches`` where their images are joined as well, so that
+                ``image_index`` counts on; None where all of them belong to the same images.
+        """
+        joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in dataclasses.fields(PromptBatch)}
+        if n_images is not None:
+            starts = [sum(n_images[:i]) for i in range(len(batches))]
+            joined["image_index"] = torch.cat([b.image_index + start for b, start in zip(batches, starts)])
+        return PromptBatch(**joined)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PromptBatch:
+        return PromptBatch(**{f.name: change(getattr(self, f.name)) for f in dataclasses.fields(self)})

@@ -1,0 +1,64 @@
+"""Backbones by the name a plan gives them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from samdpo.errors import PlansError
+from samdpo.plans import NetworkPlan
+
+if TYPE_CHECKING:
+    from samdpo.networks.sam import SamNetwork
+
+Builder = Callable[[NetworkPlan, bool], "SamNetwork"]
+_BUILDERS: dict[str, Builder] = {}
+_BUILTIN = ("samdpo.networks.lite_medsam", "samdpo.networks.tiny_sam")
+
+
+def register_backbone(name: str) -> Callable[[Builder], Builder]:
+    """Decorate ``build(plan, pretrained) -> SamNetwork`` to make it a backbone of plans.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"the backbone {name!r} is registered already, by {_BUILDERS[name].__module__}")
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def backbone_names() -> list[str]:
+    """Names that ``network.backbone`` of a plan may have."""
+    for module in _BUILTIN:
+        importlib.import_module(module)
+    return sorted(_BUILDERS)
+
+
+def build_network(plan: NetworkPlan, pretrained: bool = True) -> SamNetwork:
+    """The network of a plan, float32 on the CPU, in eval mode.
+
+    What has no published weights (the text projection) is drawn from the current seed (``torch.manual_seed``)
+    whatever was drawn since, and the global random state is left as it was.
+
+    Args:
+        plan: names the backbone.
+        pretrained: load its published weights.
+
+    Raises:
+        PlansError: unknown backbone.
+        ModelFolderError: the published weights are missing or damaged.
+    """
+    names = backbone_names()
+    if plan.backbone not in names:
+        raise PlansError(f"'network.backbone' is {plan.backbone!r}; expected one of {', '.join(names)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed())
+        return _BUILDERS[plan.backbone](plan, pretrained).eval()

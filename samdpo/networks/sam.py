@@ -1,0 +1,131 @@
+"""A SAM-type network with text prompts: image encoder, prompt encoder, mask decoder, text projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from samdpo.networks.decoding import decode_masks
+from samdpo.networks.prompt_batch import PromptBatch
+from samdpo.networks.stages import run_prefix, run_suffix
+
+TEXT_INIT_STD = 0.02  # a text token of norm 0.3 beside point tokens of norm 11: pretrained behaviour hardly moves
+
+
+class SamNetwork(nn.Module):
+    """SAM's three modules under SAM's names, and one linear layer that turns a text embedding into a prompt token.
+
+    BatchNorm stays in eval mode in :meth:`train`: batches of two slices would ruin the published statistics.
+
+    Args:
+        image_encoder: images (B, 3, H, W) -> (B, C, h, w); stages as :mod:`samdpo.networks.stages` finds them.
+        prompt_encoder: SAM's ``PromptEncoder``.
+        mask_decoder: SAM's ``MaskDecoder``.
+        text_dim: D of the text embeddings.
+    """
+
+    def __init__(
+        self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module, text_dim: int
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.text_projection = nn.Linear(text_dim, prompt_encoder.embed_dim)
+        nn.init.normal_(self.text_projection.weight, std=TEXT_INIT_STD)
+        nn.init.zeros_(self.text_projection.bias)
+        self.train(self.training)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the images, pixels."""
+        return tuple(self.prompt_encoder.input_image_size)
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one image's embedding."""
+        return (self.prompt_encoder.embed_dim, *self.prompt_encoder.image_embedding_size)
+
+    def train(self, mode: bool = True) -> SamNetwork:
+        """Training or eval mode; BatchNorm stays in eval mode always."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: torch.Tensor, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) in [0, 1] and N prompts -> logits (N, H, W), quality (N,)."""
+        return self.decode(self.encode_image(images), batch)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> embeddings (B, C, h, w)."""
+        return self.image_encoder(images)
+
+    def encode_prefix(self, images: torch.Tensor, n_stages: int) -> torch.Tensor:
+        """What the first ``n_stages`` encoder stages make of images (B, 3, H, W); -1 is the whole encoder."""
+        return run_prefix(self.image_encoder, images, n_stages)
+
+    def encode_suffix(self, activations: torch.Tensor, n_stages: int) -> torch.Tensor:
+        """From the output of :meth:`encode_prefix` with the same ``n_stages`` to embeddings (B, C, h, w)."""
+        return run_suffix(self.image_encoder, activations, n_stages, self.embedding_shape[1:])
+
+    def encode_prompts(self, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompt tokens and dense prompts.
+
+        Returns:
+            sparse (N, T, C) with T = P + 2K + 1 always: points, two corners a box, text; what is missing is SAM's
+            ``not_a_point_embed``, and :meth:`token_valid` says which tokens the decoder may see;
+            dense (N, C, h, w): the downscaled mask logits, SAM's ``no_mask_embed`` where there are none.
+        """
+        encoder, k = self.prompt_encoder, batch.boxes.shape[1]
+        inside, corners = encoder.point_embeddings[1].weight, [encoder.point_embeddings[i].weight for i in (2, 3)]
+        points = self._positions(batch.points) + inside
+        boxes = self._positions(batch.boxes.unflatten(-1, (2, 2)).flatten(1, 2)) + torch.cat(corners).repeat(k, 1)
+        text = self.text_projection(batch.text)
+        sparse = torch.cat([points, boxes, text[:, None]], dim=1)
+        sparse = torch.where(given_tokens(batch)[..., None], sparse, encoder.not_a_point_embed.weight)
+        # Zeros where invalid: a NaN there would reach the gradients through torch.where.
+        logits = batch.mask_logits.masked_fill(~batch.mask_valid[:, None, None], 0.0)
+        dense = encoder.mask_downscaling(logits[:, None])
+        no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return sparse, torch.where(batch.mask_valid[:, None, None, None], dense, no_mask)
+
+    @staticmethod
+    def token_valid(batch: PromptBatch) -> torch.Tensor:
+        """Which tokens of :meth:`encode_prompts` the decoder may see, (N, T) bool.
+
+        As in SAM, points without any box are followed by one padding token; nothing else is padded.
+        """
+        valid = given_tokens(batch)
+        if batch.boxes.shape[1]:
+            padded = batch.points_valid.any(1) & ~batch.boxes_valid.any(1)
+            valid[:, batch.points.shape[1]] |= padded
+        return valid
+
+    def decode(self, embeddings: torch.Tensor, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks of N prompts of B images in one pass.
+
+        Args:
+            embeddings: (B, C, h, w) from :meth:`encode_image`.
+            batch: prompts; ``image_index`` counts in ``embeddings``.
+
+        Returns:
+            logits (N, H, W) before the sigmoid; predicted IoU (N,).
+        """
+        sparse, dense = self.encode_prompts(batch)
+        image = embeddings[batch.image_index] + dense
+        return decode_masks(
+            self.mask_decoder, image, self.prompt_encoder.get_dense_pe(), sparse, self.token_valid(batch)
+        )
+
+    def _positions(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Position embeddings (N, M, C) of (N, M, 2) pixel indices x, y; SAM counts from the pixel's centre."""
+        return self.prompt_encoder.pe_layer.forward_with_coords(pixels + 0.5, self.input_size)
+
+
+def given_tokens(batch: PromptBatch) -> torch.Tensor:
+    """(N, P + 2K + 1) bool: tokens for which the batch has a point, a box corner or a text."""
+    return torch.cat(
+        [batch.points_valid, batch.boxes_valid.repeat_interleave(2, dim=1), batch.text_valid[:, None]], dim=1
+    )

@@ -1,0 +1,1 @@
+"""What a dataset is like (fingerprint), what to do with it (plan), and who trains and validates (splits)."""

@@ -1,0 +1,142 @@
+"""What one case contributes to the fingerprint: sizes, intensities and components, small enough to send about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from scipy import ndimage
+
+from samdpo.dataset.cases import Case
+from samdpo.dataset.dataset_json import DatasetJson, Modality, modality_of
+from samdpo.dataset.images import read_image, read_label
+from samdpo.errors import DatasetError
+
+_SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure
+_COMPONENT_SHARE = 0.05  # of the largest component of a slice; smaller ones are specks of the drawing
+
+
+@dataclass(frozen=True)
+class StructureMeasure:
+    """One structure in one case.
+
+    Attributes:
+        intensities: (C, n) sample of its voxels.
+        sizes: share of the slice's area, one a slice that shows it.
+        components: connected parts, one a slice that shows it.
+    """
+
+    intensities: np.ndarray
+    sizes: list[float]
+    components: list[int]
+
+
+@dataclass(frozen=True)
+class CaseMeasure:
+    """One labelled case.
+
+    Attributes:
+        shape: (Z, Y, X).
+        cropped_shape: (Z, Y, X) of the box around what is not zero.
+        spacing: (z, y, x) mm.
+        value_range: per channel (lowest, highest).
+        intensities: (C, n) sample of all labelled voxels.
+        n_slices: along the slicing axis.
+        n_foreground_slices: those that show at least one structure.
+        structures: by name; only those the case shows.
+    """
+
+    identifier: str
+    shape: tuple[int, ...]
+    cropped_shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    value_range: list[tuple[float, float]]
+    intensities: np.ndarray
+    n_slices: int
+    n_foreground_slices: int
+    structures: dict[str, StructureMeasure] = field(default_factory=dict)
+
+
+def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...]) -> int:
+    """Axis of (Z, Y, X) along which slices are cut: the coarsest one; CT is axial, a picture has no choice."""
+    if modality == "ct" or shape[0] == 1:
+        return 0
+    return int(np.argmax(spacing))
+
+
+def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
+    """Read one labelled case and measure it.
+
+    Raises:
+        DatasetError: image and label differ in size, a value that dataset.json does not list, an image of one value.
+    """
+    volume = read_image(case.images, dataset.n_channels)
+    label = read_label(case.label)
+    data, shape = volume.data, volume.data.shape[1:]
+    if label.shape != shape:
+        raise DatasetError(
+            f"{case.label} has the size {_size(label.shape)}, but its image {case.images[0].name} has {_size(shape)}. "
+            "They must lie on the same grid: export the label again on the image's grid."
+        )
+    values = set(np.unique(label).tolist())
+    unknown = sorted(values - set(dataset.labels.values()))
+    if unknown:
+        known = ", ".join(f"{value} = {name}" for name, value in dataset.labels.items())
+        raise DatasetError(
+            f"{case.label} holds the value(s) {', '.join(map(str, unknown[:5]))}, which dataset.json does not list; "
+            f"expected are {known}. Correct the label; --verify_dataset_integrity lists all such files."
+        )
+    value_range = [(float(channel.min()), float(channel.max())) for channel in data]
+    if all(low == high for low, high in value_range):
+        raise DatasetError(
+            f"{case.images[0]} is {'all black' if value_range[0][0] == 0 else 'of one value'}: it shows nothing. "
+            "Replace it or remove the case; --verify_dataset_integrity lists all such files."
+        )
+    axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape)
+    generator = np.random.default_rng(1234)
+    take = partial(_sample, data, generator)
+    foreground = (label > 0) if dataset.ignore_label is None else (label > 0) & (label != dataset.ignore_label)
+    structures = {
+        name: StructureMeasure(take(label == value), *_by_slice(label == value, axis))
+        for name, value in dataset.structures.items() if value in values
+    }
+    slices = np.moveaxis(foreground, axis, 0)
+    return CaseMeasure(
+        case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),
+        shape[axis], int(slices.reshape(len(slices), -1).any(axis=1).sum()), structures,
+    )
+
+
+def count_components(mask: np.ndarray, min_share: float = _COMPONENT_SHARE) -> int:
+    """Connected parts (8 neighbours) of a (rows, columns) mask that have ``min_share`` of the largest one's pixels."""
+    numbered, n = ndimage.label(mask, structure=np.ones((3, 3)))
+    if n <= 1:
+        return n
+    sizes = np.bincount(numbered.reshape(-1))[1:]
+    return int((sizes >= min_share * sizes.max()).sum())
+
+
+def _by_slice(mask: np.ndarray, axis: int) -> tuple[list[float], list[int]]:
+    slices = np.moveaxis(mask, axis, 0)
+    area = slices[0].size
+    box = ndimage.find_objects(slices.astype(np.uint8))[0]  # a structure fills a small part of a volume
+    counts = [(one.sum(), one) for one in slices[box]]
+    return [float(n / area) for n, _ in counts if n], [count_components(one) for n, one in counts if n]
+
+
+def _sample(data: np.ndarray, generator: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    voxels = data[:, mask]
+    if voxels.shape[1] > _SAMPLES:
+        voxels = voxels[:, generator.integers(0, voxels.shape[1], _SAMPLES)]
+    return voxels
+
+
+def _nonzero_shape(data: np.ndarray) -> tuple[int, ...]:
+    box = ndimage.find_objects((data != 0).any(axis=0).astype(np.uint8))[0]
+    return tuple(s.stop - s.start for s in box)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    z, y, x = shape
+    return f"{x} x {y}" + (f" x {z}" if z > 1 else "")

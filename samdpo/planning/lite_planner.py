@@ -1,0 +1,151 @@
+"""The default planner: everything it plans runs from packages that pip installs, on a laptop."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from samdpo.dataset.dataset_json import DatasetJson, StructureHints
+from samdpo.paths import PLANS_NAME
+from samdpo.planning import schedule
+from samdpo.planning.case_measures import slicing_axis
+from samdpo.planning.channels import channel_mapping, normalization
+from samdpo.planning.memory import detect_machine
+from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
+
+log = logging.getLogger(__name__)
+
+MOST_COMPONENTS = 2  # guessed from the labels; more only where dataset.json says so
+_TRAIN_SHARE = 0.8  # of the labelled cases: a fold's, where no splits are given
+
+
+class LitePlanner:
+    """LiteMedSAM, MiniLM and two small towers.
+
+    Args:
+        fingerprint: of :func:`samdpo.planning.fingerprint.extract_fingerprint`.
+        dataset_json: of the dataset; its hints win over what is measured.
+        dataset_name: ``DatasetXXX_Name``.
+        plans_name: name of the file, and head of the folder of slices.
+        device: ``cpu``, ``cuda`` or ``mps``; None looks.
+        memory_gib: of the device; None looks.
+        labelled_slices: of a fold that show a structure; None for 80% of all.
+        unlabelled_slices: of a fold.
+        seed: of training.
+    """
+
+    def __init__(
+        self,
+        fingerprint: dict[str, Any],
+        dataset_json: DatasetJson,
+        dataset_name: str,
+        memory_gib: float | None = None,
+        device: str | None = None,
+        plans_name: str = PLANS_NAME,
+        labelled_slices: int | None = None,
+        unlabelled_slices: int = 0,
+        seed: int = 12345,
+    ) -> None:
+        self.fingerprint, self.dataset_json, self.dataset_name = fingerprint, dataset_json, dataset_name
+        self.plans_name, self.seed, self.unlabelled_slices = plans_name, seed, unlabelled_slices
+        machine = detect_machine() if device is None or memory_gib is None else None
+        self.device = device or machine.device
+        self.memory_gib = memory_gib or machine.memory_gib
+        every = sum(fingerprint["n_foreground_slices"].values())
+        self.labelled_slices = max(1, round(_TRAIN_SHARE * every) if labelled_slices is None else labelled_slices)
+
+    def plan(self) -> Plans:
+        """The whole plan; each hook below decides one part and may be overridden."""
+        shapes, spacings = self.fingerprint["shapes"], self.fingerprint["spacings"]
+        return Plans(
+            dataset_name=self.dataset_name,
+            plans_name=self.plans_name,
+            experiment_planner_used=type(self).__name__,
+            file_ending=self.dataset_json.file_ending,
+            structures={name: self.plan_structure(name) for name in self.dataset_json.structures},
+            original_median_spacing=np.median(spacings, axis=0).tolist(),
+            original_median_shape=np.median(shapes, axis=0).tolist(),
+            ndim=3 if any(shape[0] > 1 for shape in shapes) else 2,
+            preprocessing=self.plan_preprocessing(),
+            prompting=self.plan_prompting(),
+            network=self.plan_network(),
+            configurations=self.plan_stages(),
+        )
+
+    def plan_structure(self, name: str) -> StructurePlan:
+        """Phrase, question, description, components, absence: a hint of dataset.json, else what the labels show."""
+        measured = self.fingerprint["structures"][name]
+        hints = self.dataset_json.hints.get(name, StructureHints())
+        components = int(np.clip(round(measured["components"]["median"]), 1, MOST_COMPONENTS))
+        absent = measured["share_of_slices"] < 1
+        return StructurePlan(
+            label=measured["label"],
+            phrase=hints.phrase or name,
+            components=components if hints.components is None else hints.components,
+            may_be_absent=absent if hints.may_be_absent is None else hints.may_be_absent,
+            question=hints.question or StructurePlan(0, "").question,
+            description=hints.description or "",  # the prompts fill in a bundled one
+        )
+
+    def plan_preprocessing(self) -> PreprocessingPlan:
+        """Normalisation, slicing axis, channels."""
+        plan = PreprocessingPlan()
+        spacing = tuple(np.median(self.fingerprint["spacings"], axis=0))
+        shape = tuple(np.median(self.fingerprint["shapes"], axis=0))
+        names = list(self.dataset_json.channel_names.values())
+        return PreprocessingPlan(
+            data_identifier=f"{self.plans_name}_2d_{plan.image_size}",
+            image_size=plan.image_size,
+            slicing_axis=slicing_axis(self.fingerprint["modality"], spacing, shape),
+            normalization=[normalization(names, channel, self.fingerprint) for channel in range(len(names))],
+            channel_mapping=channel_mapping(len(names)),
+        )
+
+    def plan_prompting(self) -> PromptingPlan:
+        """How prompts are made."""
+        return PromptingPlan()
+
+    def plan_network(self) -> NetworkPlan:
+        """The network, and how much of its encoder stage 1 trains."""
+        return NetworkPlan(frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices))
+
+    def plan_stages(self) -> dict[str, StagePlan]:
+        """``finetune``, ``align``, and the two controls that learn from the same images without preferences."""
+        epochs = schedule.finetune_epochs(self.labelled_slices)
+        finetune = StagePlan(
+            epochs=epochs,
+            batch_size=schedule.batch_size(self.device, self.memory_gib, self.labelled_slices),
+            lr_halving_epochs=schedule.halving_epochs(epochs),
+            seed=self.seed,
+        )
+
+        def align(objective: str) -> StagePlan:
+            return StagePlan(
+                trainer="AlignTrainer",
+                previous_stage="finetune",
+                objective=objective,  # type: ignore[arg-type]
+                epochs=schedule.align_epochs(self.unlabelled_slices),
+                batch_size=4,
+                labelled_per_step=2,
+                lr=1e-4,
+                lr_halving_epochs=2,
+                seed=self.seed,
+            )
+
+        return {
+            "finetune": finetune,
+            "align": align("preferences"),
+            "align_self_training": align("self_training"),
+            "align_best_candidate": align("best_candidate"),
+        }
+
+    def describe(self) -> str:
+        """What was decided and why, in a line for the log."""
+        frozen = schedule.frozen_stages(self.device, self.labelled_slices)
+        trained = "the whole encoder" if frozen == 0 else f"the encoder after its first {frozen} stages"
+        return (
+            f"Planned for {self.device} with {self.memory_gib:.0f} GiB, {self.labelled_slices} labelled and "
+            f"{self.unlabelled_slices} unlabelled slices a fold: finetune trains {trained}."
+        )

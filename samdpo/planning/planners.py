@@ -1,0 +1,51 @@
+"""Planners by name: ``-pl NAME`` or ``-pl module:Class``."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from samdpo.dataset.dataset_json import DatasetJson
+from samdpo.errors import ConfigurationError
+from samdpo.plans import Plans
+
+DEFAULT_PLANNER = "LitePlanner"
+ENTRY_POINTS = "samdpo.planners"  # group under which other packages announce theirs
+_OURS = {"LitePlanner": "samdpo.planning.lite_planner:LitePlanner"}
+
+
+class Planner(Protocol):
+    """What a planner is: made from a fingerprint, gives a plan. Keyword arguments as of :class:`LitePlanner`."""
+
+    def __init__(
+        self, fingerprint: dict[str, Any], dataset_json: DatasetJson, dataset_name: str, **settings: Any
+    ) -> None: ...
+
+    def plan(self) -> Plans:
+        """The whole plan."""
+        ...
+
+
+def get_planner(name: str) -> type[Planner]:
+    """The planner called ``name``: one of ours, an entry point of ``samdpo.planners``, or ``module:Class``.
+
+    Raises:
+        ConfigurationError: there is none; the message lists the names.
+    """
+    announced = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+    target = {**announced, **_OURS}.get(name, name)
+    module, separator, attribute = target.partition(":")
+    if not separator:
+        raise ConfigurationError(
+            f"There is no planner {name!r}. Planners: {', '.join(sorted({**announced, **_OURS}))}; one of your own is "
+            "given as module:Class."
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The planner {target!r} cannot be imported: {error}. Is its folder on PYTHONPATH?"
+        ) from error
+    except AttributeError as error:
+        raise ConfigurationError(f"The module {module} has no planner {attribute!r}. Check -pl {name}.") from error

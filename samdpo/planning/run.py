@@ -1,0 +1,160 @@
+"""The steps before training, one function a command: fingerprint, plan with splits, slices."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.errors import ConfigurationError, PlansError
+from samdpo.files import read_json, write_json
+from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
+from samdpo.planning.fingerprint import load_fingerprint, update_fingerprint
+from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
+from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
+from samdpo.planning.subsets import check_fractions
+from samdpo.plans import Plans, load_plans, parse_plans
+from samdpo.schema import to_dict
+
+if TYPE_CHECKING:
+    from samdpo.preprocessing.store import SliceStore
+
+log = logging.getLogger(__name__)
+
+
+def plan_and_preprocess(
+    dataset: int | str,
+    planner: str = DEFAULT_PLANNER,
+    plans_name: str | None = None,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    seed: int = SPLIT_SEED,
+    processes: int = 1,
+    verify: bool = False,
+    preprocess: bool = True,
+    clean: bool = False,
+    memory_gib: float | None = None,
+) -> Plans:
+    """Everything before training: fingerprint, plan, splits, slices.
+
+    Args:
+        dataset: id or name.
+        planner: name, or ``module:Class``.
+        plans_name: of the file; the default is ``samdpoPlans``.
+        labelled: share of each fold's training cases whose labels may be used.
+        unlabelled: share that counts as unlabelled; None for all the rest.
+        seed: of the choice of labelled cases and of training; the folds are always nnU-Net's.
+        processes: for case-level work.
+        verify: read and compare every file first.
+        preprocess: also cut the slices.
+        clean: make everything anew.
+        memory_gib: of the device to plan for; None looks.
+    """
+    get_planner(planner)  # a wrong name is told before minutes of work
+    check_fractions(labelled, unlabelled)
+    extract(dataset, processes, verify, clean)
+    plans = plan_experiment(dataset, planner, plans_name, labelled, unlabelled, seed, memory_gib)
+    if preprocess:
+        preprocess_planned(dataset, plans.plans_name, processes, clean)
+    return plans
+
+
+def extract(dataset: int | str, processes: int = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
+    """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
+    raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset)
+    if verify:
+        from samdpo.dataset.integrity import verify_dataset_integrity
+
+        verify_dataset_integrity(raw, processes)
+    return update_fingerprint(raw, folder, processes, clean)
+
+
+def plan_experiment(
+    dataset: int | str,
+    planner: str = DEFAULT_PLANNER,
+    plans_name: str | None = None,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    seed: int = SPLIT_SEED,
+    memory_gib: float | None = None,
+) -> Plans:
+    """Write ``splits_final.json`` and the plan; configurations that a user added to an old plan are kept.
+
+    Raises:
+        DatasetError: no fingerprint.
+        PlansError: a configuration that the user added does not fit.
+    """
+    check_fractions(labelled, unlabelled)
+    planner_class = get_planner(planner)
+    name, folder = dataset_name(dataset), preprocessed_folder(dataset)
+    contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
+    splits = update_splits(
+        folder, fingerprint["cases"], fingerprint["groups"], seed, labelled, unlabelled,
+        fingerprint["unlabelled_cases"],
+    )
+    labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
+    worker = planner_class(
+        fingerprint, contents, name, plans_name=plans_name or PLANS_NAME, memory_gib=memory_gib,
+        labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
+    )
+    file = folder / f"{plans_name or PLANS_NAME}.json"
+    plans = save_with_additions(worker.plan(), file)
+    if hasattr(worker, "describe"):
+        log.info("%s", worker.describe())
+    log.info("Plan written: %s (stages: %s)", file, ", ".join(plans.configurations))
+    return plans
+
+
+def preprocess_planned(
+    dataset: int | str, plans_name: str = PLANS_NAME, processes: int = 1, clean: bool = False
+) -> SliceStore:
+    """Cut the slices of a planned dataset; returns the store."""
+    from samdpo.preprocessing.preprocess import preprocess_dataset
+
+    plans = load_plans(preprocessed_folder(dataset) / f"{plans_name}.json")
+    return preprocess_dataset(dataset, plans, processes, clean)
+
+
+def slices_of_a_fold(splits: list[Fold], fingerprint: dict[str, Any]) -> tuple[int, int]:
+    """Labelled slices that show a structure, and unlabelled slices, in the mean over the folds."""
+    foreground, every = fingerprint["n_foreground_slices"], fingerprint["n_slices"]
+    usual = sorted(every.values())[len(every) // 2]  # of cases without label, which the fingerprint does not read
+    labelled = [sum(foreground.get(case, 0) for case in fold.labelled) for fold in splits]
+    unlabelled = [sum(every.get(case, usual) for case in fold.unlabelled) for fold in splits]
+    return round(sum(labelled) / len(splits)), round(sum(unlabelled) / len(splits))
+
+
+def save_with_additions(plans: Plans, file: Path) -> Plans:
+    """Write a new plan over an old one; the old one's configurations that the new one does not have stay.
+
+    Raises:
+        PlansError: the old file cannot be read, or what it adds has a wrong key or type. It is then left alone.
+    """
+    data = to_dict(plans)
+    if file.is_file():
+        old = read_json(file, error=PlansError, remedy="Correct it, or delete it and plan again.")
+        if isinstance(old, dict) and "inherits_from" in old:
+            raise PlansError(
+                f"{file} is a variant that inherits from {old['inherits_from']!r}; planning would overwrite it. Plan "
+                "under another name with -overwrite_plans_name."
+            )
+        configurations = old.get("configurations", {}) if isinstance(old, dict) else {}
+        kept = {k: v for k, v in configurations.items() if k not in data["configurations"]}
+        if kept:
+            data["configurations"].update(kept)
+            log.info("Kept from the old plan: %s", ", ".join(kept))
+    result = parse_plans(data, file)
+    write_json(file, data)
+    return result
+
+
+def checked_raw_folder(dataset: int | str) -> Path:
+    """The raw folder; a dataset that is only preprocessed gets the sentence that says so."""
+    raw_root()
+    folder = raw_folder(dataset)
+    if not (folder / "imagesTr").is_dir() and not (folder / "dataset.json").is_file():
+        raise ConfigurationError(
+            f"{folder} has neither dataset.json nor imagesTr. Fill it as documentation/dataset_format.md shows."
+        )
+    return folder

@@ -1,0 +1,284 @@
+"""``splits_final.json``: who trains, validates, is labelled and unlabelled; nnU-Net's file with more keys a fold.
+
+Without groups the folds are exactly nnU-Net's. With ``case_groups.json`` a group (patient) is never in both parts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from samdpo.errors import ConfigurationError, DatasetError, PlansError
+from samdpo.files import hash_of, read_json, write_json
+from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
+from samdpo.schema import from_dict
+
+log = logging.getLogger(__name__)
+
+SPLITS_FILE = "splits_final.json"
+SPLIT_SEED = 12345  # nnU-Net's
+N_FOLDS = 5  # nnU-Net's
+Origin = Literal["samdpo", "user"]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold; lists of case identifiers, sorted.
+
+    Attributes:
+        train: cases with a label that do not validate.
+        val: cases that validate.
+        labelled: part of ``train`` whose labels may be looked at.
+        unlabelled: cases whose labels may not be looked at: part of ``train`` (simulated) and of ``imagesUl/``.
+        labelled_subsets: "0.1", "0.2", "0.5", "1.0" -> that share of ``train``, each within the next.
+        labelled_fraction: of ``train``, as asked for.
+        unlabelled_fraction: of ``train``, as asked for; None for all that is not labelled.
+        origin: who chose train and val.
+        labels_origin: who chose labelled and unlabelled.
+    """
+
+    train: list[str]
+    val: list[str]
+    labelled: list[str]
+    unlabelled: list[str]
+    labelled_subsets: dict[str, list[str]] = field(default_factory=dict)
+    labelled_fraction: float = 1.0
+    unlabelled_fraction: float | None = None
+    origin: Origin = "samdpo"
+    labels_origin: Origin = "samdpo"
+
+
+def make_splits(
+    case_ids: Iterable[str],
+    groups: Mapping[str, str],
+    n_folds: int = N_FOLDS,
+    seed: int = SPLIT_SEED,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    ul_cases: Sequence[str] = (),
+) -> list[Fold]:
+    """Folds over labelled cases.
+
+    Args:
+        case_ids: identifiers of all cases that have a label.
+        groups: case -> patient; cases without one stand alone.
+        n_folds: fewer where there are fewer groups, but at least 2; with a single group there is one fold that
+            trains and validates on the same cases, and a warning.
+        seed: of the choice of labelled cases; the folds themselves always use nnU-Net's 12345.
+        labelled: share of each fold's training cases that counts as labelled, in (0, 1].
+        unlabelled: share that counts as unlabelled; None for all the rest. Never overlaps the labelled ones.
+        ul_cases: cases of ``imagesUl/``, unlabelled in every fold.
+
+    Raises:
+        ConfigurationError: fractions outside their range, or more than 1 together.
+        DatasetError: no case.
+    """
+    cases = sorted(set(case_ids))
+    if not cases:
+        raise DatasetError("There is no labelled case, so nothing can be split into folds. Add images and labels.")
+    parts = validation_parts(cases, groups, n_folds)
+    if len(parts) == 1:
+        what = (
+            "one labelled case only" if len(cases) == 1 else f"{len(cases)} labelled cases, but all of one group,"
+        )
+        log.warning(
+            "There is %s: fold 0 trains and validates on the same images, so its validation score says nothing about "
+            "new ones. Label a second patient if you can.", what,
+        )
+        bare = [(cases, cases)]
+    else:
+        bare = [([c for c in cases if c not in set(part)], part) for part in parts]
+    return [
+        complete_fold(train, val, groups, seed, labelled, unlabelled, ul_cases) for train, val in bare
+    ]
+
+
+def complete_fold(
+    train: Sequence[str],
+    val: Sequence[str],
+    groups: Mapping[str, str],
+    seed: int = SPLIT_SEED,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    ul_cases: Sequence[str] = (),
+    origin: Origin = "samdpo",
+) -> Fold:
+    """Choose the labelled and unlabelled cases of one pair of train and val."""
+    check_fractions(labelled, unlabelled)
+    chosen = choose_labelled(train, groups, seed, labelled)
+    others = choose_unlabelled(train, chosen, groups, seed, unlabelled)
+    return Fold(
+        train=sorted(train),
+        val=sorted(val),
+        labelled=chosen,
+        unlabelled=sorted({*others, *ul_cases}),
+        labelled_subsets=nested_subsets(train, groups, seed),
+        labelled_fraction=labelled,
+        unlabelled_fraction=unlabelled,
+        origin=origin,
+    )
+
+
+def validation_parts(cases: Sequence[str], groups: Mapping[str, str], n_folds: int = N_FOLDS) -> list[list[str]]:
+    """Cases dealt into the validation parts of the folds; one part where there is a single group."""
+    members: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        members.setdefault(groups.get(case, case), []).append(case)
+    n_folds = max(1, min(n_folds, len(members)))
+    # numpy's RandomState(seed).shuffle over sorted ids in equal runs is what sklearn's KFold(5, shuffle, 12345) does.
+    order = np.arange(len(members))
+    np.random.RandomState(SPLIT_SEED).shuffle(order)
+    if len(members) == len(cases):
+        return [sorted(cases[i] for i in part) for part in np.array_split(order, n_folds)]
+    names = [sorted(members)[i] for i in order]
+    names.sort(key=lambda name: -len(members[name]))  # large groups first, each to the smallest part: even parts
+    parts: list[list[str]] = [[] for _ in range(n_folds)]
+    for name in names:
+        min(parts, key=len).extend(members[name])
+    return [sorted(part) for part in parts]
+
+
+def update_splits(
+    folder: Path,
+    case_ids: Sequence[str],
+    groups: Mapping[str, str],
+    seed: int = SPLIT_SEED,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    ul_cases: Sequence[str] = (),
+) -> list[Fold]:
+    """Write ``folder/splits_final.json`` where it is missing or asks for something else; say in the log what was done.
+
+    A file with other train and val than ours is the user's: these are kept, and completed. Arguments as in
+    :func:`make_splits`.
+
+    Raises:
+        DatasetError: the file is damaged, or names cases that do not exist.
+    """
+    file = folder / SPLITS_FILE
+    new = make_splits(case_ids, groups, N_FOLDS, seed, labelled, unlabelled, ul_cases)
+    if not file.exists():
+        return _write(new, folder, "written")
+    old, complete = _read(file)
+    if any(f.origin == "user" for f in old) and _bare(old) != _bare(new):
+        _check_cases(file, old, case_ids, groups)
+        new = [complete_fold(f.train, f.val, groups, seed, labelled, unlabelled, ul_cases, "user") for f in old]
+        done = "rewritten, with your train and val" if complete else "completed, with your train and val"
+    else:
+        done = "rewritten for other cases, groups or fractions" if complete else "completed"
+    asked = {(f.labelled_fraction, f.unlabelled_fraction) for f in old}
+    by_hand = complete and any(f.labels_origin == "user" for f in old) and asked == {(labelled, unlabelled)}
+    if by_hand and _bare(old) == _bare(new):
+        new = [
+            replace(n, labelled=o.labelled, unlabelled=o.unlabelled, labels_origin="user") for n, o in zip(new, old)
+        ]
+    if complete and [replace(f, origin=n.origin, labels_origin=n.labels_origin) for f, n in zip(old, new)] == new \
+            and len(old) == len(new):
+        _say(new, "unchanged", file)
+        return new
+    return _write(new, folder, done)
+
+
+def load_splits(folder: Path | str) -> list[Fold]:
+    """Folds of a preprocessed dataset; a file with train and val only is completed, every label being used.
+
+    Raises:
+        ConfigurationError: there is no file.
+        DatasetError: the file is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / SPLITS_FILE).is_file():
+        raise ConfigurationError(
+            f"{folder / SPLITS_FILE} is missing: {folder.name} is not planned. Type: samdpo_plan_and_preprocess -d "
+            f"{folder.name}"
+        )
+    folds, complete = _read(folder / SPLITS_FILE)
+    if complete:
+        return folds
+    fingerprint = folder / "dataset_fingerprint.json"
+    content = read_json(fingerprint, error=DatasetError) if fingerprint.is_file() else {}
+    groups, ul_cases = content.get("groups", {}), content.get("unlabelled_cases", [])
+    return [complete_fold(f.train, f.val, groups, ul_cases=ul_cases, origin="user") for f in folds]
+
+
+def save_splits(folds: Sequence[Fold], folder: Path | str) -> None:
+    """Write ``splits_final.json``, atomically, with the hashes that tell an edit by hand from our own choice."""
+    write_json(Path(folder) / SPLITS_FILE, [{**asdict(fold), "hashes": _hashes(fold)} for fold in folds])
+
+
+def _hashes(fold: Fold) -> list[str]:
+    return [hash_of(fold.train, fold.val), hash_of(fold.labelled, fold.unlabelled)]
+
+
+def _bare(folds: Sequence[Fold]) -> list[tuple[list[str], list[str]]]:
+    return [(f.train, f.val) for f in folds]
+
+
+def _read(file: Path) -> tuple[list[Fold], bool]:
+    """Folds, and whether every one of them says what is labelled; foreign keys are dropped."""
+    remedy = f"Correct it, or delete it and plan again: samdpo_plan_experiment -d {file.parent.name}"
+    content = read_json(file, error=DatasetError, remedy=remedy)
+    example = '{"train": […], "val": […]}'
+    if not isinstance(content, list) or not content:
+        raise DatasetError(f"{file} must hold a list of folds {example}. {remedy}")
+    known = {f.name for f in fields(Fold)}
+    folds = []
+    for number, entry in enumerate(content):
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{file}: fold {number} must be an object {example}. {remedy}")
+        data: dict[str, Any] = {"labelled": entry.get("train", []), "unlabelled": [], **entry}
+        try:
+            fold = from_dict(Fold, {k: v for k, v in data.items() if k in known}, f"fold {number}", str(file))
+        except PlansError as error:
+            raise DatasetError(f"{error} {remedy}") from error
+        if not fold.train or not fold.val:
+            raise DatasetError(f"{file}: fold {number} has no {'val' if fold.train else 'train'} cases. {remedy}")
+        astray = sorted(set(fold.labelled) - set(fold.train)) or sorted(set(fold.labelled) & set(fold.unlabelled))
+        if astray:
+            raise DatasetError(
+                f"{file}: fold {number} lists {', '.join(astray[:5])} as labelled, which must be in its train and not "
+                f"in its unlabelled cases. {remedy}"
+            )
+        fold = replace(fold, train=sorted(fold.train), val=sorted(fold.val), labelled=sorted(fold.labelled),
+                       unlabelled=sorted(fold.unlabelled))
+        hashes = entry.get("hashes") if isinstance(entry.get("hashes"), list) else []
+        edited = [a != b for a, b in zip(_hashes(fold), [*hashes, "", ""])]
+        folds.append(replace(fold, origin="user" if edited[0] else fold.origin,
+                             labels_origin="user" if edited[1] else fold.labels_origin))
+    return folds, all("labelled" in entry for entry in content)
+
+
+def _check_cases(file: Path, folds: Sequence[Fold], case_ids: Sequence[str], groups: Mapping[str, str]) -> None:
+    known = set(case_ids)
+    for number, fold in enumerate(folds):
+        unknown = sorted({*fold.train, *fold.val} - known)
+        if unknown:
+            raise DatasetError(
+                f"{file}: fold {number} names {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}, which "
+                "imagesTr does not hold. Correct the file, or delete it and plan again."
+            )
+        both = sorted({groups.get(c, c) for c in fold.train} & {groups.get(c, c) for c in fold.val})
+        if both:
+            log.warning(
+                "%s: fold %d has %s in train and in val; its validation score will be too good.",
+                file, number, ", ".join(both[:5]) + (" …" if len(both) > 5 else ""),
+            )
+
+
+def _write(folds: list[Fold], folder: Path, done: str) -> list[Fold]:
+    save_splits(folds, folder)
+    _say(folds, done, folder / SPLITS_FILE)
+    return folds
+
+
+def _say(folds: Sequence[Fold], done: str, file: Path) -> None:
+    fold = folds[0]
+    log.info(
+        "Splits %s: %s (%d folds; fold 0: %d train of which %d labelled, %d unlabelled, %d val).",
+        done, file, len(folds), len(fold.train), len(fold.labelled), len(fold.unlabelled), len(fold.val),
+    )

@@ -1,0 +1,91 @@
+"""Calibrated saliency of one structure on one slice to its prompt: CRF, components, boxes, points, sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import expit
+from skimage.transform import resize
+
+from samdpo.plans import PromptingPlan, StructurePlan
+from samdpo.prompting.answers import measured_answer
+from samdpo.prompting.calibration import StructureCalibration, presence_score
+from samdpo.prompting.crf import refine
+from samdpo.prompting.descriptions import describe, is_described
+from samdpo.prompting.hypotheses import box_hypotheses, least_mask
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.regions import boxes_of, largest_components, points_in
+from samdpo.prompting.text_encoder import TEXT_DIM, shared_text_encoder
+
+
+def assemble_prompt(
+    structure: str,
+    plan: StructurePlan,
+    prompting: PromptingPlan,
+    calibration: StructureCalibration,
+    image: np.ndarray,
+    logits: np.ndarray,
+    generator: np.random.Generator,
+) -> StructurePrompt:
+    """Everything of a prompt but its text embedding, which is zero.
+
+    Args:
+        structure: its name.
+        plan: its part of the plan.
+        prompting: CRF, components and counts.
+        calibration: its cut, least area and presence threshold.
+        image: (3, H, W) in [0, 1].
+        logits: (64, 64) calibrated saliency logits.
+        generator: of the points.
+
+    Returns:
+        The prompt; an absent structure's has neither regions, boxes, points, hypotheses nor an answer.
+    """
+    size = image.shape[-2:]
+    score = presence_score(logits)
+    present = not plan.may_be_absent or score >= calibration.presence_threshold
+    regions = np.zeros(size, np.uint8)
+    hypotheses, hypothesis_scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    if present:
+        full = resize(logits.astype(np.float32), size, order=1, mode="edge", anti_aliasing=False)
+        shifted = calibration.mask_probability(full)
+        mask = refine(image, shifted, prompting.crf) >= 0.5
+        if mask.mean() < calibration.least_area / 2:
+            # Nothing passed the cut, yet the structure is there: its most salient pixels are the best guess.
+            mask = mask | least_mask(shifted, max(calibration.least_area, 1 / mask.size))
+        regions = largest_components(mask, plan.components, prompting.min_component_share)
+        hypotheses, hypothesis_scores = box_hypotheses(
+            expit(full), regions, plan.components, prompting.n_hypotheses
+        )
+    name = plan.phrase or structure
+    return StructurePrompt(
+        structure=structure,
+        label=plan.label,
+        present=present,
+        score=score,
+        saliency=logits.astype(np.float16),
+        regions=regions,
+        boxes=boxes_of(regions),
+        points=points_in(regions, prompting.n_points, generator),
+        hypotheses=hypotheses,
+        hypothesis_scores=hypothesis_scores,
+        answer=measured_answer(name, regions) if prompting.use_answers and prompting.answers == "measured" else "",
+        description=_description(structure, plan) if prompting.use_descriptions else "",
+        text_embedding=np.zeros(TEXT_DIM, np.float32),
+    )
+
+
+def with_text_embeddings(prompts: list[StructurePrompt]) -> list[StructurePrompt]:
+    """The prompts with their texts embedded; a prompt without any text keeps the zero vector."""
+    texts = [prompt.text for prompt in prompts]
+    embeddings = dict(zip(texts, shared_text_encoder().encode(texts))) if any(texts) else {}
+    return [
+        replace(prompt, text_embedding=embeddings[text]) if text else prompt for prompt, text in zip(prompts, texts)
+    ]
+
+
+def _description(structure: str, plan: StructurePlan) -> str:
+    # The phrase is the better name where the label's own ("mass 1") says nothing.
+    name = structure if is_described(structure) or not is_described(plan.phrase) else plan.phrase
+    return describe(name, plan.description)

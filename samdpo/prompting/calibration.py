@@ -1,0 +1,120 @@
+"""Raw similarity to probabilities, the mask's cut and the presence threshold, learned on held-out labelled slices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+log = logging.getLogger(__name__)
+
+_CUTS = np.concatenate([np.arange(0.04, 0.2, 0.02), np.arange(0.2, 0.75, 0.05)])
+_TOP_SHARE = 0.01  # of a slice's pixels: what the presence score looks at
+_SLOPES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class StructureCalibration:
+    """What one structure's raw similarity means.
+
+    Attributes:
+        slope: calibrated logit = slope * raw + bias.
+        bias: see slope.
+        cut: calibrated probability from which a pixel belongs to the coarse mask.
+        least_area: share of the slice below which no coarse mask of a present structure falls.
+        presence_threshold: presence score from which the structure counts as present; 0 = always.
+    """
+
+    slope: float = 1.0
+    bias: float = 0.0
+    cut: float = 0.5
+    least_area: float = 0.0
+    presence_threshold: float = 0.0
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """Raw similarity to calibrated logits, any shape."""
+        return self.slope * raw + self.bias
+
+    def mask_probability(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated logits to a probability that is 0.5 at the cut, what the CRF is given."""
+        return expit(logits - logit(self.cut))
+
+
+def presence_score(logits: np.ndarray) -> float:
+    """Mean probability of the most salient percent of pixels of (h, w) calibrated logits: in [0, 1]."""
+    flat = np.asarray(logits, np.float32).ravel()
+    count = max(1, round(_TOP_SHARE * flat.size))
+    return float(expit(np.partition(flat, -count)[-count:]).mean())
+
+
+def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_absent: bool) -> StructureCalibration:
+    """Learn the calibration of one structure from slices that the towers have not seen.
+
+    Slope and bias by logistic regression (Platt 1999) with each slice weighing the same; the cut by the mean Dice
+    of slices that show the structure; the presence threshold by balanced accuracy.
+
+    Args:
+        raw: (h, w) raw similarities, one a slice.
+        masks: (h, w) bool, the truth on the same grid.
+        may_be_absent: whether slices without the structure are expected.
+
+    Returns:
+        The calibration; the neutral one where no slice shows the structure.
+    """
+    showing = [i for i, mask in enumerate(masks) if mask.any()]
+    if not showing:
+        # Never seen: nothing says where it is, so it counts as absent wherever that is allowed.
+        return StructureCalibration(presence_threshold=1.1 if may_be_absent else 0.0)
+    slope, bias = _platt(np.stack(raw), np.stack(masks))
+    logits = [slope * one + bias for one in raw]
+    dices = [np.mean([_dice(expit(logits[i]) >= cut, masks[i]) for i in showing]) for cut in _CUTS]
+    areas = [masks[i].mean() for i in showing]
+    threshold = 0.0
+    if may_be_absent and len(showing) < len(masks):
+        scores = np.array([presence_score(one) for one in logits])
+        shown = np.zeros(len(masks), bool)
+        shown[showing] = True
+        threshold = _balanced_threshold(scores, shown)
+    return StructureCalibration(
+        slope=slope,
+        bias=bias,
+        cut=float(_CUTS[int(np.argmax(dices))]),
+        least_area=float(np.percentile(areas, 10)),
+        presence_threshold=threshold,
+    )
+
+
+def _platt(raw: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    x = raw.reshape(-1).astype(np.float64)
+    y = masks.reshape(-1).astype(np.float64)
+    if len(x) > 400_000:  # two parameters need no more
+        keep = np.random.default_rng(0).choice(len(x), 400_000, replace=False)
+        x, y = x[keep], y[keep]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = parameters[0] * x + parameters[1]
+        residual = expit(z) - y
+        value = np.mean(np.logaddexp(0, z) - y * z)
+        return value, np.array([np.mean(residual * x), np.mean(residual)])
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, bounds=[_SLOPES, (-20, 20)], method="L-BFGS-B")
+    return float(found.x[0]), float(found.x[1])
+
+
+def _dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(predicted & truth) / max(1, predicted.sum() + truth.sum()))
+
+
+def _balanced_threshold(scores: np.ndarray, shown: np.ndarray) -> float:
+    """The score between two neighbours at which (sensitivity + specificity) / 2 is highest; ties: the lowest.
+
+    The lowest, since a structure that is wrongly prompted costs less than one that is never looked for.
+    """
+    ordered = np.unique(scores)
+    candidates = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2])
+    accuracy = [(np.mean(scores[shown] >= c) + np.mean(scores[~shown] < c)) / 2 for c in candidates]
+    return float(candidates[int(np.argmax(accuracy))])

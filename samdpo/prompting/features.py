@@ -1,0 +1,125 @@
+"""Features of the frozen, pretrained image encoder: computed in batches, kept as float16 for fold after fold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from samdpo.files import hash_of
+from samdpo.networks.embedding_store import EmbeddingStore
+from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.registry import build_network
+from samdpo.plans import NetworkPlan, PreprocessingPlan
+
+if TYPE_CHECKING:
+    from samdpo.preprocessing.store import SliceStore
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 4  # fastest on two cores with LiteMedSAM
+MAX_KEPT_SLICES = 4000  # 2 MiB each: beyond that, features are computed when needed instead of filling the disk
+
+
+class FeatureExtractor:
+    """The image encoder of the plan's backbone as it was published: never trained, never changed.
+
+    Args:
+        plan: names the backbone.
+        device: where it runs.
+    """
+
+    def __init__(self, plan: NetworkPlan, device: torch.device | str = "cpu") -> None:
+        self.plan, self.device = plan, resolve_device(device)
+        self._network = None
+
+    @property
+    def key(self) -> str:
+        """Names the weights: features under another key are not these."""
+        return hash_of("frozen features", 1, self.plan.backbone)
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w) float16 on the extractor's device.
+        """
+        if self._network is None:
+            self._network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
+            self._network.image_encoder.to(memory_format=torch.channels_last)
+        features = []
+        for part in images.split(BATCH_SIZE):
+            part = part.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+            with autocast(self.device, resolve_precision("auto", self.device)):
+                features.append(self._network.encode_image(part).half())
+        return torch.cat(features)
+
+
+class SliceFeatures:
+    """Features of the slices of a store, computed once.
+
+    Args:
+        store: preprocessed slices.
+        extractor: frozen encoder.
+        preprocessing: the plan that made the slices; part of the cache's key.
+        folder: of the cache; None keeps nothing on disk.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        extractor: FeatureExtractor,
+        preprocessing: PreprocessingPlan,
+        folder: Path | None,
+    ) -> None:
+        self.store, self.extractor = store, extractor
+        self._cache = None
+        if folder is not None:
+            self._cache = EmbeddingStore(folder, hash_of(extractor.key, preprocessing))
+
+    def __call__(self, case: str, index: int) -> torch.Tensor:
+        """(C, h, w) float16 features of one slice."""
+        view = self._view(case)
+        if self._cache is not None and self._cache.has(case, index, view):
+            return self._cache.get(case, index, view)
+        return self._compute([(case, index)])[0]
+
+    def prepare(self, slices: Sequence[tuple[str, int]]) -> None:
+        """Compute what is missing, in batches; nothing where there are more slices than the disk should hold."""
+        if self._cache is None:
+            return
+        if len(slices) > MAX_KEPT_SLICES:
+            log.info("%d slices: features are computed when needed and not kept.", len(slices))
+            return
+        missing = [(case, index) for case, index in slices if not self._cache.has(case, index, self._view(case))]
+        for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="Image features", disable=not missing):
+            self._compute(missing[start : start + BATCH_SIZE])
+
+    def _compute(self, slices: Sequence[tuple[str, int]]) -> list[torch.Tensor]:
+        images = torch.from_numpy(np.stack([self.store.image(case, index) for case, index in slices]))
+        features = self.extractor(images).cpu()
+        if self._cache is not None:
+            for (case, index), one in zip(slices, features):
+                self._cache.put(case, index, self._view(case), one.numpy())
+        return list(features)
+
+    def _view(self, case: str) -> str:
+        # The case's own hash: a replaced image must not find the features of the old one.
+        return str(self.store.properties(case).get("hash", "image"))
+
+
+def resolve_device(device: torch.device | str) -> torch.device:
+    """``auto`` is a GPU where there is one, else the CPU; anything else is taken as said."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+

@@ -1,0 +1,79 @@
+"""The fitted lite towers behind the interface of every image-text model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as functional
+
+from samdpo.prompting.image_text import ChannelActivations, ImageView
+from samdpo.prompting.text_encoder import shared_text_encoder
+from samdpo.prompting.towers import Towers, TowerTexts, structure_logits, with_context
+
+_TOP_SHARE = 0.1  # of the pixels: an image's score for a text is their mean similarity
+
+
+class LiteTowersModel:
+    """An :class:`~samdpo.prompting.image_text.ImageTextModel` of towers fitted to a labelled part.
+
+    Args:
+        towers: fitted towers.
+        texts: phrases of the structures and of the background.
+        encode: frozen image encoder, (B, 3, H, W) in [0, 1] -> (B, C, h, w).
+    """
+
+    def __init__(
+        self, towers: Towers, texts: TowerTexts, encode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        self.towers, self.texts, self.encode = towers, texts, encode
+
+    def embed_text(self, phrases: Sequence[str]) -> torch.Tensor:
+        """(T, D) unit embeddings of phrases."""
+        embeddings = torch.from_numpy(shared_text_encoder().encode(list(phrases)))
+        return self.towers.embed_text(embeddings.to(self._device))
+
+    @torch.inference_mode()
+    def similarity(self, view: ImageView) -> torch.Tensor:
+        """(S, h, w) log-odds of each structure against the rest."""
+        return structure_logits(self.towers, self._features(view)[None], self.texts)[0]
+
+    def channel_activations(self, view: ImageView, texts: torch.Tensor) -> ChannelActivations:
+        """Hidden activations of the image tower and the signed mean gradient of each text's score."""
+        with torch.inference_mode():
+            pixels = with_context(self._features(view)[None].float())[0].permute(1, 2, 0)
+        activations = self.towers.activations(pixels.clone()).detach().requires_grad_(True)  # (h, w, dim)
+        importance = []
+        for text in texts.detach().clone():
+            score = _pooled(self.towers.similarity(self.towers.embed_activations(activations), text[None]))
+            gradient = torch.autograd.grad(score.sum(), activations)[0]
+            importance.append(gradient.mean((0, 1)))
+        return ChannelActivations(activations.detach().permute(2, 0, 1), torch.stack(importance))
+
+    @torch.inference_mode()
+    def image_scores(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """(B, T) mean similarity of the tenth of the pixels that fit a text best."""
+        features = self.encode(images).to(self._device).float()
+        pixels = self.towers.embed_pixels(with_context(features).permute(0, 2, 3, 1))
+        return torch.stack([_pooled(self.towers.similarity(one, texts)) for one in pixels])
+
+    def _features(self, view: ImageView) -> torch.Tensor:
+        features = self.encode(view.image[None])[0] if view.features is None else view.features
+        return features.to(self._device).float()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.towers.log_scale.device
+
+
+def _pooled(similarity: torch.Tensor) -> torch.Tensor:
+    """(h, w, T) -> (T,)."""
+    flat = similarity.flatten(0, -2)
+    return flat.topk(max(1, int(_TOP_SHARE * flat.shape[0])), dim=0).values.mean(0)
+
+
+def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(S, h, w) maps to (S, *size), bilinear; returned as they are where the size fits."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,232 @@
+"""The prompts of a fold on disk: one npz and one JSON a case, written atomically, keyed by what made them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
+from samdpo.files import atomic_path, hash_of, read_json, write_json
+from samdpo.paths import preprocessed_folder, raw_folder
+from samdpo.planning.splits import load_splits
+from samdpo.plans import Plans
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.features import FeatureExtractor, SliceFeatures
+from samdpo.prompting.fitting import fit_prompter
+from samdpo.prompting.packing import pack, unpack
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompter import Prompter
+
+log = logging.getLogger(__name__)
+
+_KEPT = 8  # cases held in memory: training walks through slices of a case and comes back to small ones
+
+
+class PromptStore:
+    """Prompts by case and slice.
+
+    Args:
+        folder: e.g. ``nnUNet_preprocessed/Dataset003_Liver/samdpoPlans_prompts/fold_0``.
+        key: of what makes the prompts; cases under another key do not count. None reads whatever is there.
+    """
+
+    def __init__(self, folder: Path, key: str | None = None) -> None:
+        self.folder, self.key = Path(folder), key
+        self._recent: dict[str, list[list[StructurePrompt]]] = {}
+
+    @property
+    def prompter_folder(self) -> Path:
+        """Where the prompter that made the prompts of new cases lies."""
+        return self.folder / "prompter"
+
+    def cases(self) -> list[str]:
+        """Cases that are whole and of this key, sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.json") if self.has(path.stem))
+
+    def has(self, case: str, case_key: str = "") -> bool:
+        """Whether the case's prompts are there, whole, of this store's key and of ``case_key`` where given."""
+        meta, arrays = self._paths(case)
+        if not (meta.is_file() and arrays.is_file()):
+            return False
+        found = read_json(meta)
+        if not isinstance(found, dict) or "prompts" not in found:
+            return False
+        return self.key in (None, found["key"]) and case_key in ("", found["case_key"])
+
+    def put(self, case: str, prompts: Sequence[Sequence[StructurePrompt]], case_key: str = "") -> None:
+        """Write the prompts of a case: one list of structures a slice. ``case_key`` names the case's own input."""
+        rows = [(index, prompt) for index, one in enumerate(prompts) for prompt in one]
+        meta, arrays = self._paths(case)
+        with atomic_path(arrays) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **pack([prompt for _, prompt in rows]))
+        # The JSON comes last: a case counts only when both files are whole.
+        write_json(
+            meta,
+            {
+                "key": self.key,
+                "case_key": case_key,
+                "slices": len(prompts),
+                "prompts": [
+                    {
+                        "slice": index,
+                        "structure": prompt.structure,
+                        "label": prompt.label,
+                        "present": bool(prompt.present),
+                        "score": float(prompt.score),
+                        "answer": prompt.answer,
+                        "description": prompt.description,
+                    }
+                    for index, prompt in rows
+                ],
+            },
+        )
+        self._recent.pop(case, None)
+
+    def get(self, case: str, index: int) -> list[StructurePrompt]:
+        """Prompts of one slice, one a structure.
+
+        Raises:
+            ConfigurationError: the case has no prompts of this key, or its files are damaged.
+        """
+        if case not in self._recent:
+            while len(self._recent) >= _KEPT:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[case] = self._read(case)
+        prompts = self._recent[case]
+        if not 0 <= index < len(prompts):
+            raise ConfigurationError(
+                f"{self.folder / case}.npz has prompts for {len(prompts)} slices, slice {index} was asked for. "
+                "Delete the file and type: samdpo_prompt DATASET FOLD"
+            )
+        return prompts[index]
+
+    def slices(self, case: str) -> int:
+        """Number of slices of a case."""
+        return int(read_json(self._paths(case)[0])["slices"])
+
+    def _read(self, case: str) -> list[list[StructurePrompt]]:
+        meta, arrays = self._paths(case)
+        if not self.has(case):
+            raise ConfigurationError(
+                f"{self.folder} has no prompts for case {case!r} made with these settings. "
+                "Type: samdpo_prompt DATASET FOLD"
+            )
+        content = read_json(meta)
+        try:
+            with np.load(arrays, allow_pickle=False) as stored:
+                packed = {name: stored[name] for name in stored.files}
+            slices: list[list[StructurePrompt]] = [[] for _ in range(content["slices"])]
+            for row, entry in enumerate(content["prompts"]):
+                fields = {key: value for key, value in entry.items() if key != "slice"}
+                slices[entry["slice"]].append(StructurePrompt(**fields, **unpack(packed, row)))
+        except Exception as error:  # numpy, zipfile and zlib each raise their own kind
+            raise ConfigurationError(
+                f"{arrays} is damaged ({error}). Delete it and type: samdpo_prompt DATASET FOLD"
+            ) from error
+        return slices
+
+    def _paths(self, case: str) -> tuple[Path, Path]:
+        return self.folder / f"{case}.json", self.folder / f"{case}.npz"
+
+
+_VERSION = 1  # raise when the code makes other prompts from the same settings
+
+
+def prompts_folder(plans: Plans, fold: int | str) -> Path:
+    """``nnUNet_preprocessed/DATASET/samdpoPlans_prompts/fold_0``."""
+    return preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_prompts" / f"fold_{fold}"
+
+
+def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str = "auto") -> PromptStore:
+    """Make what is missing of a fold's prompts.
+
+    Labelled cases are prompted by towers that have not seen them; unlabelled and validation cases by the towers
+    fitted to all labelled cases, whose prompter is saved in the store's folder. What is there under the same key
+    is kept, so a second call is nearly free and a stopped one goes on.
+
+    Args:
+        plans: the plan; names the dataset.
+        fold: number, or ``all`` for every case of the splits.
+        processes: for case-level work.
+        device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
+
+    Returns:
+        The store, whole for the fold's labelled, unlabelled and validation cases.
+    """
+    folder = preprocessed_folder(plans.dataset_name)
+    store = SliceStore(folder / plans.preprocessing.data_identifier)
+    labelled, others = fold_cases(folder, fold)
+    cases = [*labelled, *others]
+    hashes = {case: str(store.properties(case).get("hash", "")) for case in cases}
+    key = hash_of(
+        _VERSION, plans.prompting, plans.structures, plans.network.backbone, {c: hashes[c] for c in labelled}
+    )
+    prompts = PromptStore(prompts_folder(plans, fold), key)
+    missing = [case for case in cases if not prompts.has(case, hashes[case])]
+    if not missing and (prompts.prompter_folder / "prompter.json").is_file():
+        return prompts
+    features = SliceFeatures(
+        store,
+        FeatureExtractor(plans.network, device),
+        plans.preprocessing,
+        folder / f"{plans.plans_name}_features",
+    )
+    start = time.perf_counter()
+    features.prepare([(case, index) for case in {*missing, *labelled} for index in range(store.slices(case))])
+    log.info("Image features: %.0f s.", time.perf_counter() - start)
+    start = time.perf_counter()
+    groups = _groups(plans.dataset_name)
+    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
+    log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
+    start = time.perf_counter()
+    for case in tqdm(missing, desc="Prompts"):
+        prompter = fitted.for_case(case)
+        prompts.put(case, _prompt_case(prompter, store, features, case), hashes[case])
+    fitted.full.save(prompts.prompter_folder)
+    log.info("Prompts of %d cases: %.2f s each.", len(missing), (time.perf_counter() - start) / max(1, len(missing)))
+    return prompts
+
+
+def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:
+    """Labelled cases of a fold, and its unlabelled and validation cases; ``all`` joins the folds.
+
+    Raises:
+        TrainingError: there is no such fold.
+    """
+    folds = load_splits(folder)
+    if fold == "all":
+        labelled = sorted({case for one in folds for case in one.labelled})
+        every = {case for one in folds for case in (*one.train, *one.val, *one.unlabelled)}
+        return labelled, sorted(every - set(labelled))
+    if not str(fold).isdigit() or int(fold) >= len(folds):
+        raise TrainingError(
+            f"{folder / 'splits_final.json'} has folds 0 to {len(folds) - 1}, fold {fold!r} was asked for."
+        )
+    one = folds[int(fold)]
+    labelled = sorted(one.labelled)
+    return labelled, sorted({*one.unlabelled, *one.val} - set(labelled))
+
+
+def _prompt_case(prompter: Prompter, store: SliceStore, features: SliceFeatures, case: str) -> list:
+    return [
+        prompter.prompt(
+            store.image(case, index), features(case, index), seed=zlib.crc32(f"{case}/{index}".encode())
+        )
+        for index in range(store.slices(case))
+    ]
+
+
+def _groups(dataset: str) -> Mapping[str, str]:
+    """Groups of the raw dataset; each case its own where the raw folder is gone."""
+    from samdpo.dataset.cases import load_groups
+
+    try:
+        return load_groups(raw_folder(dataset))
+    except SamdpoError:
+        return {}

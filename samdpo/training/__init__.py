@@ -1,0 +1,1 @@
+"""The trainer and its two stages, data loading, views, checkpoints and logs."""

@@ -1,0 +1,215 @@
+"""Stage 2: learn from preferences over candidates of unlabelled images (paper Sec. 3.2, Eq. 5)."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from samdpo.errors import TrainingError
+from samdpo.files import read_json
+from samdpo.networks.weights import load_into, load_weights
+from samdpo.paths import model_folder
+from samdpo.plans import Plans
+from samdpo.preferences.annotators import Ranking, VirtualAnnotator
+from samdpo.preferences.candidates import make_candidates
+from samdpo.preferences.losses import (
+    best_candidate_target,
+    disagreement_region,
+    preference_loss,
+    preference_reward,
+    preference_weights,
+    segmentation_loss,
+    self_training_target,
+)
+from samdpo.preferences.metrics import preference_metrics
+from samdpo.training import checkpoints
+from samdpo.training.batches import Batch, SliceKey, epoch_order
+from samdpo.training.features import FeatureCache
+from samdpo.training.finetune import batch_dice
+from samdpo.training.reference import ReferenceModel
+from samdpo.training.trainer import Metrics, Trainer, dice_at_cuts
+from samdpo.training.views import FLIPPED, IDENTITY
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class AlignBatch:
+    """Unlabelled slices to rank candidates of, and labelled ones for the anchor."""
+
+    unlabelled: Batch
+    labelled: Batch | None
+
+    def __len__(self) -> int:
+        return len(self.unlabelled) + (len(self.labelled) if self.labelled else 0)
+
+
+class AlignTrainer(Trainer):
+    """Trains the mask decoder alone; encoder outputs and reference logits are computed once and kept.
+
+    The plan's ``objective`` is ``preferences``, or one of two controls of equal cost on the same images:
+    ``self_training`` (label = the finetuned model's own mask) and ``best_candidate`` (label = the best candidate).
+    """
+
+    views = (IDENTITY, FLIPPED)
+
+    @classmethod
+    def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
+        """The previous stage must be finished."""
+        file = previous_fold_folder(plans, stage, fold) / checkpoints.FINAL
+        if not file.is_file():
+            previous, number = plans.stage(stage).previous_stage, int(plans.dataset_name[7:10])
+            raise TrainingError(
+                f"{file} does not exist: the stage {stage!r} starts from a finished {previous!r}. "
+                f"Type first: samdpo_train {number} {previous} {fold}"
+            )
+
+    def load_initial_weights(self) -> None:
+        """The previous stage's final weights of the same fold, or ``-pretrained_weights``."""
+        previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
+        self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
+        load_into(self.network, load_weights(self.reference_file), str(self.reference_file))
+        self.mask_cut = read_json(previous / "model.json", error=TrainingError)["mask_cut"]
+
+    def configure_trainable(self) -> None:
+        """Only the mask decoder trains (paper Sec. 3.2)."""
+        self.network.requires_grad_(False)
+        self.network.mask_decoder.requires_grad_(True)
+
+    def initialize(self) -> None:
+        """Also find the unlabelled slices; refuse to start without any."""
+        super().initialize()
+        self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
+
+    def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
+        """The unlabelled slices this objective can use; the virtual annotator needs a truth to compare with."""
+        number = int(self.plans.dataset_name[7:10])
+        if not keys:
+            raise TrainingError(
+                f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "
+                f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
+                f"samdpo_plan_and_preprocess -d {number} --labelled 0.1"
+            )
+        if self.stage.objective == "self_training":
+            return keys
+        judged = [k for k in keys if self.data.slices.has_label(k[0])]
+        if not judged:
+            raise TrainingError(
+                f"None of the {len(keys)} unlabelled slices has a hidden truth, which the virtual annotator compares "
+                f"candidates with. Simulate with: samdpo_plan_and_preprocess -d {number} --labelled 0.1, or learn "
+                f"from the model's own masks with: samdpo_train {number} align_self_training {self.data.fold}"
+            )
+        if len(judged) < len(keys):
+            log.warning("%d unlabelled slices have no hidden truth; the virtual annotator leaves them out.",
+                        len(keys) - len(judged))
+        return judged
+
+    def on_train_start(self) -> None:
+        """Compute what the frozen encoder and the reference model say, once."""
+        super().on_train_start()
+        self.features = FeatureCache(self, n_stages=-1)
+        self.features.fill([*self.unlabelled_keys, *self.train_keys, *self.held_back_keys], self.views)
+        self.reference = ReferenceModel(self.reference_network(), self.plans)
+
+    def reference_network(self) -> torch.nn.Module:
+        """The finetuned network; after a resume its weights are read again, since the policy has moved."""
+        if self.current_epoch == 0:
+            return self.network
+        network = self.build_network_architecture(self.plans.network).to(self.device)
+        load_into(network, load_weights(self.reference_file), str(self.reference_file))
+        return network.requires_grad_(False).eval()
+
+    def train_batches(self, epoch: int) -> Iterator[AlignBatch]:
+        """Shuffled unlabelled slices, each batch with some labelled ones for the anchor."""
+        generator = self.generator(epoch)
+        anchors = self._anchor_keys(generator)
+        for keys in self.sharded(epoch_order(self.unlabelled_keys, self.stage.batch_size, generator)):
+            labelled = [next(anchors) for _ in range(self.stage.labelled_per_step)]
+            yield AlignBatch(self._batch(keys, generator), self._batch(labelled, generator) if labelled else None)
+
+    def _anchor_keys(self, generator: torch.Generator) -> Iterator[SliceKey]:
+        while True:
+            yield from (self.train_keys[i] for i in torch.randperm(len(self.train_keys), generator=generator))
+
+    def _batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
+        choice = torch.randint(len(self.views), (len(keys),), generator=generator)
+        return self.samples.collate([self.samples.sample(k, self.views[i]) for k, i in zip(keys, choice)])
+
+    def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Kept embeddings of a batch and the policy's logits (N, H, W)."""
+        embeddings = self.features.get(batch).to(self.device).float()
+        return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
+
+    def train_step(self, batch: AlignBatch) -> Metrics:
+        """One decoder pass over unlabelled and labelled slices; preference loss plus anchor."""
+        embeddings, logits = self.decode(batch.unlabelled)
+        reference = self.reference.logits(batch.unlabelled, embeddings)
+        loss, metrics = self.objective_loss(batch.unlabelled, embeddings, logits, reference)
+        if batch.labelled is not None:
+            anchor_logits = self.decode(batch.labelled)[1]
+            truth = batch.labelled.truth.to(self.device)
+            anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss).mean()
+            loss = loss + self.stage.loss.anchor_weight * anchor
+            metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth)}
+        self.optimizer_step(loss)
+        return {"loss": loss.item(), **metrics}
+
+    def objective_loss(
+        self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor, reference: torch.Tensor
+    ) -> tuple[torch.Tensor, Metrics]:
+        """Loss on the unlabelled slices, by the plan's objective, and what to log."""
+        settings = self.stage.segmentation_loss
+        if self.stage.objective == "self_training":
+            target = self_training_target(reference, self.mask_cut)
+            return segmentation_loss(logits, target, settings).mean(), {}
+        candidates, ranking = self.ranked_candidates(batch, embeddings, logits)
+        if self.stage.objective == "best_candidate":
+            target = best_candidate_target(candidates, ranking)
+            loss = segmentation_loss(logits, target, settings)
+            # Where the annotator prefers nothing, no candidate is best.
+            return (loss * ranking.valid).sum() / ranking.valid.sum().clamp(min=1), {}
+        plan = self.stage.loss
+        weights = preference_weights(candidates, ranking, plan)
+        region = disagreement_region(candidates)
+        reward = preference_reward(logits, reference, weights, plan.reduction, region)
+        if not ranking.valid.any():  # equal candidates carry no signal
+            return logits.sum() * 0, {"loss/preference": np.nan}
+        loss = preference_loss(reward, plan)[ranking.valid].mean()
+        measured = preference_metrics(logits.detach(), reference, candidates, ranking, plan)
+        metrics = {name: value[ranking.valid].mean().item() for name, value in measured.items()}
+        return loss, {"loss/preference": loss.item(), **metrics}
+
+    def ranked_candidates(
+        self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, Ranking]:
+        """Candidates (N, K, H, W) of the current policy, and the annotator's word on them."""
+        # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
+        generator = self.generator(self.current_epoch, zlib.crc32(repr([s.key for s in batch.samples]).encode()))
+        plan = self.stage.candidates
+        hypotheses = self.reference.hypotheses(batch, embeddings) if plan.kind == "hypotheses" else None
+        candidates = make_candidates(logits.detach(), plan, generator, hypotheses)
+        ranking = VirtualAnnotator(self.stage.annotator, generator).rank(candidates, batch.truth.to(logits.device))
+        return candidates, ranking
+
+    @torch.no_grad()
+    def validation_step(self, batch: Batch) -> np.ndarray:
+        """As the base's, from kept embeddings."""
+        self.network.eval()
+        return dice_at_cuts(self.decode(batch)[1].sigmoid().cpu(), batch.truth)
+
+
+def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:
+    """Where the stage before ``stage`` lies: under the plan's trainer, or under the only other one there is."""
+    previous = plans.stage(stage).previous_stage or "finetune"
+    trainer = plans.stage(previous).trainer.rpartition(":")[2]
+    folder = model_folder(plans.dataset_name, trainer, plans.plans_name, previous)
+    if not folder.is_dir():
+        found = sorted(folder.parent.glob(f"*__{plans.plans_name}__{previous}"))
+        folder = found[0] if len(found) == 1 else folder
+    return folder / f"fold_{fold}"

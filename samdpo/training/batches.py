@@ -1,0 +1,142 @@
+"""From the slice store and the prompt store to the tensors of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from samdpo.networks.prompt_batch import PromptBatch
+from samdpo.plans import AugmentationPlan, Plans
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.training.views import IDENTITY, View, view_image, view_mask, view_prompt
+
+SliceKey = tuple[str, int]  # case identifier, slice index
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slice with the prompts of the structures present in it.
+
+    Attributes:
+        key: case and slice.
+        view: parameters under which it is seen.
+        image: (3, H, W) in [0, 1].
+        prompts: one per structure present.
+        truth: (len(prompts), H, W) bool, or None where the case has no label.
+    """
+
+    key: SliceKey
+    view: View
+    image: torch.Tensor
+    prompts: list[StructurePrompt]
+    truth: torch.Tensor | None
+
+
+@dataclass
+class Batch:
+    """Tensors of one step: images (B, 3, H, W), N prompts, truth (N, H, W) bool or None."""
+
+    samples: list[Sample]
+    images: torch.Tensor
+    prompts: PromptBatch
+    truth: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class SliceSamples:
+    """Samples of a fold, read slice by slice."""
+
+    def __init__(self, plans: Plans, slices: SliceStore, prompts: PromptStore, augmentation: AugmentationPlan) -> None:
+        self.plans, self.slices, self.prompts, self.augmentation = plans, slices, prompts, augmentation
+
+    def keys(self, cases: Sequence[str]) -> list[SliceKey]:
+        """The slices of ``cases`` in which at least one structure is present."""
+        return [
+            (case, index)
+            for case in cases
+            for index in range(self.slices.slices(case))
+            if any(p.present for p in self.prompts.get(case, index))
+        ]
+
+    def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
+        """Read one slice and show it under ``view``."""
+        case, index = key
+        image = view_image(torch.from_numpy(np.asarray(self.slices.image(case, index), dtype=np.float32)), view)
+        n_points = self.plans.prompting.n_points
+        prompts = [
+            view_prompt(p, view, self.augmentation, n_points) for p in self.prompts.get(case, index) if p.present
+        ]
+        prompts = [p for p in prompts if p.present]
+        label = self.slices.label(case, index) if with_truth else None
+        truth = None
+        if label is not None:
+            label = torch.from_numpy(np.asarray(label).astype(np.int16))
+            masks = [label == p.label for p in prompts]
+            truth = view_mask(torch.stack(masks), view) if masks else torch.zeros(0, *label.shape, dtype=torch.bool)
+        return Sample(key, view, image, prompts, truth)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Stack samples; the truth is kept only when every sample has one."""
+        truths = [s.truth for s in samples if s.truth is not None]
+        return Batch(
+            samples=list(samples),
+            images=torch.stack([s.image for s in samples]),
+            prompts=prompt_tensors([s.prompts for s in samples], self.plans),
+            truth=torch.cat(truths) if len(truths) == len(samples) else None,
+        )
+
+
+def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:
+    """Prompts of B slices as one :class:`PromptBatch`; the plan's ablation switches leave parts out.
+
+    Args:
+        prompts: for each slice of the batch the prompts of its structures.
+        plans: gives the number of boxes, points and the switches ``use_*``.
+    """
+    plan, size = plans.prompting, plans.preprocessing.image_size
+    n_boxes = max(s.components for s in plans.structures.values())
+    flat = [(i, p) for i, of_slice in enumerate(prompts) for p in of_slice]
+    n = len(flat)
+    boxes, boxes_valid = np.zeros((n, n_boxes, 4), np.float32), np.zeros((n, n_boxes), bool)
+    points, points_valid = np.zeros((n, plan.n_points, 2), np.float32), np.zeros((n, plan.n_points), bool)
+    text, text_valid = np.zeros((n, plans.network.text_dim), np.float32), np.zeros(n, bool)
+    use_text = plan.use_answers or plan.use_descriptions
+    saliency = torch.zeros(n, 1, size, size)
+    for row, (_, prompt) in enumerate(flat):
+        if plan.use_boxes:
+            k = min(n_boxes, len(prompt.boxes))
+            boxes[row, :k], boxes_valid[row, :k] = prompt.boxes[:k], True
+        if plan.use_points:
+            k = min(plan.n_points, len(prompt.points))
+            points[row, :k], points_valid[row, :k] = prompt.points[:k], True
+        if use_text and len(prompt.text_embedding):
+            text[row], text_valid[row] = prompt.text_embedding, True
+    if n and plan.use_saliency:
+        small = torch.from_numpy(np.stack([p.saliency for _, p in flat]).astype(np.float32))
+        saliency = F.interpolate(small[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    return PromptBatch(
+        image_index=torch.tensor([i for i, _ in flat], dtype=torch.long),
+        boxes=torch.from_numpy(boxes),
+        boxes_valid=torch.from_numpy(boxes_valid),
+        points=torch.from_numpy(points),
+        points_valid=torch.from_numpy(points_valid),
+        text=torch.from_numpy(text),
+        text_valid=torch.from_numpy(text_valid),
+        mask_logits=saliency[:, 0],
+        mask_valid=torch.full((n,), plan.use_saliency),
+    )
+
+
+def epoch_order(keys: Sequence[SliceKey], batch_size: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:
+    """Shuffle ``keys`` and yield them in batches; the last one may be smaller."""
+    order = torch.randperm(len(keys), generator=generator).tolist()
+    for start in range(0, len(order), batch_size):
+        yield [keys[i] for i in order[start : start + batch_size]]

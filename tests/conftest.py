@@ -1,0 +1,53 @@
+"""Fixtures of all tests: nnU-Net's three folders, a tiny phantom dataset, the real data where it is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from samdpo.dataset.phantoms import make_phantom_dataset
+
+TINY = "Dataset901_TinyXray"
+
+
+@dataclass(frozen=True)
+class Roots:
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
+    """Empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results, set for the test only."""
+    folders = Roots(*(tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")))
+    for folder in (folders.raw, folders.preprocessed, folders.results):
+        folder.mkdir()
+        monkeypatch.setenv(folder.name, str(folder))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def _tiny_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / TINY
+    make_phantom_dataset("xray", folder, n_labelled=8, n_unlabelled=4, n_test=0, seed=0, size=(96, 80))
+    return folder
+
+
+@pytest.fixture
+def tiny_dataset(roots: Roots, _tiny_original: Path) -> Path:
+    """nnUNet_raw/Dataset901_TinyXray: 8 labelled and 4 unlabelled phantoms of 96 x 80 pixels, structure 'lung'."""
+    return Path(shutil.copytree(_tiny_original, roots.raw / TINY))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets beside the repository; the test is skipped where there is none."""
+    folder = Path(os.environ.get("samdpo_real_data", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder}")
+    return folder

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from samdpo.evaluation.metrics import METRICS, evaluate_case
+
+PICTURE = (999.0, 1.0, 1.0)
+
+
+def square(row: int, column: int, side: int, shape=(1, 40, 48), label: int = 1) -> np.ndarray:
+    labels = np.zeros(shape, np.int16)
+    labels[:, row : row + side, column : column + side] = label
+    return labels
+
+
+def test_counts_dice_and_iou_are_those_of_the_confusion_table():
+    metrics = evaluate_case(square(10, 10, 10), square(10, 15, 10), {"a": 1}, PICTURE)[1]
+    assert tuple(sorted(metrics)) == tuple(sorted(METRICS))
+    assert (metrics["TP"], metrics["FP"], metrics["FN"], metrics["TN"]) == (50, 50, 50, 40 * 48 - 150)
+    assert (metrics["n_pred"], metrics["n_ref"]) == (100, 100)
+    assert metrics["Dice"] == pytest.approx(0.5) and metrics["IoU"] == pytest.approx(1 / 3)
+
+
+def test_equal_masks_have_full_scores_and_no_distance():
+    metrics = evaluate_case(square(5, 5, 12), square(5, 5, 12), {"a": 1}, PICTURE)[1]
+    assert metrics["Dice"] == metrics["IoU"] == metrics["SurfaceDice"] == 1.0
+    assert metrics["HD95"] == 0.0
+
+
+def test_a_structure_in_neither_map_has_no_score_and_one_predicted_for_nothing_has_zero():
+    empty = np.zeros((1, 40, 48), np.int16)
+    both = evaluate_case(empty, empty, {"a": 1}, PICTURE)[1]
+    assert all(math.isnan(both[m]) for m in ("Dice", "IoU", "SurfaceDice", "HD95"))
+    for pred, ref in ((square(5, 5, 5), empty), (empty, square(5, 5, 5))):
+        one = evaluate_case(pred, ref, {"a": 1}, PICTURE)[1]
+        assert one["Dice"] == one["IoU"] == one["SurfaceDice"] == 0.0
+        assert math.isnan(one["HD95"])
+
+
+def test_a_picture_is_measured_in_pixels_as_an_image_and_not_as_a_slice_999_mm_thick():
+    metrics = evaluate_case(square(10, 13, 10), square(10, 10, 10), {"a": 1}, PICTURE)[1]
+    assert metrics["HD95"] == pytest.approx(3.0, abs=0.1)
+    assert 0.3 < metrics["SurfaceDice"] < 0.9  # of four sides the two that moved by 3 px are beyond 2 px
+    nearer = evaluate_case(square(10, 12, 10), square(10, 10, 10), {"a": 1}, PICTURE)[1]
+    assert nearer["SurfaceDice"] == pytest.approx(1.0)
+    assert nearer["HD95"] == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_volume_is_measured_in_mm_with_a_tolerance_of_1_mm():
+    shape = (12, 40, 48)
+    pred, ref = square(10, 12, 10, shape), square(10, 10, 10, shape)
+    pred[:2] = ref[:2] = pred[-2:] = ref[-2:] = 0
+    fine = evaluate_case(pred, ref, {"a": 1}, (2.0, 0.5, 0.5))[1]
+    coarse = evaluate_case(pred, ref, {"a": 1}, (2.0, 2.0, 2.0))[1]
+    assert fine["SurfaceDice"] == pytest.approx(1.0) and coarse["SurfaceDice"] < 0.9
+    assert fine["HD95"] == pytest.approx(1.0, abs=0.1) and coarse["HD95"] == pytest.approx(4.0, abs=0.1)
+
+
+def test_a_single_slice_with_a_physical_size_is_measured_in_mm_within_its_plane():
+    metrics = evaluate_case(square(10, 13, 10), square(10, 10, 10), {"a": 1}, (5.0, 0.3, 0.3))[1]
+    assert metrics["HD95"] == pytest.approx(0.9, abs=0.05)
+    assert metrics["SurfaceDice"] == pytest.approx(1.0)
+
+
+def test_the_tolerance_can_be_set():
+    moved = evaluate_case(square(10, 13, 10), square(10, 10, 10), {"a": 1}, PICTURE, tolerance=3)[1]
+    assert moved["SurfaceDice"] == pytest.approx(1.0)
+
+
+def test_structures_are_measured_apart_and_labels_not_asked_for_are_left_out():
+    ref = square(2, 2, 8) + square(20, 20, 8, label=2) + square(20, 35, 5, label=3)
+    pred = square(2, 2, 8) + square(20, 24, 8, label=2)
+    metrics = evaluate_case(pred, ref, {"a": 1, "b": 2}, PICTURE)
+    assert list(metrics) == [1, 2]
+    assert metrics[1]["Dice"] == 1.0 and metrics[2]["Dice"] == pytest.approx(0.5)
+
+
+def test_pixels_of_the_ignore_label_count_nowhere():
+    ref, pred = square(10, 10, 10), square(10, 10, 10)
+    ref[:, 30:] = 9
+    pred[:, 30:] = 1
+    metrics = evaluate_case(pred, ref, {"a": 1}, PICTURE, ignore_label=9)[1]
+    assert metrics["Dice"] == 1.0 and metrics["FP"] == 0
+    assert metrics["TN"] == 30 * 48 - 100
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="shape"):
+        evaluate_case(square(1, 1, 3), square(1, 1, 3, (1, 20, 20)), {"a": 1}, PICTURE)

@@ -1,0 +1,84 @@
+"""Slices and the way back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from samdpo.preprocessing.slicing import SliceGeometry
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def blob(shape: tuple[int, int, int]) -> np.ndarray:
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape), indexing="ij")
+    return sum(a**2 for a in axes) < 0.5
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 96, 80), (1, 1, 7), (1, 500, 1), (3, 5, 700), (20, 30, 40), (1, 256, 256)])
+def test_the_way_back_has_exactly_the_native_shape(shape: tuple[int, int, int], axis: int) -> None:
+    geometry = SliceGeometry(axis, shape)
+    image = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    slices = geometry.to_slices(image)
+    assert slices.shape == (shape[axis], 2, 256, 256)
+    assert slices.dtype == np.float32
+    back = geometry.to_native(slices)
+    assert back.shape == image.shape
+    label = (image[0] * 4).astype(np.int16)
+    cut = geometry.label_to_slices(label)
+    assert cut.shape == (shape[axis], 256, 256)
+    assert cut.dtype == label.dtype
+    assert geometry.label_to_native(cut).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 80), (1, 1024, 700), (1, 257, 255), (12, 300, 280)])
+def test_a_mask_comes_back_nearly_as_it_was(shape: tuple[int, int, int]) -> None:
+    geometry, mask = SliceGeometry(0, shape), blob(shape)
+    probabilities = geometry.label_to_slices(mask)[:, None].astype(np.float32)
+    assert dice(geometry.to_native(probabilities)[0] > 0.5, mask) > 0.99
+
+
+def test_labels_up_to_256_pixels_come_back_exactly() -> None:
+    label = np.random.default_rng(0).integers(0, 5, (4, 100, 256)).astype(np.uint8)
+    geometry = SliceGeometry(0, label.shape)
+    assert np.array_equal(geometry.label_to_native(geometry.label_to_slices(label)), label)
+
+
+def test_image_and_label_stay_on_each_other() -> None:
+    shape = (1, 431, 333)
+    mask = blob(shape)
+    geometry = SliceGeometry(0, shape)
+    image = geometry.to_slices(mask[None].astype(np.float32))[:, 0]
+    assert dice(image > 0.5, geometry.label_to_slices(mask)) > 0.995
+
+
+def test_shrinking_averages_instead_of_picking() -> None:
+    checkerboard = np.indices((1024, 1024)).sum(0)[None, None] % 2
+    shrunk = SliceGeometry(0, (1, 1024, 1024)).to_slices(checkerboard.astype(np.float32))
+    assert np.allclose(shrunk, 0.5, atol=0.02)
+
+
+def test_slices_are_cut_along_the_axis() -> None:
+    volume = np.zeros((1, 4, 6, 8), np.float32)
+    volume[:, :, 2] = 1
+    slices = SliceGeometry(1, (4, 6, 8)).to_slices(volume)
+    assert [bool(s.all()) for s in slices[:, 0]] == [i == 2 for i in range(6)]
+    back = SliceGeometry(1, (4, 6, 8)).to_native(slices)
+    assert np.array_equal(back, volume)
+
+
+def test_a_geometry_survives_json() -> None:
+    geometry = SliceGeometry(2, (5, 6, 7), 128)
+    assert SliceGeometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
+
+
+def test_an_array_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="native shape"):
+        SliceGeometry(0, (1, 5, 6)).to_slices(np.zeros((1, 1, 6, 5)))
+    with pytest.raises(ValueError, match="slices"):
+        SliceGeometry(0, (1, 5, 6)).to_native(np.zeros((2, 1, 256, 256)))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from samdpo.errors import ConfigurationError
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+
+
+def prompt(name: str, label: int, present: bool, seed: int) -> StructurePrompt:
+    generator = np.random.default_rng(seed)
+    count = int(present)
+    regions = np.zeros((32, 32), np.uint8)
+    regions[4:9, 3:8] = count
+    return StructurePrompt(
+        name,
+        label,
+        present,
+        0.25,
+        generator.normal(size=(64, 64)).astype(np.float16),
+        regions,
+        generator.random((count, 4), np.float32),
+        generator.random((5 * count, 2), np.float32),
+        generator.random((label * count, 4), np.float32),
+        generator.random(label * count, np.float32),
+        "It is round." * count,
+        "An organ.",
+        generator.random(384, np.float32),
+    )
+
+
+def volume() -> list[list[StructurePrompt]]:
+    return [[prompt("liver", 1, i != 1, i), prompt("aorta", 2, i == 2, 10 + i)] for i in range(3)]
+
+
+def assert_same(one: StructurePrompt, other: StructurePrompt) -> None:
+    for field in dataclasses.fields(StructurePrompt):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype and a.shape == b.shape and (a == b).all(), field.name
+        else:
+            assert a == b, field.name
+
+
+def test_what_is_put_comes_back_slice_by_slice(tmp_path):
+    PromptStore(tmp_path, "key").put("case_1", volume())
+    store = PromptStore(tmp_path, "key")
+    assert store.cases() == ["case_1"] and store.slices("case_1") == 3
+    for index, expected in enumerate(volume()):
+        for one, other in zip(store.get("case_1", index), expected, strict=True):
+            assert_same(one, other)
+
+
+def test_prompts_of_other_settings_or_of_a_replaced_image_do_not_count(tmp_path):
+    PromptStore(tmp_path, "old").put("case_1", volume(), "image a")
+    assert not PromptStore(tmp_path, "new").has("case_1")
+    assert PromptStore(tmp_path, "old").has("case_1", "image a")
+    assert not PromptStore(tmp_path, "old").has("case_1", "image b")
+    with pytest.raises(ConfigurationError, match="samdpo_prompt"):
+        PromptStore(tmp_path, "new").get("case_1", 0)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    store = PromptStore(tmp_path, "key")
+    store.put("case_1", volume())
+    path = tmp_path / "case_1.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ConfigurationError, match=r"case_1\.npz is damaged"):
+        store.get("case_1", 0)
+
+
+def test_a_slice_that_does_not_exist_is_refused(tmp_path):
+    store = PromptStore(tmp_path, "key")
+    store.put("case_1", volume())
+    with pytest.raises(ConfigurationError, match="3 slices, slice 7"):
+        store.get("case_1", 7)

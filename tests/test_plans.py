@@ -1,0 +1,194 @@
+"""The plan: what inherits, what overrides, and what a wrong edit by hand is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samdpo.errors import PlansError
+from samdpo.plans import (
+    ChannelNormalization,
+    NetworkPlan,
+    Plans,
+    PreprocessingPlan,
+    PromptingPlan,
+    StagePlan,
+    StructurePlan,
+    apply_overrides,
+    load_plans,
+    save_plans,
+)
+from samdpo.schema import from_dict, merge, to_dict
+
+PLANS = Plans(
+    dataset_name="Dataset901_TinyXray",
+    plans_name="samdpoPlans",
+    experiment_planner_used="LitePlanner",
+    file_ending=".png",
+    structures={"lung": StructurePlan(label=1, phrase="lung", components=2)},
+    original_median_spacing=[999.0, 1.0, 1.0],
+    original_median_shape=[1.0, 96.0, 80.0],
+    ndim=2,
+    preprocessing=PreprocessingPlan(normalization=[ChannelNormalization("minmax", 0.0, 100.0)]),
+    prompting=PromptingPlan(),
+    network=NetworkPlan(),
+    configurations={
+        "finetune": StagePlan(),
+        "align": StagePlan(trainer="AlignTrainer", previous_stage="finetune", objective="preferences"),
+    },
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_plans(PLANS, tmp_path / "samdpoPlans.json")
+    return tmp_path / "samdpoPlans.json"
+
+
+def edit(file: Path, **changes: Any) -> Path:
+    file.write_text(json.dumps(merge(json.loads(file.read_text()), changes)))
+    return file
+
+
+def variant(file: Path, **content: Any) -> Path:
+    other = file.with_name("mine.json")
+    other.write_text(json.dumps(content))
+    return other
+
+
+def test_a_plan_survives_writing_and_reading(file: Path) -> None:
+    assert load_plans(file) == PLANS
+
+
+def test_a_variant_is_a_few_lines_that_inherit(file: Path) -> None:
+    mine = variant(
+        file, inherits_from="samdpoPlans", configurations={"align": {"loss": {"reduction": "sum"}}}
+    )
+    plans = load_plans(mine)
+    assert plans.plans_name == "mine"
+    assert plans.stage("align").loss.reduction == "sum"
+    assert plans.stage("align").loss.beta1 == PLANS.stage("align").loss.beta1
+    assert plans.stage("finetune") == PLANS.stage("finetune")
+
+
+def test_a_configuration_inherits_from_another_of_its_file(file: Path) -> None:
+    edit(file, configurations={"align_long": {"inherits_from": "align", "epochs": 9}})
+    stage = load_plans(file).stage("align_long")
+    assert (stage.trainer, stage.objective, stage.epochs) == ("AlignTrainer", "preferences", 9)
+
+
+def test_a_configuration_of_a_variant_inherits_from_one_of_its_parent(file: Path) -> None:
+    mine = variant(
+        file, inherits_from="samdpoPlans", configurations={"short": {"inherits_from": "finetune", "epochs": 1}}
+    )
+    assert load_plans(mine).stage("short").epochs == 1
+
+
+def test_plans_that_inherit_in_a_circle_are_refused(file: Path) -> None:
+    variant(file, inherits_from="samdpoPlans")
+    edit(file, inherits_from="mine")
+    with pytest.raises(PlansError, match="circle"):
+        load_plans(file)
+
+
+def test_configurations_that_inherit_in_a_circle_are_refused(file: Path) -> None:
+    edit(file, configurations={"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}})
+    with pytest.raises(PlansError, match="circle"):
+        load_plans(file)
+
+
+def test_an_unknown_parent_configuration_is_named_with_those_there_are(file: Path) -> None:
+    edit(file, configurations={"mine": {"inherits_from": "algin"}})
+    with pytest.raises(PlansError, match=r"configurations\.mine\.inherits_from.*'algin'.*finetune, align"):
+        load_plans(file)
+
+
+def test_a_missing_parent_plan_is_named(file: Path) -> None:
+    with pytest.raises(PlansError, match=r"other\.json is missing"):
+        load_plans(variant(file, inherits_from="other"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"configurations": {"finetune": {"epoch": 3}}}, r"'configurations\.finetune\.epoch'.*'epochs'"),
+        ({"configurations": {"finetune": {"epochs": "3"}}}, r"'configurations\.finetune\.epochs' must be a whole"),
+        ({"configurations": {"finetune": {"epochs": 2.5}}}, r"epochs' must be a whole number, found float 2\.5"),
+        ({"configurations": {"finetune": {"epochs": True}}}, r"epochs' must be a whole number"),
+        ({"configurations": {"finetune": {"lr": None}}}, r"lr' must be a number, found null"),
+        ({"configurations": {"align": {"loss": {"type": "dpo"}}}}, r"loss\.type' is 'dpo'; expected one of 'sigmoid'"),
+        ({"configurations": {"align": {"loss": []}}}, r"loss must be an object"),
+        ({"configurations": {"align": {"candidates": {"field_amplitude": [1.0]}}}}, r"a list of 2 values"),
+        ({"preprocessing": {"normalization": [{"scheme": "window"}]}}, r"normalization\[0\]\.lower' is missing"),
+        ({"structures": {"lung": {"label": [1]}}}, r"structures\.lung\.label' must be a whole number"),
+        ({"configurations": []}, r"'configurations' must be an object"),
+        ({"networks": {}}, r"unknown key 'networks'.*'network'"),
+        ({"ndim": None}, r"'ndim' must be a whole number, found null"),
+    ],
+)
+def test_an_edit_by_hand_that_does_not_fit_is_named_with_file_and_key(
+    file: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    edit(file, **changes)
+    with pytest.raises(PlansError, match=sentence) as caught:
+        load_plans(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_key_is_named(file: Path) -> None:
+    data = json.loads(file.read_text())
+    del data["ndim"]
+    file.write_text(json.dumps(data))
+    with pytest.raises(PlansError, match="'ndim' is missing"):
+        load_plans(file)
+
+
+def test_a_plan_that_is_not_json_is_told_where(file: Path) -> None:
+    file.write_text('{"ndim": 2,}')
+    with pytest.raises(PlansError, match=r"not valid JSON.*line 1"):
+        load_plans(file)
+
+
+def test_a_plan_that_is_a_list_is_refused(file: Path) -> None:
+    file.write_text("[]")
+    with pytest.raises(PlansError, match="one JSON object, found list"):
+        load_plans(file)
+
+
+def test_a_missing_plan_says_which_command_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(PlansError, match="samdpo_plan_and_preprocess"):
+        load_plans(tmp_path / "samdpoPlans.json")
+
+
+def test_an_unknown_stage_lists_those_there_are() -> None:
+    with pytest.raises(PlansError, match="'alignn'.*finetune, align"):
+        PLANS.stage("alignn")
+
+
+def test_overrides_reach_stage_and_plan() -> None:
+    plans = PLANS.with_overrides(
+        "align", ["epochs=2", "loss.reduction=sum", "prompting.n_points=8", "candidates.thresholds=[0.2,0.8]"]
+    )
+    assert plans.stage("align").epochs == 2
+    assert plans.stage("align").loss.reduction == "sum"
+    assert plans.stage("align").candidates.thresholds == (0.2, 0.8)
+    assert plans.prompting.n_points == 8
+    assert plans.stage("finetune") == PLANS.stage("finetune")
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", ""])
+def test_an_override_without_key_and_value_is_refused(text: str) -> None:
+    with pytest.raises(PlansError, match="key=value"):
+        apply_overrides(to_dict(PLANS), "align", [text])
+
+
+def test_an_override_with_an_unknown_key_is_refused() -> None:
+    with pytest.raises(PlansError, match="epoch"):
+        PLANS.with_overrides("align", ["epoch=3"])
+
+
+def test_a_whole_number_is_taken_where_a_number_is_expected() -> None:
+    assert from_dict(StagePlan, {"lr": 1}).lr == 1.0
