@@ -45,9 +45,11 @@ def map_cases(
         return
     # Spawned processes start clean: a fork of a process that holds torch's threads may hang.
     context = multiprocessing.get_context("spawn")
+    # Few at a time: Ctrl-C waits for what a process has in hand.
+    chunk = max(1, min(8, per_process // 2, len(items) // (8 * workers)))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_ctrl_c_to_the_parent)
     try:
-        yield from tqdm(pool.map(function, items, chunksize=max(1, min(8, len(items) // (8 * workers)))), **bar)
+        yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
     except BrokenProcessPool as error:
         raise ConfigurationError(
             f"A process was killed while {description.lower()}, most likely because memory ran out. What was finished "

@@ -13,8 +13,8 @@ import numpy as np
 from samdpo.dataset.cases import Case, input_cases, labelled_cases
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
 from samdpo.dataset.images import read_image, read_label
+from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
-from samdpo.evaluation.overlays import fullest_slice, save_overlay
 
 log = logging.getLogger(__name__)
 CT_WINDOW = (-160.0, 240.0)  # HU, level 40 width 400: soft tissue

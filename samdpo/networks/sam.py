@@ -9,7 +9,7 @@ from samdpo.networks.decoding import decode_masks
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.stages import run_prefix, run_suffix
 
-TEXT_INIT_STD = 0.02  # a text token of norm 0.3 beside point tokens of norm 11: pretrained behaviour hardly moves
+TEXT_INIT_STD = 0.02  # a text token of norm 0.4 beside box tokens of norm 11: pretrained behaviour hardly moves
 
 
 class SamNetwork(nn.Module):

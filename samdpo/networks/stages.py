@@ -47,13 +47,15 @@ def run_suffix(encoder: nn.Module, activations: torch.Tensor, n_stages: int, gri
 
     Args:
         encoder: with stages.
-        activations: output of :func:`run_prefix` with the same ``n_stages``.
+        activations: output of :func:`run_prefix` with the same ``n_stages``, as it is or kept as float16.
         n_stages: stages already run; -1 is all and the neck.
         grid: (h, w) of the embedding.
 
     Returns:
         (B, C, h, w).
     """
+    if activations.dtype == torch.float16:  # as kept on disk; CPUs hardly compute with it
+        activations = activations.float()
     if check_stages(encoder, n_stages) == -1:
         return activations
     for stage in encoder_stages(encoder)[n_stages:]:

@@ -155,6 +155,6 @@ def checked_raw_folder(dataset: int | str) -> Path:
     folder = raw_folder(dataset)
     if not (folder / "imagesTr").is_dir() and not (folder / "dataset.json").is_file():
         raise ConfigurationError(
-            f"{folder} has neither dataset.json nor imagesTr. Fill it as documentation/dataset_format.md shows."
+            f"{folder} has neither dataset.json nor imagesTr. Fill it as for nnU-Net: dataset.json, imagesTr, labelsTr."
         )
     return folder

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -86,35 +85,39 @@ class SliceFeatures:
         if folder is not None:
             self._cache = EmbeddingStore(folder, hash_of(extractor.key, preprocessing))
 
-    def __call__(self, case: str, index: int) -> torch.Tensor:
-        """(C, h, w) float16 features of one slice."""
-        view = self._view(case)
+    def __call__(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
+        """(C, h, w) float16 features of one slice, or of its left-right mirror image."""
+        view = self._view(case, mirrored)
         if self._cache is not None and self._cache.has(case, index, view):
             return self._cache.get(case, index, view)
-        return self._compute([(case, index)])[0]
+        return self._compute([(case, index, mirrored)])[0]
 
-    def prepare(self, slices: Sequence[tuple[str, int]]) -> None:
-        """Compute what is missing, in batches; nothing where there are more slices than the disk should hold."""
+    def prepare(self, slices: Sequence[tuple[str, int, bool]]) -> None:
+        """Compute what is missing of (case, slice, mirrored), in batches.
+
+        Nothing where there are more slices than the disk should hold: they are computed one by one when needed.
+        """
         if self._cache is None:
             return
         if len(slices) > MAX_KEPT_SLICES:
             log.info("%d slices: features are computed when needed and not kept.", len(slices))
             return
-        missing = [(case, index) for case, index in slices if not self._cache.has(case, index, self._view(case))]
+        missing = [one for one in slices if not self._cache.has(*one[:2], self._view(one[0], one[2]))]
         for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="Image features", disable=not missing):
             self._compute(missing[start : start + BATCH_SIZE])
 
-    def _compute(self, slices: Sequence[tuple[str, int]]) -> list[torch.Tensor]:
-        images = torch.from_numpy(np.stack([self.store.image(case, index) for case, index in slices]))
-        features = self.extractor(images).cpu()
+    def _compute(self, slices: Sequence[tuple[str, int, bool]]) -> list[torch.Tensor]:
+        images = [torch.from_numpy(self.store.image(case, index)) for case, index, _ in slices]
+        images = [image.flip(-1) if one[2] else image for image, one in zip(images, slices)]
+        features = self.extractor(torch.stack(images)).cpu()
         if self._cache is not None:
-            for (case, index), one in zip(slices, features):
-                self._cache.put(case, index, self._view(case), one.numpy())
+            for (case, index, mirrored), one in zip(slices, features):
+                self._cache.put(case, index, self._view(case, mirrored), one)
         return list(features)
 
-    def _view(self, case: str) -> str:
+    def _view(self, case: str, mirrored: bool) -> str:
         # The case's own hash: a replaced image must not find the features of the old one.
-        return str(self.store.properties(case).get("hash", "image"))
+        return f"{self.store.properties(case).get('hash', '')}{'mirrored' if mirrored else 'identity'}"
 
 
 def resolve_device(device: torch.device | str) -> torch.device:

@@ -20,6 +20,7 @@ from samdpo.errors import TrainingError
 from samdpo.plans import Plans, StructurePlan
 from samdpo.prompting.calibration import StructureCalibration, calibrate
 from samdpo.prompting.features import FeatureExtractor, resolve_device
+from samdpo.prompting.lite_model import resize_maps
 from samdpo.prompting.phrases import BACKGROUND_PHRASES, structure_phrases
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SLICES = 128  # slices a tower is fitted to; their pixels with context take 6 MiB each
+MAX_SLICES = 128  # slices a tower is fitted to; each takes 5 MiB with its mirror image
 _CAM_SLICES = 8  # slices gScoreCAM is calibrated on: it runs the encoder once a channel
 _SEED = 12345
 
-Features = Callable[[str, int], torch.Tensor]
-"""(case, slice) -> (C, h, w) features of the frozen encoder."""
+Features = Callable[..., torch.Tensor]
+"""(case, slice, mirrored=False) -> (C, h, w) features of the frozen encoder, of the left-right mirror image if so."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,18 @@ def fit_prompter(
         )
     device = resolve_device(device)
     drawn = _choose_slices(store, labelled, seed)
-    tensor = torch.stack([features(case, index).to(device) for case, index in drawn]).half()
-    full_labels = np.stack([np.asarray(store.label(case, index), np.int64) for case, index in drawn])
-    truth = _structure_shares(full_labels, plans.structures, tuple(tensor.shape[-2:]))
-    target = _targets(truth).to(device)
-    if not bool((target > 0).any()):
+    slices = _LabelledSlices.read(store, drawn, features, plans.structures, device)
+    if not bool((slices.shares > 0).any()):
         raise TrainingError(
             f"None of the {len(labelled)} labelled cases of {plans.dataset_name} shows one of "
             f"{', '.join(plans.structures)}, so there is nothing to fit the prompts to. Check labelsTr."
         )
     texts = _embed_phrases(plans.structures, device)
-    settings = PrompterSettings(plans.structures, plans.prompting, plans.network, {}, tensor.shape[1])
+    settings = PrompterSettings(plans.structures, plans.prompting, plans.network, {}, slices.features.shape[1])
 
     def fit(rows: np.ndarray, number: int) -> Prompter:
-        index = torch.from_numpy(rows)
         towers = fit_towers(
-            tensor[index],
-            target[index],
+            *slices.with_mirror_images(rows),
             texts,
             dim=plans.prompting.tower_dim,
             steps=plans.prompting.tower_steps,
@@ -119,7 +115,7 @@ def fit_prompter(
     partial: dict[int, Prompter] = {}
     for number in sorted(set(fold_of.values())):
         rows = np.nonzero(fold_of_slice != number)[0]
-        if len(set(fold_of.values())) == 1 or not bool((target[torch.from_numpy(rows)] > 0).any()):
+        if len(set(fold_of.values())) == 1 or not bool((slices.shares[rows] > 0).any()):
             log.warning(
                 "Only one group of %s has labels, so its own prompts come from towers that have seen it and are "
                 "better than those of new images. Label a second patient if you can.",
@@ -128,7 +124,7 @@ def fit_prompter(
             partial[number] = full
         else:
             partial[number] = fit(rows, number + 1)
-    calibrations = _calibrate(plans, store, drawn, tensor, full_labels, fold_of_slice, partial)
+    calibrations = _calibrate(plans, slices, fold_of_slice, partial)
 
     def calibrated(prompter: Prompter) -> Prompter:
         return Prompter(
@@ -173,19 +169,50 @@ def _choose_slices(store: SliceStore, cases: Sequence[str], seed: int) -> list[t
     return chosen
 
 
+@dataclass(frozen=True)
+class _LabelledSlices:
+    """What the towers are fitted to: features and mirrored features (N, C, h, w) float16, images (N, 3, h', w')
+    in [0, 1], shares (N, S, h, w) of each feature pixel that a structure covers."""
+
+    features: torch.Tensor
+    mirrored: torch.Tensor
+    images: torch.Tensor
+    shares: torch.Tensor
+
+    @classmethod
+    def read(
+        cls,
+        store: SliceStore,
+        drawn: Sequence[tuple[str, int]],
+        features: Features,
+        structures: Mapping[str, StructurePlan],
+        device: torch.device,
+    ) -> _LabelledSlices:
+        """Read slices, labels and features."""
+        tensor = torch.stack([features(case, index).to(device) for case, index in drawn]).half()
+        mirrored = torch.stack([features(case, index, mirrored=True).to(device) for case, index in drawn]).half()
+        images = torch.from_numpy(np.stack([store.image(case, index) for case, index in drawn])).float()
+        shares = [
+            _structure_shares(np.asarray(store.label(case, index)), structures, tuple(tensor.shape[-2:]))
+            for case, index in drawn
+        ]
+        return cls(tensor, mirrored, images.to(device), torch.stack(shares).to(device))
+
+    def with_mirror_images(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features, images and shares of some rows and of their mirror images."""
+        return (
+            torch.cat([self.features[rows], self.mirrored[rows]]),
+            torch.cat([self.images[rows], self.images[rows].flip(-1)]),
+            torch.cat([self.shares[rows], self.shares[rows].flip(-1)]),
+        )
+
+
 def _structure_shares(
-    labels: np.ndarray, structures: Mapping[str, StructurePlan], size: tuple[int, int]
+    label: np.ndarray, structures: Mapping[str, StructurePlan], size: tuple[int, int]
 ) -> torch.Tensor:
-    """(N, H, W) labels -> (N, S, h, w) share of each feature pixel that a structure covers."""
-    one_hot = torch.from_numpy(np.stack([labels == plan.label for plan in structures.values()], axis=1))
+    """(H, W) label -> (S, h, w) share of each feature pixel that a structure covers."""
+    one_hot = torch.from_numpy(np.stack([label == plan.label for plan in structures.values()]))
     return functional.adaptive_avg_pool2d(one_hot.float(), size)
-
-
-def _targets(shares: torch.Tensor) -> torch.Tensor:
-    """(N, S, h, w) shares -> (N, h, w) long: 0 background, s + 1 a structure, -1 a mixed border pixel."""
-    value, structure = shares.max(1)
-    target = torch.where(value >= 0.5, structure + 1, torch.zeros_like(structure))
-    return torch.where((value > 0.25) & (value < 0.5), torch.full_like(structure, -1), target)
 
 
 def _embed_phrases(structures: Mapping[str, StructurePlan], device: torch.device | str) -> TowerTexts:
@@ -199,19 +226,17 @@ def _embed_phrases(structures: Mapping[str, StructurePlan], device: torch.device
 
 
 def _calibrate(
-    plans: Plans,
-    store: SliceStore,
-    drawn: Sequence[tuple[str, int]],
-    tensor: torch.Tensor,
-    labels: np.ndarray,
-    fold_of_slice: np.ndarray,
-    partial: Mapping[int, Prompter],
+    plans: Plans, slices: _LabelledSlices, fold_of_slice: np.ndarray, partial: Mapping[int, Prompter]
 ) -> dict[str, StructureCalibration]:
-    rows = range(len(drawn)) if plans.prompting.saliency == "similarity" else range(min(_CAM_SLICES, len(drawn)))
+    """Calibrate each structure on what the held-out prompters see of the labelled slices."""
+    count = len(slices.images)
+    if plans.prompting.saliency != "similarity":
+        count = min(_CAM_SLICES, count)
     raw = [
-        partial[fold_of_slice[row]].raw_saliency(store.image(*drawn[row]), tensor[row]) for row in rows
+        partial[fold_of_slice[row]].raw_saliency(slices.images[row].cpu().numpy(), slices.features[row])
+        for row in range(count)
     ]
-    masks = (_structure_shares(labels[list(rows)], plans.structures, SALIENCY_SIZE) >= 0.5).numpy()
+    masks = (resize_maps(slices.shares[:count].cpu(), SALIENCY_SIZE) >= 0.5).numpy()
     return {
         name: calibrate([one[s] for one in raw], list(masks[:, s]), plan.may_be_absent)
         for s, (name, plan) in enumerate(plans.structures.items())

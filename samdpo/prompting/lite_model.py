@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 
 from samdpo.prompting.image_text import ChannelActivations, ImageView
 from samdpo.prompting.text_encoder import shared_text_encoder
-from samdpo.prompting.towers import Towers, TowerTexts, structure_logits, with_context
+from samdpo.prompting.towers import Towers, TowerTexts, structure_logits
 
 _TOP_SHARE = 0.1  # of the pixels: an image's score for a text is their mean similarity
 
@@ -36,30 +36,31 @@ class LiteTowersModel:
     @torch.inference_mode()
     def similarity(self, view: ImageView) -> torch.Tensor:
         """(S, h, w) log-odds of each structure against the rest."""
-        return structure_logits(self.towers, self._features(view)[None], self.texts)[0]
+        return structure_logits(self.towers, self._features(view)[None], view.image[None], self.texts)[0]
 
     def channel_activations(self, view: ImageView, texts: torch.Tensor) -> ChannelActivations:
         """Hidden activations of the image tower and the signed mean gradient of each text's score."""
-        with torch.inference_mode():
-            pixels = with_context(self._features(view)[None].float())[0].permute(1, 2, 0)
-        activations = self.towers.activations(pixels.clone()).detach().requires_grad_(True)  # (h, w, dim)
+        with torch.no_grad():
+            inputs = self.towers.inputs(self._features(view)[None], view.image[None])
+            activations = self.towers.activations(inputs)
+        activations.requires_grad_(True)  # (1, C, h, w)
         importance = []
-        for text in texts.detach().clone():
-            score = _pooled(self.towers.similarity(self.towers.embed_activations(activations), text[None]))
+        for text in texts.detach():
+            score = _pooled(self.towers.similarity(self.towers.embed(activations), text[None])[0])
             gradient = torch.autograd.grad(score.sum(), activations)[0]
-            importance.append(gradient.mean((0, 1)))
-        return ChannelActivations(activations.detach().permute(2, 0, 1), torch.stack(importance))
+            importance.append(gradient.mean((0, 2, 3)))
+        return ChannelActivations(activations.detach()[0], torch.stack(importance))
 
     @torch.inference_mode()
     def image_scores(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(B, T) mean similarity of the tenth of the pixels that fit a text best."""
-        features = self.encode(images).to(self._device).float()
-        pixels = self.towers.embed_pixels(with_context(features).permute(0, 2, 3, 1))
-        return torch.stack([_pooled(self.towers.similarity(one, texts)) for one in pixels])
+        features = self.encode(images).to(self._device)
+        pixels = self.towers.embed(self.towers.activations(self.towers.inputs(features, images)))
+        return torch.stack([_pooled(one) for one in self.towers.similarity(pixels, texts)])
 
     def _features(self, view: ImageView) -> torch.Tensor:
         features = self.encode(view.image[None])[0] if view.features is None else view.features
-        return features.to(self._device).float()
+        return features.to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -67,13 +68,16 @@ class LiteTowersModel:
 
 
 def _pooled(similarity: torch.Tensor) -> torch.Tensor:
-    """(h, w, T) -> (T,)."""
-    flat = similarity.flatten(0, -2)
-    return flat.topk(max(1, int(_TOP_SHARE * flat.shape[0])), dim=0).values.mean(0)
+    """(T, h, w) -> (T,)."""
+    flat = similarity.flatten(1)
+    return flat.topk(max(1, int(_TOP_SHARE * flat.shape[1])), dim=1).values.mean(1)
 
 
 def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(S, h, w) maps to (S, *size), bilinear; returned as they are where the size fits."""
+    """Maps (..., h, w) to (..., *size), bilinear; returned as they are where the size fits."""
     if tuple(maps.shape[-2:]) == size:
         return maps
-    return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    return functional.interpolate(flat, size=size, mode="bilinear", align_corners=False).reshape(
+        *maps.shape[:-2], *size
+    )

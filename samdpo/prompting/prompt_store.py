@@ -165,7 +165,7 @@ def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str 
     cases = [*labelled, *others]
     hashes = {case: str(store.properties(case).get("hash", "")) for case in cases}
     key = hash_of(
-        _VERSION, plans.prompting, plans.structures, plans.network.backbone, {c: hashes[c] for c in labelled}
+        _VERSION, plans.prompting, plans.structures, plans.network.backbone, {case: hashes[case] for case in labelled}
     )
     prompts = PromptStore(prompts_folder(plans, fold), key)
     missing = [case for case in cases if not prompts.has(case, hashes[case])]
@@ -178,7 +178,8 @@ def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str 
         folder / f"{plans.plans_name}_features",
     )
     start = time.perf_counter()
-    features.prepare([(case, index) for case in {*missing, *labelled} for index in range(store.slices(case))])
+    wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
+    features.prepare([*wanted, *((case, index, True) for case, index, _ in wanted if case in labelled)])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
     groups = _groups(plans.dataset_name)

@@ -1,88 +1,95 @@
 """The lite image-text model: an image tower on frozen SAM features and a text tower on MiniLM, fitted to few labels.
 
-Both towers end in one 128-d space; pixels of a structure are drawn to its phrases and away from background
-phrases. Fitted in under a minute on the labelled part, always the same for the same seed.
+Both towers end in one space; pixels of a structure are drawn to its phrases and away from background phrases and
+the other structures. The image tower has context (dilated convolutions): a pixel alone does not tell a tumour from
+a shadow. Fitted in seconds on the labelled part, always the same for the same seed.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
 from torch import nn
 
-log = logging.getLogger(__name__)
+from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, brightness_scales, principal_basis
 
-_LOCAL_MEAN = 7  # side of the neighbourhood mean, in feature pixels
-_COARSE = 4  # side of the coarse pooled map
-_POSITIONS = 6  # x, y, x^2, y^2, xy, |x|
-_PIXELS_PER_STEP = 1024
+COMPONENTS = 64  # of the features' basis
+_WIDTH = 48
+_DILATIONS = (1, 2, 4, 8)  # at half the feature grid: the last sees the whole slice
+_FEATURE_DROPOUT = 0.2
+_BATCH = 4
 _BACKGROUND_PER_STEP = 2  # background phrases contrasted in a step
-_CHUNK = 16  # images whose context is computed at once
-
-
-def with_context(features: torch.Tensor) -> torch.Tensor:
-    """Give each pixel its surroundings and place.
-
-    Args:
-        features: (B, C, h, w).
-
-    Returns:
-        (B, 3C + 6, h, w): features, their 7x7 mean, their 4x4 pooled map upsampled, x, y, x^2, y^2, xy, |x|.
-    """
-    batch, _, height, width = features.shape
-    mean = functional.avg_pool2d(features, _LOCAL_MEAN, stride=1, padding=_LOCAL_MEAN // 2, count_include_pad=False)
-    coarse = functional.adaptive_avg_pool2d(features, _COARSE)
-    coarse = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=features.device),
-        torch.linspace(-1, 1, width, device=features.device),
-        indexing="ij",
-    )
-    position = torch.stack([x, y, x * x, y * y, x * y, x.abs()]).to(features.dtype)
-    return torch.cat([features, mean, coarse, position.expand(batch, -1, -1, -1)], dim=1)
+_WARM_UP = 0.1  # share of the steps
+_CHUNK = 8  # images of a pass without gradients
 
 
 class Towers(nn.Module):
-    """Image tower (1x1 MLP on pixels with context) and text tower (linear) into one space of ``dim``."""
+    """Image tower (context from dilated convolutions) and text tower (linear) into one space of ``dim``.
 
-    def __init__(self, feature_channels: int, text_dim: int, dim: int) -> None:
+    Args:
+        feature_channels: C of the frozen encoder.
+        text_dim: of the sentence embeddings.
+        dim: of the shared space.
+        components: of the features' basis.
+    """
+
+    def __init__(self, feature_channels: int, text_dim: int, dim: int, components: int = COMPONENTS) -> None:
         super().__init__()
-        self.feature_channels, self.text_dim, self.dim = feature_channels, text_dim, dim
-        self.norm = nn.LayerNorm(3 * feature_channels + _POSITIONS)
-        self.hidden = nn.Linear(3 * feature_channels + _POSITIONS, dim)
-        self.dropout = nn.Dropout(0.1)
-        self.out = nn.Linear(dim, dim)
+        components = min(components, feature_channels)
+        self.register_buffer("feature_mean", torch.zeros(feature_channels))
+        self.register_buffer("feature_basis", torch.zeros(feature_channels, components))
+        self.register_buffer("brightness_mean", torch.zeros(BRIGHTNESS_CHANNELS))
+        self.register_buffer("brightness_std", torch.ones(BRIGHTNESS_CHANNELS))
+        self.drop = nn.Dropout2d(_FEATURE_DROPOUT)
+        self.from_features = nn.Conv2d(components, _WIDTH, 1)
+        self.from_brightness = nn.Conv2d(BRIGHTNESS_CHANNELS, _WIDTH, 1)
+        self.norm = nn.GroupNorm(8, _WIDTH)
+        self.context = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=d, dilation=d), nn.GroupNorm(8, _WIDTH), nn.GELU())
+            for d in _DILATIONS
+        )
+        self.merge = nn.Conv2d(2 * _WIDTH, _WIDTH, 1)
+        self.out = nn.Conv2d(_WIDTH, dim, 1)
         self.text = nn.Linear(text_dim, dim)
-        self.log_scale = nn.Parameter(torch.tensor(2.3))  # exp = 10, CLIP's start is 14
+        self.log_scale = nn.Parameter(torch.tensor(2.3))  # exp = 10
 
-    def activations(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Hidden activations (..., dim) of pixels with context (..., 3C + 6): gScoreCAM's target layer."""
-        return functional.gelu(self.hidden(self.norm(pixels)))
+    def inputs(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Features (B, C, h, w) and images (B, 3, H, W) to the tower's standardised input (B, 64 + 18, h, w)."""
+        projected = torch.einsum(
+            "bchw,ck->bkhw", features.float() - self.feature_mean[None, :, None, None], self.feature_basis
+        )
+        brightness = brightness_scales(images.to(features.device), tuple(features.shape[-2:]))
+        brightness = (brightness - self.brightness_mean[None, :, None, None]) / self.brightness_std[None, :, None, None]
+        return torch.cat([projected, brightness], dim=1)
 
-    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (..., dim) of pixels with context (..., 3C + 6)."""
-        return self.embed_activations(self.activations(pixels))
+    def activations(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Hidden activations (B, 48, h, w) of :meth:`inputs`: gScoreCAM's target layer."""
+        projected, brightness = inputs.split([self.feature_basis.shape[1], BRIGHTNESS_CHANNELS], dim=1)
+        local = functional.gelu(self.norm(self.from_features(self.drop(projected)) + self.from_brightness(brightness)))
+        coarse = functional.avg_pool2d(local, 2)
+        for block in self.context:
+            coarse = coarse + block(coarse)
+        coarse = functional.interpolate(coarse, size=local.shape[-2:], mode="bilinear", align_corners=False)
+        return functional.gelu(self.merge(torch.cat([local, coarse], dim=1)))
 
-    def embed_activations(self, activations: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (..., dim) of hidden activations (..., dim)."""
-        return functional.normalize(self.out(self.dropout(activations)), dim=-1)
+    def embed(self, activations: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings (B, dim, h, w) of hidden activations."""
+        return functional.normalize(self.out(activations), dim=1)
 
     def embed_text(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (T, dim) of MiniLM embeddings (T, text_dim)."""
+        """Unit embeddings (T, dim) of sentence embeddings (T, text_dim)."""
         return functional.normalize(self.text(embeddings), dim=-1)
 
     def similarity(self, pixels: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Scaled cosine (..., T) of unit pixel and text embeddings."""
-        return self.log_scale.clamp(max=4.6).exp() * pixels @ texts.T
+        """Scaled cosine (B, T, h, w) of unit pixel embeddings (B, dim, h, w) and texts (T, dim)."""
+        return self.log_scale.clamp(max=4.6).exp() * torch.einsum("bdhw,td->bthw", pixels, texts)
 
 
 @dataclass(frozen=True)
 class TowerTexts:
-    """MiniLM embeddings of every phrase.
+    """Sentence embeddings of every phrase.
 
     Attributes:
         structures: one (P, text_dim) tensor a structure, its wordings.
@@ -93,13 +100,17 @@ class TowerTexts:
     background: torch.Tensor
 
 
-def structure_logits(towers: Towers, features: torch.Tensor, texts: TowerTexts) -> torch.Tensor:
+@torch.no_grad()
+def structure_logits(
+    towers: Towers, features: torch.Tensor, images: torch.Tensor, texts: TowerTexts
+) -> torch.Tensor:
     """Similarity maps as logits: each structure against the background and the other structures.
 
     Args:
         towers: fitted towers.
         features: (B, C, h, w) of the frozen encoder.
-        texts: phrases; their embeddings are averaged a structure.
+        images: (B, 3, H, W) in [0, 1].
+        texts: phrases; the embeddings of a structure's wordings are averaged.
 
     Returns:
         (B, S, h, w) float32 logits before calibration.
@@ -107,32 +118,26 @@ def structure_logits(towers: Towers, features: torch.Tensor, texts: TowerTexts) 
     anchors = torch.stack([functional.normalize(towers.embed_text(t).mean(0), dim=0) for t in texts.structures])
     every_text = torch.cat([anchors, towers.embed_text(texts.background)])
     maps = []
-    for part in features.float().split(_CHUNK):
-        pixels = towers.embed_pixels(with_context(part).permute(0, 2, 3, 1))
-        maps.append(_against_rest(towers.similarity(pixels, every_text), len(anchors)).permute(0, 3, 1, 2))
+    for part, image in zip(features.split(_CHUNK), images.split(_CHUNK)):
+        pixels = towers.embed(towers.activations(towers.inputs(part, image)))
+        scores = merge_background(towers.similarity(pixels, every_text), len(anchors))
+        rest = [torch.cat([scores[:, :s], scores[:, s + 1 :]], dim=1).logsumexp(1) for s in range(len(anchors))]
+        maps.append(scores[:, : len(anchors)] - torch.stack(rest, dim=1))
     return torch.cat(maps)
 
 
-def _against_rest(similarity: torch.Tensor, n_structures: int) -> torch.Tensor:
-    """(..., S + B) similarities -> (..., S) log-odds of each structure against all the rest."""
-    collapsed = collapse_background(similarity, n_structures)
-    rest = [
-        torch.cat([collapsed[..., :s], collapsed[..., s + 1 :]], dim=-1).logsumexp(-1) for s in range(n_structures)
-    ]
-    return collapsed[..., :n_structures] - torch.stack(rest, dim=-1)
-
-
-def collapse_background(similarity: torch.Tensor, n_structures: int) -> torch.Tensor:
-    """(..., S + B) -> (..., S + 1): background phrases become one by their mean likelihood."""
-    background = similarity[..., n_structures:]
-    n_background = torch.tensor(background.shape[-1], dtype=similarity.dtype, device=similarity.device)
-    merged = background.logsumexp(-1, keepdim=True) - n_background.log()
-    return torch.cat([similarity[..., :n_structures], merged], dim=-1)
+def merge_background(similarity: torch.Tensor, n_structures: int) -> torch.Tensor:
+    """(B, S + P, h, w) -> (B, S + 1, h, w): the P background phrases become one by their mean likelihood."""
+    background = similarity[:, n_structures:]
+    n_phrases = torch.tensor(background.shape[1], dtype=similarity.dtype, device=similarity.device)
+    merged = background.logsumexp(1, keepdim=True) - n_phrases.log()
+    return torch.cat([similarity[:, :n_structures], merged], dim=1)
 
 
 def fit_towers(
     features: torch.Tensor,
-    labels: torch.Tensor,
+    images: torch.Tensor,
+    shares: torch.Tensor,
     texts: TowerTexts,
     *,
     dim: int,
@@ -144,37 +149,35 @@ def fit_towers(
 
     Args:
         features: (N, C, h, w) of the labelled slices, any float type.
-        labels: (N, h, w) long: 0 background, s + 1 for the s-th of ``texts.structures``, -1 not to be learned.
-        texts: phrases.
+        images: (N, 3, H, W) in [0, 1].
+        shares: (N, S, h, w) share of each feature pixel that a structure covers, in [0, 1].
+        texts: phrases of the S structures and of the background.
         dim: width of the shared space.
-        steps: gradient steps of 1,024 pixels, half of them background, the rest evenly over the structures.
-        lr: AdamW's, falling along a cosine.
-        seed: of weights, pixels and phrases; the global random state is left as it was.
+        steps: gradient steps of 4 slices, each under a random affine map.
+        lr: peak of AdamW's one-cycle schedule.
+        seed: of weights, slices, views and phrases; the global random state is left as it was.
 
     Returns:
         Towers in eval mode, without gradients.
     """
     device = features.device
-    pixels = torch.cat([with_context(part.float()).half() for part in features.split(_CHUNK)])
-    pixels = pixels.permute(0, 2, 3, 1).reshape(-1, pixels.shape[1])  # (N h w, 3C + 6)
-    flat = labels.reshape(-1)
-    pools = [torch.nonzero(flat == value)[:, 0] for value in range(len(texts.structures) + 1)]
-    present = [value for value in range(1, len(pools)) if len(pools[value])]
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        towers = Towers(features.shape[1], texts.background.shape[1], dim).to(device).train()
-        optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        towers = Towers(features.shape[1], texts.background.shape[1], dim).to(device)
+        inputs = _standardise(towers, features, images)
+        target = torch.cat([shares, (1 - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
+        towers.train()
+        optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=_WARM_UP)
         for _ in range(steps):
-            index = _balanced(pools, present, generator)
-            similarity = towers.similarity(
-                towers.embed_pixels(pixels[index].float()), towers.embed_text(_draw_phrases(texts, generator))
-            )
-            collapsed = collapse_background(similarity, len(texts.structures))
-            # The background is the last column there and 0 in the labels.
-            target = (flat[index] - 1) % collapsed.shape[-1]
-            loss = functional.cross_entropy(collapsed, target)
+            index = torch.randint(len(inputs), (_BATCH,), generator=generator)
+            grid = _random_grid(_BATCH, tuple(inputs.shape[-2:]), generator).to(device)
+            view = functional.grid_sample(inputs[index].float(), grid, padding_mode="reflection", align_corners=False)
+            truth = functional.grid_sample(target[index], grid, padding_mode="reflection", align_corners=False)
+            pixels = towers.embed(towers.activations(view))
+            similarity = towers.similarity(pixels, towers.embed_text(_draw_phrases(texts, generator)))
+            loss = _loss(merge_background(similarity, len(texts.structures)), truth)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -182,15 +185,45 @@ def fit_towers(
     return towers.eval().requires_grad_(False)
 
 
-def _balanced(pools: Sequence[torch.Tensor], present: list[int], generator: torch.Generator) -> torch.Tensor:
-    half = _PIXELS_PER_STEP // 2
-    counts = [(0, half)] + [(value, max(1, half // len(present))) for value in present]
-    drawn = [
-        pools[value][torch.randint(len(pools[value]), (count,), generator=generator).to(pools[value].device)]
-        for value, count in counts
-        if len(pools[value])
+@torch.no_grad()
+def _standardise(towers: Towers, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Set the towers' input statistics from the labelled slices; return their inputs as float16."""
+    mean, basis = principal_basis(features, towers.feature_basis.shape[1])
+    towers.feature_mean.copy_(mean)
+    towers.feature_basis.copy_(basis)
+    brightness = brightness_scales(images.to(features.device), tuple(features.shape[-2:]))
+    towers.brightness_mean.copy_(brightness.mean((0, 2, 3)))
+    towers.brightness_std.copy_(brightness.std((0, 2, 3)) + 1e-6)
+    parts = zip(features.split(_CHUNK), images.split(_CHUNK))
+    return torch.cat([towers.inputs(part, image).half() for part, image in parts])
+
+
+def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with soft targets (B, S + 1, h, w), plus the Dice loss of the structures that are there."""
+    cross_entropy = -(truth * scores.log_softmax(1)).sum(1).mean()
+    probability, truth = scores.softmax(1)[:, :-1], truth[:, :-1]
+    overlap = 2 * (probability * truth).sum((2, 3)) + 1
+    dice = 1 - overlap / ((probability + truth).sum((2, 3)) + 1)
+    shown = (truth.sum((2, 3)) > 0).float()
+    return cross_entropy + (dice * shown).sum() / shown.sum().clamp(min=1)
+
+
+def _random_grid(count: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Sampling grids (count, h, w, 2) of random affine maps.
+
+    Rotation +-0.25 rad, scale +-25%, aspect +-15%, shift +-12% of the slice.
+    """
+
+    def uniform(limit: float) -> torch.Tensor:
+        return torch.empty(count).uniform_(-limit, limit, generator=generator)
+
+    angle, scale = uniform(0.25), uniform(0.25).exp()
+    other = scale * uniform(0.15).exp()
+    rows = [
+        torch.stack([scale * angle.cos(), -scale * angle.sin(), uniform(0.25)], dim=1),
+        torch.stack([other * angle.sin(), other * angle.cos(), uniform(0.25)], dim=1),
     ]
-    return torch.cat(drawn)
+    return functional.affine_grid(torch.stack(rows, dim=1), [count, 1, *size], align_corners=False)
 
 
 def _draw_phrases(texts: TowerTexts, generator: torch.Generator) -> torch.Tensor:

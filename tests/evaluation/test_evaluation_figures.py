@@ -8,10 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from samdpo.errors import DatasetError
-from samdpo.evaluation.figures import DemoRow, demo_figure, progress_figure
-from samdpo.evaluation.overlay_folder import plot_overlays
-from samdpo.evaluation.overlays import (
+from samdpo.drawing import (
     STRUCTURE_COLOURS,
     draw_candidates,
     draw_image,
@@ -21,6 +18,10 @@ from samdpo.evaluation.overlays import (
     save_overlay,
     to_display,
 )
+from samdpo.errors import DatasetError
+from samdpo.evaluation.figures import DemoRow, demo_figure
+from samdpo.training.progress import progress_figure
+from samdpo.evaluation.overlay_folder import plot_overlays
 
 
 def disc(row: float, column: float, radius: float = 15, size: int = 64) -> np.ndarray:
@@ -113,7 +114,7 @@ def test_the_fullest_slice_has_the_most_foreground():
 
 def test_figures_leave_pyplot_alone():
     code = (
-        "import sys, numpy as np; from samdpo.evaluation.overlays import new_figure, draw_image;"
+        "import sys, numpy as np; from samdpo.drawing import new_figure, draw_image;"
         "draw_image(new_figure(1, 1).add_axes((0, 0, 1, 1)), np.zeros((4, 4)));"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )

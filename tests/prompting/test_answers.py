@@ -11,7 +11,10 @@ from skimage.draw import ellipse
 from samdpo.prompting.answers import measured_answer
 from samdpo.prompting.descriptions import describe, is_described
 
-AMOS = ["spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta", "postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder", "prostate/uterus"]
+AMOS = [
+    "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta", "postcava",
+    "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder", "prostate/uterus",
+]
 
 
 def drawn(centre: tuple[int, int], radii: tuple[int, int]) -> np.ndarray:

@@ -38,10 +38,11 @@ class ShownDiscs:
         noise = np.random.default_rng(1).random((SIZE, SIZE)) * 0.1
         return np.repeat((0.2 + 0.6 * self.label(case, 0) + noise)[None], 3, 0).astype(np.float32)
 
-    def features(self, case: str, index: int) -> torch.Tensor:
+    def features(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
         generator = torch.Generator().manual_seed(sum(case.encode()))
         features = torch.randn(8, 64, 64, generator=generator)
         image = torch.from_numpy(self.image(case, 0))[None, :1]
+        image = image.flip(-1) if mirrored else image
         features[0] += 6 * torch.nn.functional.interpolate(image, (64, 64), mode="bilinear", antialias=True)[0, 0]
         return features.half()
 

@@ -6,6 +6,7 @@ import torch
 from samdpo.prompting.fitting import cross_fit_folds
 from samdpo.prompting.image_text import ImageTextModel, ImageView
 from samdpo.prompting.lite_model import LiteTowersModel
+from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, brightness_scales, principal_basis
 from samdpo.prompting.towers import TowerTexts, fit_towers, structure_logits
 
 CHANNELS = 12
@@ -19,61 +20,77 @@ def texts(n_structures: int) -> TowerTexts:
     )
 
 
-def blobs(n: int, n_structures: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features in which structure s lights channel s, at a random place."""
+def blobs(n: int, n_structures: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features in which structure s lights channel s at a random place, plain images, and the structures' shares."""
     generator = np.random.default_rng(seed)
     features = generator.normal(0, 0.5, (n, CHANNELS, 32, 32)).astype(np.float32)
-    labels = np.zeros((n, 32, 32), np.int64)
+    shares = np.zeros((n, n_structures, 32, 32), np.float32)
     for i in range(n):
         for s in range(n_structures):
-            y, x = generator.integers(2, 20, 2)
-            labels[i, y : y + 9, x : x + 9] = s + 1
-    for s in range(n_structures):
-        features[:, s] += 3 * (labels == s + 1)
-    return torch.from_numpy(features), torch.from_numpy(labels)
+            y, x = generator.integers(2, 12, 2) + [0, 16 * s % 20]
+            shares[i, :, y : y + 9, x : x + 9] = 0
+            shares[i, s, y : y + 9, x : x + 9] = 1
+    features[:, :n_structures] += 3 * shares
+    return torch.from_numpy(features), torch.full((n, 3, 64, 64), 0.5), torch.from_numpy(shares)
 
 
-def fit(features, labels, n_structures, seed=0):
-    return fit_towers(features, labels, texts(n_structures), dim=16, steps=60, lr=5e-3, seed=seed)
+def fit(features, images, shares, seed=0, steps=60):
+    return fit_towers(features, images, shares, texts(shares.shape[1]), dim=16, steps=steps, lr=5e-3, seed=seed)
 
 
 def test_towers_find_each_structure_on_new_images():
-    towers = fit(*blobs(4, 2), 2)
-    features, labels = blobs(3, 2, seed=9)
-    maps = structure_logits(towers, features, texts(2))
+    towers = fit(*blobs(4, 2))
+    features, images, shares = blobs(3, 2, seed=9)
+    maps = structure_logits(towers, features, images, texts(2))
     for s in range(2):
-        inside = maps[:, s][labels == s + 1].mean()
-        assert inside > 1 > -1 > maps[:, s][labels != s + 1].mean()
+        inside = maps[:, s][shares[:, s] > 0].mean()
+        assert inside > 1 > -1 > maps[:, s][shares[:, s] == 0].mean()
 
 
 def test_the_same_seed_gives_the_same_towers_and_leaves_the_global_state_alone():
-    features, labels = blobs(3, 1)
+    data = blobs(3, 1)
     torch.manual_seed(5)
-    first = fit(features, labels, 1, seed=2).state_dict()
+    first = fit(*data, seed=2, steps=5).state_dict()
     after = torch.rand(1)
     torch.manual_seed(5)
-    second = fit(features, labels, 1, seed=2).state_dict()
+    second = fit(*data, seed=2, steps=5).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(after, torch.rand(1))
-    assert not torch.equal(fit(features, labels, 1, seed=3).state_dict()["text.weight"], first["text.weight"])
+    assert not torch.equal(fit(*data, seed=3, steps=5).state_dict()["text.weight"], first["text.weight"])
 
 
 def test_one_image_is_enough_to_fit():
-    towers = fit(*blobs(1, 1), 1)
-    assert torch.isfinite(structure_logits(towers, blobs(1, 1, seed=4)[0], texts(1))).all()
+    towers = fit(*blobs(1, 1), steps=5)
+    assert torch.isfinite(structure_logits(towers, *blobs(1, 1, seed=4)[:2], texts(1))).all()
 
 
 def test_the_towers_answer_through_the_common_interface():
-    towers = fit(*blobs(3, 1), 1)
-    features, _labels = blobs(1, 1, seed=7)
+    towers = fit(*blobs(3, 1), steps=20)
+    features, images, _ = blobs(1, 1, seed=7)
     model = LiteTowersModel(towers, texts(1), lambda images: features.expand(len(images), -1, -1, -1))
     assert isinstance(model, ImageTextModel)
-    view, text = ImageView(torch.rand(3, 64, 64), features[0]), towers.embed_text(texts(1).structures[0])
+    view, text = ImageView(images[0], features[0]), towers.embed_text(texts(1).structures[0])
     assert model.similarity(view).shape == (1, 32, 32)
     layer = model.channel_activations(view, text)
     assert layer.activations.shape[1:] == (32, 32)
     assert layer.importance.shape == (3, layer.activations.shape[0]) and layer.importance.abs().sum() > 0
     assert model.image_scores(torch.rand(2, 3, 64, 64), text).shape == (2, 3)
+
+
+def test_brightness_scales_show_a_dark_mass_on_brighter_tissue():
+    image = torch.full((1, 3, 128, 128), 0.7)
+    image[:, :, 50:78, 50:78] = 0.2
+    channels = brightness_scales(image, (64, 64))
+    assert channels.shape == (1, BRIGHTNESS_CHANNELS, 64, 64)
+    fine_minus_coarse = channels[0, 9]
+    assert fine_minus_coarse[32, 32] < -0.2 and abs(fine_minus_coarse[0, 0]) < 0.05
+
+
+def test_the_features_basis_whitens():
+    features = torch.randn(2, 5, 16, 16) * torch.tensor([1.0, 5.0, 0.1, 2.0, 3.0])[:, None, None] + 4
+    mean, basis = principal_basis(features, 3)
+    projected = torch.einsum("bchw,ck->bkhw", features - mean[None, :, None, None], basis)
+    torch.testing.assert_close(projected.transpose(0, 1).flatten(1).cov(), torch.eye(3), atol=0.01, rtol=0.01)
 
 
 def test_a_group_is_held_out_as_a_whole():

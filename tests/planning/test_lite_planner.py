@@ -1,0 +1,195 @@
+"""What LitePlanner decides, from small fingerprints."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samdpo.dataset.dataset_json import DatasetJson, StructureHints
+from samdpo.errors import ConfigurationError
+from samdpo.planning import schedule
+from samdpo.planning.channels import ABDOMEN, channel_mapping, ct_window, normalization
+from samdpo.planning.lite_planner import LitePlanner
+from samdpo.planning.memory import detect_machine, gpu_memory_gib, ram_gib
+from samdpo.planning.planners import get_planner
+from samdpo.plans import Plans, load_plans, save_plans
+from samdpo.schema import from_dict, to_dict
+
+HU = {"percentile_00_5": -1000.0, "percentile_25": 0.0, "percentile_75": 100.0, "percentile_99_5": 240.0}
+LUNG = {
+    "label": 1, "cases": 10, "share_of_cases": 1.0, "share_of_slices": 1.0, "intensities": {"0": HU},
+    "components": {"median": 2.0, "slices_with": {"2": 10}}, "size_share": {"median": 0.3},
+}
+XRAY: dict[str, Any] = {
+    "modality": "xray", "shapes": [[1, 500, 400]] * 10, "spacings": [[999.0, 1.0, 1.0]] * 10,
+    "value_range_per_channel": {"0": [0.0, 255.0]}, "structures": {"lung": LUNG},
+    "n_foreground_slices": {f"c{i}": 1 for i in range(10)}, "n_slices": {f"c{i}": 1 for i in range(10)},
+}
+
+
+def dataset(channels: dict[str, str] | None = None, hints: dict[str, StructureHints] | None = None) -> DatasetJson:
+    return DatasetJson(channels or {"0": "X-ray"}, {"background": 0, "lung": 1}, 10, ".png", hints=hints or {})
+
+
+def plan(fingerprint: dict[str, Any] | None = None, contents: DatasetJson | None = None, **settings: Any) -> Plans:
+    settings = {"device": "cpu", "memory_gib": 8.0, **settings}
+    return LitePlanner(fingerprint or XRAY, contents or dataset(), "Dataset003_Lung", **settings).plan()
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(XRAY), **changes}
+
+
+def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
+    made = plan()
+    assert from_dict(Plans, json.loads(json.dumps(to_dict(made)))) == made
+    save_plans(made, tmp_path / "p.json")
+    assert load_plans(tmp_path / "p.json") == made
+    assert made.ndim == 2
+    assert list(made.configurations) == ["finetune", "align", "align_self_training", "align_best_candidate"]
+    for name, objective in (("align", "preferences"), ("align_self_training", "self_training"),
+                            ("align_best_candidate", "best_candidate")):
+        assert made.stage(name).objective == objective
+        assert made.stage(name).previous_stage == "finetune"
+        assert made.stage(name).trainer == "AlignTrainer"
+
+
+def test_the_controls_cost_what_align_costs() -> None:
+    made = plan(unlabelled_slices=51)
+    assert len({(s.epochs, s.batch_size, s.lr) for n, s in made.configurations.items() if n != "finetune"}) == 1
+
+
+def test_components_are_those_of_the_labels_at_most_two() -> None:
+    assert plan().structures["lung"].components == 2
+    for median, expected in ((0.0, 1), (1.0, 1), (7.0, 2)):
+        fingerprint = changed(structures={"lung": {**LUNG, "components": {"median": median}}})
+        assert plan(fingerprint).structures["lung"].components == expected
+
+
+def test_a_structure_missing_from_a_slice_may_be_absent() -> None:
+    assert not plan().structures["lung"].may_be_absent
+    assert plan(changed(structures={"lung": {**LUNG, "share_of_slices": 0.9}})).structures["lung"].may_be_absent
+
+
+def test_hints_win_over_what_is_measured() -> None:
+    hints = StructureHints("both lungs", "Where?", "Two dark fields.", components=5, may_be_absent=True)
+    structure = plan(contents=dataset(hints={"lung": hints})).structures["lung"]
+    assert (structure.phrase, structure.question, structure.description) == ("both lungs", "Where?", "Two dark fields.")
+    assert (structure.components, structure.may_be_absent) == (5, True)
+
+
+def test_without_hints_the_phrase_is_the_name() -> None:
+    structure = plan().structures["lung"]
+    assert structure.phrase == "lung"
+    assert "{name}" in structure.question
+
+
+@pytest.mark.parametrize(
+    ("channel", "value_range", "scheme"),
+    [("X-ray", [0, 255], "percentile"), ("ultrasound", [0, 255], "minmax"), ("CT", [-1024, 3000], "window"),
+     ("CT", [0, 255], "minmax"), ("T1", [0, 9000], "percentile"), ("microscopy", [0, 9], "percentile")],
+)
+def test_normalisation_follows_the_modality(channel: str, value_range: list[float], scheme: str) -> None:
+    fingerprint = changed(value_range_per_channel={"0": value_range})
+    assert normalization([channel], 0, fingerprint).scheme == scheme
+
+
+def test_colours_are_scaled_alike() -> None:
+    ranges = {"0": [0, 200], "1": [0, 255], "2": [9, 100]}
+    names = {"0": "R", "1": "G", "2": "B"}
+    made = plan(changed(value_range_per_channel=ranges, modality="other"), dataset(names)).preprocessing
+    assert {(n.scheme, n.lower, n.upper) for n in made.normalization} == {("window", 0.0, 255.0)}
+    assert made.channel_mapping == (0, 1, 2)
+
+
+def test_a_ct_window_shows_the_structures_and_not_their_gas() -> None:
+    assert ct_window({"stomach": LUNG}, "0") == (-150.0, 240.0)
+
+
+def test_a_ct_window_of_a_homogeneous_organ_still_shows_its_surroundings() -> None:
+    liver = {"percentile_00_5": 40.0, "percentile_25": 55.0, "percentile_75": 65.0, "percentile_99_5": 90.0}
+    lower, upper = ct_window({"liver": {"intensities": {"0": liver}}}, "0")
+    assert upper - lower == pytest.approx(250)
+    assert lower < 40 < 80 < upper
+
+
+def test_a_ct_without_any_structure_gets_the_abdominal_window() -> None:
+    assert ct_window({"liver": {"intensities": {}}}, "0") == ABDOMEN == (-160.0, 240.0)
+
+
+def test_channels_fill_the_three_of_the_network() -> None:
+    assert [channel_mapping(n) for n in (1, 2, 3, 4)] == [(0, 0, 0), (0, 1, 1), (0, 1, 2), (0, 1, 2)]
+
+
+def test_volumes_are_cut_along_the_coarsest_axis() -> None:
+    volumes = changed(shapes=[[200, 30, 200]] * 3, spacings=[[1.0, 5.0, 1.0]] * 3, modality="mr")
+    made = plan(volumes, dataset({"0": "T2"}))
+    assert made.ndim == 3
+    assert made.preprocessing.slicing_axis == 1
+
+
+def test_few_labels_train_the_whole_encoder_and_many_on_a_cpu_do_not() -> None:
+    assert plan(labelled_slices=40).network.frozen_stages == 0
+    assert plan(labelled_slices=41).network.frozen_stages == 2
+    assert plan(labelled_slices=41, device="cuda").network.frozen_stages == 0
+
+
+@pytest.mark.parametrize(("slices", "epochs"), [(1, 24), (8, 20), (10, 16), (40, 4), (111, 4), (1000, 2), (5000, 1)])
+def test_fewer_labels_get_more_epochs(slices: int, epochs: int) -> None:
+    assert schedule.finetune_epochs(slices) == epochs
+    stage = plan(labelled_slices=slices).stage("finetune")
+    assert stage.epochs == epochs
+    assert 1 <= stage.lr_halving_epochs <= max(1, epochs // 2)
+
+
+@pytest.mark.parametrize(("slices", "epochs"), [(0, 3), (1, 12), (25, 6), (51, 3), (100, 3), (400, 1), (5000, 1)])
+def test_alignment_sees_about_as_many_images_whatever_their_number(slices: int, epochs: int) -> None:
+    assert schedule.align_epochs(slices) == epochs
+
+
+def test_batches_grow_with_memory_only_where_labels_are_many() -> None:
+    assert schedule.batch_size("cpu", 64, 1000) == 2
+    assert schedule.batch_size("cpu", 2, 1000) == 1
+    assert schedule.batch_size("cuda", 80, 10) == 2
+    assert schedule.batch_size("cuda", 8, 1000) == 4
+    assert schedule.batch_size("cuda", 80, 1000) == 8
+
+
+def test_the_plans_name_names_the_slices() -> None:
+    assert plan(plans_name="mine").preprocessing.data_identifier == "mine_2d_256"
+
+
+def test_the_machine_is_looked_at_without_torch_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_memory_gib() is None
+    assert detect_machine().memory_gib > 0.1
+    assert ram_gib() > 0.1
+
+
+class OwnPlanner(LitePlanner):
+    def plan_network(self):
+        from samdpo.plans import NetworkPlan
+
+        return NetworkPlan(frozen_stages=-1)
+
+
+def test_planners_are_found_by_name_or_module() -> None:
+    assert get_planner("LitePlanner") is LitePlanner
+    assert get_planner("samdpo.planning.lite_planner:LitePlanner") is LitePlanner
+    made = OwnPlanner(XRAY, dataset(), "Dataset003_Lung", device="cpu", memory_gib=8).plan()
+    assert made.network.frozen_stages == -1
+    assert made.experiment_planner_used == "OwnPlanner"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("PaperPlaner", "Planners: LitePlanner"), ("nowhere:X", "cannot be imported"),
+     ("samdpo.planning.lite_planner:X", "has no planner 'X'")],
+)
+def test_an_unknown_planner_lists_those_there_are(name: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        get_planner(name)
