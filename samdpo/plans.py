@@ -71,8 +71,8 @@ class PromptingPlan:
     image_text_model: str = "lite_towers"
     saliency: Literal["similarity", "gscorecam"] = "similarity"
     gscorecam_top_k: int = 300  # gScoreCAM, Chen et al. 2022
-    tower_steps: int = 600
-    tower_dim: int = 128
+    tower_steps: int = 200
+    tower_dim: int = 64
     tower_lr: float = 2e-3
     cross_fit_folds: int = 4
     crf: CrfPlan = field(default_factory=CrfPlan)

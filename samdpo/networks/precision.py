@@ -25,7 +25,7 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         # AVX512_BF16 (AMD Zen 4 on, Intel Cooper Lake on) or AMX (Intel Sapphire Rapids on): LiteMedSAM's encoder
-        # then runs 2 to 4 times as fast as in float32. PyTorch has no public question for it.
+        # then runs about 2.5 times as fast as in float32. PyTorch has no public question for it.
         asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return any(ask() for ask in asks if ask)
     return False

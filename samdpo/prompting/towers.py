@@ -7,6 +7,7 @@ a shadow. Fitted in seconds on the labelled part, always the same for the same s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,15 @@ _BATCH = 4
 _BACKGROUND_PER_STEP = 2  # background phrases contrasted in a step
 _WARM_UP = 0.1  # share of the steps
 _CHUNK = 8  # images of a pass without gradients
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution as one matrix product: on a CPU twice as fast as torch's own at these widths."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, in, h, w) -> (B, out, h, w)."""
+        weight = self.weight.expand(len(maps), -1, -1)  # matmul would fold the batch into a copy
+        return torch.baddbmm(self.bias[None, :, None], weight, maps.flatten(2)).unflatten(2, maps.shape[-2:])
 
 
 class Towers(nn.Module):
@@ -43,23 +53,23 @@ class Towers(nn.Module):
         self.register_buffer("brightness_mean", torch.zeros(BRIGHTNESS_CHANNELS))
         self.register_buffer("brightness_std", torch.ones(BRIGHTNESS_CHANNELS))
         self.drop = nn.Dropout2d(_FEATURE_DROPOUT)
-        self.from_features = nn.Conv2d(components, _WIDTH, 1)
-        self.from_brightness = nn.Conv2d(BRIGHTNESS_CHANNELS, _WIDTH, 1)
+        self.from_features = Pointwise(components, _WIDTH)
+        self.from_brightness = Pointwise(BRIGHTNESS_CHANNELS, _WIDTH)
         self.norm = nn.GroupNorm(8, _WIDTH)
         self.context = nn.ModuleList(
             nn.Sequential(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=d, dilation=d), nn.GroupNorm(8, _WIDTH), nn.GELU())
             for d in _DILATIONS
         )
-        self.merge = nn.Conv2d(2 * _WIDTH, _WIDTH, 1)
-        self.out = nn.Conv2d(_WIDTH, dim, 1)
+        self.merge = Pointwise(2 * _WIDTH, _WIDTH)
+        self.out = Pointwise(_WIDTH, dim)
         self.text = nn.Linear(text_dim, dim)
         self.log_scale = nn.Parameter(torch.tensor(2.3))  # exp = 10
 
     def inputs(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Features (B, C, h, w) and images (B, 3, H, W) to the tower's standardised input (B, 64 + 18, h, w)."""
-        projected = torch.einsum(
-            "bchw,ck->bkhw", features.float() - self.feature_mean[None, :, None, None], self.feature_basis
-        )
+        centred = features.float().flatten(2) - self.feature_mean[:, None]
+        basis = self.feature_basis.T.expand(len(features), -1, -1)
+        projected = torch.bmm(basis, centred).unflatten(2, features.shape[-2:])
         brightness = brightness_scales(images.to(features.device), tuple(features.shape[-2:]))
         brightness = (brightness - self.brightness_mean[None, :, None, None]) / self.brightness_std[None, :, None, None]
         return torch.cat([projected, brightness], dim=1)
@@ -75,16 +85,19 @@ class Towers(nn.Module):
         return functional.gelu(self.merge(torch.cat([local, coarse], dim=1)))
 
     def embed(self, activations: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (B, dim, h, w) of hidden activations."""
-        return functional.normalize(self.out(activations), dim=1)
+        """Embeddings (B, dim, h, w) of hidden activations, of any length."""
+        return self.out(activations)
 
     def embed_text(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (T, dim) of sentence embeddings (T, text_dim)."""
         return functional.normalize(self.text(embeddings), dim=-1)
 
     def similarity(self, pixels: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Scaled cosine (B, T, h, w) of unit pixel embeddings (B, dim, h, w) and texts (T, dim)."""
-        return self.log_scale.clamp(max=4.6).exp() * torch.einsum("bdhw,td->bthw", pixels, texts)
+        """Scaled cosine (B, T, h, w) of pixel embeddings (B, dim, h, w) and unit texts (T, dim)."""
+        # Dividing the few products is much cheaper than normalising every pixel's embedding.
+        length = pixels.square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
+        product = torch.bmm(texts.expand(len(pixels), -1, -1), pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
+        return self.log_scale.clamp(max=4.6).exp() * product / length
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ def fit_towers(
         texts: phrases of the S structures and of the background.
         dim: width of the shared space.
         steps: gradient steps of 4 slices, each under a random affine map.
-        lr: peak of AdamW's one-cycle schedule.
+        lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
 
     Returns:
@@ -169,7 +182,7 @@ def fit_towers(
         target = torch.cat([shares, (1 - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
         towers.train()
         optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=_WARM_UP)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for _ in range(steps):
             index = torch.randint(len(inputs), (_BATCH,), generator=generator)
             grid = _random_grid(_BATCH, tuple(inputs.shape[-2:]), generator).to(device)
@@ -206,6 +219,14 @@ def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     dice = 1 - overlap / ((probability + truth).sum((2, 3)) + 1)
     shown = (truth.sum((2, 3)) > 0).float()
     return cross_entropy + (dice * shown).sum() / shown.sum().clamp(min=1)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate: a linear rise over the first tenth of the steps, then half a cosine to 0."""
+    rise = max(1.0, _WARM_UP * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
 
 
 def _random_grid(count: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:

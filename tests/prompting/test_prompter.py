@@ -40,16 +40,16 @@ class ShownDiscs:
 
     def features(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
         generator = torch.Generator().manual_seed(sum(case.encode()))
-        features = torch.randn(8, 64, 64, generator=generator)
+        features = torch.randn(8, 32, 32, generator=generator)
         image = torch.from_numpy(self.image(case, 0))[None, :1]
         image = image.flip(-1) if mirrored else image
-        features[0] += 6 * torch.nn.functional.interpolate(image, (64, 64), mode="bilinear", antialias=True)[0, 0]
+        features[0] += 6 * torch.nn.functional.interpolate(image, (32, 32), mode="bilinear", antialias=True)[0, 0]
         return features.half()
 
 
 def plans(**prompting) -> Plans:
     structure = StructurePlan(3, "bright disc", may_be_absent=True, description="A disc.")
-    settings = PromptingPlan(tower_steps=60, tower_dim=16, cross_fit_folds=2, **prompting)
+    settings = PromptingPlan(tower_steps=40, tower_dim=16, cross_fit_folds=2, **prompting)
     return Plans("Dataset900_Discs", "samdpoPlans", "LitePlanner", ".png", {"disc": replace(structure, label=1)},
                  [1.0, 1.0], [SIZE, SIZE], 2, PreprocessingPlan(image_size=SIZE), settings, NetworkPlan(), {})
 
