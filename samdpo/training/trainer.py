@@ -63,7 +63,7 @@ class Trainer:
         self.folder = folder
         self.fold_folder = folder / f"fold_{data.fold}"
         self.pretrained_weights = pretrained_weights
-        self.accelerator = Accelerator(cpu=device == "cpu", log_with=None)
+        self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
         self.device = self.accelerator.device if device in ("auto", "cpu") else checked_device(device)
         self.precision = resolve_precision(self.stage.precision, self.device)
         self.num_epochs = self.stage.epochs
@@ -152,9 +152,7 @@ class Trainer:
              "device": str(self.device), "precision": self.precision, "parameters": counts,
              "train_slices": self.train_keys, "held_back_slices": self.held_back_keys},
         )
-        from accelerate.tracking import TensorBoardTracker
-
-        self.tracker = TensorBoardTracker(run_name="tensorboard", logging_dir=self.fold_folder)
+        self.accelerator.init_trackers("tensorboard")
         log.info(
             "%s on %s, fold %s: %d labelled slices to train on, %d held back; %s; %s, %s",
             type(self).__name__, self.plans.dataset_name, self.data.fold, len(self.train_keys),
@@ -243,7 +241,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self.run_log.add_epoch(metrics)
-        self.tracker.log(metrics, step=epoch)
+        self.accelerator.log(metrics, step=epoch)
         log.info("epoch %d/%d: %s", epoch + 1, self.num_epochs, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
         if validation and metrics["held_back_dice"] > self.best_metric:
             self.best_metric, self.mask_cut = metrics["held_back_dice"], cut
@@ -260,7 +258,7 @@ class Trainer:
             write_json(self.fold_folder / "model.json", self.describe())
             checkpoints.remove_latest(self.fold_folder)
             log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(), peak_memory_gib())
-            self.tracker.finish()
+            self.accelerator.end_training()
         self.run_log.close()
 
     def describe(self) -> dict[str, Any]:
