@@ -41,7 +41,7 @@ class DemoSize:
     test: int = 6
     finetune_epochs: int = 10
     align_epochs: int = 4
-    tower_steps: int = 300
+    tower_steps: int = 120
     backbone: str = "lite_medsam"
 
 
@@ -49,7 +49,7 @@ def run_demo(folder: Path, kinds: Sequence[str], seed: int, size: DemoSize, proc
     """Make phantoms, plan, prompt, finetune, align, predict unseen phantoms, evaluate, draw.
 
     Args:
-        folder: where everything goes: ``nnUNet_raw``, ``nnUNet_preprocessed``, ``nnUNet_results``, the table, the figure.
+        folder: where everything goes: nnU-Net's three folders, the table, the figure.
         kinds: ``xray`` and/or ``ultrasound``.
         seed: of the phantoms.
         size: how much to do.

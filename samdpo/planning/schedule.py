@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-FINETUNE_IMAGE_STEPS = 160  # aimed at; few labels get more epochs
-FINETUNE_EPOCHS = (4, 24)  # at least, at most
+FINETUNE_IMAGE_STEPS = 90  # aimed at; few labels get more epochs
+FINETUNE_EPOCHS = (4, 16)  # at least, at most
 FINETUNE_MOST_IMAGE_STEPS = 2000  # volumes have thousands of slices: fewer epochs than the least above
 ALIGN_EPOCHS = 3
 ALIGN_IMAGE_STEPS = (150, 400)  # at least, at most

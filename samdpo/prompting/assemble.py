@@ -15,7 +15,7 @@ from samdpo.prompting.crf import refine
 from samdpo.prompting.descriptions import describe, is_described
 from samdpo.prompting.hypotheses import box_hypotheses, least_mask
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.regions import boxes_of, largest_components, points_in
+from samdpo.prompting.regions import boxes_of, largest_components, most_salient_component, points_in
 from samdpo.prompting.text_encoder import TEXT_DIM, shared_text_encoder
 
 
@@ -51,10 +51,13 @@ def assemble_prompt(
         full = resize(logits.astype(np.float32), size, order=1, mode="edge", anti_aliasing=False)
         shifted = calibration.mask_probability(full)
         mask = refine(image, shifted, prompting.crf) >= 0.5
-        if mask.mean() < calibration.least_area / 2:
+        if not mask.any():
             # Nothing passed the cut, yet the structure is there: its most salient pixels are the best guess.
-            mask = mask | least_mask(shifted, max(calibration.least_area, 1 / mask.size))
-        regions = largest_components(mask, plan.components, prompting.min_component_share)
+            mask = least_mask(shifted, max(calibration.least_area, 1 / mask.size))
+        if plan.components == 1:
+            regions = most_salient_component(mask, shifted, prompting.min_component_share)
+        else:
+            regions = largest_components(mask, plan.components, prompting.min_component_share)
         hypotheses, hypothesis_scores = box_hypotheses(
             expit(full), regions, plan.components, prompting.n_hypotheses
         )

@@ -25,7 +25,7 @@ class StructureCalibration:
         slope: calibrated logit = slope * raw + bias.
         bias: see slope.
         cut: calibrated probability from which a pixel belongs to the coarse mask.
-        least_area: share of the slice below which no coarse mask of a present structure falls.
+        least_area: share of the slice that is taken where nothing of a present structure passes the cut.
         presence_threshold: presence score from which the structure counts as present; 0 = always.
     """
 

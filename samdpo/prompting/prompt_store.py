@@ -135,7 +135,7 @@ class PromptStore:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"
 
 
-_VERSION = 1  # raise when the code makes other prompts from the same settings
+_VERSION = 2  # raise when the code makes other prompts from the same settings
 
 
 def prompts_folder(plans: Plans, fold: int | str) -> Path:

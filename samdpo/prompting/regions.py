@@ -12,6 +12,27 @@ from scipy import ndimage
 _EIGHT = np.ones((3, 3), bool)  # neighbours by edge or corner
 
 
+_PEAK = 98  # percentile of a component's saliency: one bright pixel does not decide
+
+
+def most_salient_component(mask: np.ndarray, probability: np.ndarray, min_share: float) -> np.ndarray:
+    """Keep the one component whose saliency peaks highest, among those of at least ``min_share`` of the largest one.
+
+    For a structure that has one component: a small bright mass is likelier than a large dim shadow.
+
+    Args:
+        mask: (H, W) bool.
+        probability: (H, W) saliency.
+        min_share: share of the largest component's area below which a component does not compete.
+
+    Returns:
+        (H, W) uint8: 0 outside, 1 in the component.
+    """
+    regions = largest_components(mask, np.iinfo(np.uint8).max, min_share)
+    peaks = [np.percentile(probability[regions == index], _PEAK) for index in range(1, regions.max() + 1)]
+    return (regions == int(np.argmax(peaks)) + 1).astype(np.uint8) if peaks else regions
+
+
 def largest_components(mask: np.ndarray, count: int, min_share: float) -> np.ndarray:
     """Keep the ``count`` largest connected components that have at least ``min_share`` of the largest one's area.
 

@@ -157,6 +157,8 @@ class AlignTrainer(Trainer):
             anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss).mean()
             loss = loss + self.stage.loss.anchor_weight * anchor
             metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth)}
+        if batch.unlabelled.truth is not None:  # simulated: what the annotator sees; logged, never learned from
+            metrics["unlabelled_dice"] = batch_dice(logits.detach(), batch.unlabelled.truth.to(self.device))
         self.optimizer_step(loss)
         return {"loss": loss.item(), **metrics}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from samdpo.networks.freezing import set_trainable
@@ -52,13 +53,26 @@ class FinetuneTrainer(Trainer):
                 return self.network.encode_image(batch.images.to(self.device)).float()
             return self.features.finish(self.features.get(batch)).float()
 
+    def parts(self, batch: Batch) -> list[Batch]:
+        """What runs at once: on a CPU one slice, whose activations are all the memory a step needs."""
+        if self.device.type != "cpu":
+            return [batch]
+        return [self.samples.collate([sample]) for sample in batch.samples]
+
     def train_step(self, batch: Batch) -> Metrics:
-        """Encode, decode all structures of the batch at once, step on the segmentation loss."""
-        logits, _ = self.network.decode(self.embeddings(batch), batch.prompts.to(self.device))
-        truth = batch.truth.to(self.device)
-        loss = segmentation_loss(logits, truth, self.stage.segmentation_loss).mean()
-        self.optimizer_step(loss)
-        return {"loss": loss.item(), "train_dice": batch_dice(logits.detach(), truth)}
+        """Encode, decode all structures of a slice at once, step on the segmentation loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, dice = [], []
+        for part in self.parts(batch):
+            logits, _ = self.network.decode(self.embeddings(part), part.prompts.to(self.device))
+            truth = part.truth.to(self.device)
+            # Summed gradients of the parts are those of the mean over the whole batch.
+            loss = segmentation_loss(logits, truth, self.stage.segmentation_loss).sum() / len(batch.prompts)
+            loss.backward()
+            losses.append(loss.item())
+            dice.append(batch_dice(logits.detach(), truth))
+        self.apply_gradients()
+        return {"loss": sum(losses), "train_dice": float(np.mean(dice))}
 
 
 def batch_dice(logits: torch.Tensor, truth: torch.Tensor) -> float:

@@ -204,9 +204,13 @@ class Trainer:
         raise NotImplementedError
 
     def optimizer_step(self, loss: torch.Tensor) -> None:
-        """Backward, average over processes, clip, step."""
+        """Backward, then :meth:`apply_gradients`."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.apply_gradients()
+
+    def apply_gradients(self) -> None:
+        """Average gradients over processes, clip, step."""
         trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
         if self.accelerator.num_processes > 1:
             for parameter in trained:

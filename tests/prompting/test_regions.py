@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from samdpo.prompting.hypotheses import box_hypotheses, least_mask
-from samdpo.prompting.regions import box_iou, boxes_of, largest_components, points_in
+from samdpo.prompting.regions import box_iou, boxes_of, largest_components, most_salient_component, points_in
 
 
 def two_discs() -> np.ndarray:
@@ -19,6 +19,15 @@ def test_components_are_numbered_by_size_and_specks_are_dropped():
     assert regions[15, 10] == 1 and regions[15, 45] == 2
     assert regions[60, 60] == 0
     assert largest_components(two_discs(), count=1, min_share=0.15).max() == 1
+
+
+def test_the_one_component_of_a_structure_is_the_most_salient_not_the_largest():
+    probability = np.where(two_discs(), 0.6, 0.1)
+    probability[10:26, 40:55] = 0.9
+    probability[60, 60] = 1.0
+    regions = most_salient_component(two_discs(), probability, 0.15)
+    assert regions[15, 45] == 1 and regions.sum() == 16 * 15
+    assert not most_salient_component(np.zeros((8, 8), bool), np.zeros((8, 8)), 0.15).any()
 
 
 def test_an_empty_mask_has_neither_boxes_nor_points():
