@@ -49,7 +49,7 @@ def run_demo(folder: Path, kinds: Sequence[str], seed: int, size: DemoSize, proc
     """Make phantoms, plan, prompt, finetune, align, predict unseen phantoms, evaluate, draw.
 
     Args:
-        folder: where everything goes: nnU-Net's three folders, the table, the figure.
+        folder: for nnU-Net's three folders, the table and the figure.
         kinds: ``xray`` and/or ``ultrasound``.
         seed: of the phantoms.
         size: how much to do.

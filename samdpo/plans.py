@@ -107,6 +107,7 @@ class AugmentationPlan:
     brightness: float = 0.1
     contrast: float = 0.15
     box_jitter: float = 0.03  # of the box's side
+    prompt_corruption: float = 0.0  # share of training prompts with a box that is far off and no points
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import pytest
 
 from samdpo.dataset.phantoms import make_phantom_dataset
 
+pytest_plugins = ["trained_models"]
+
 TINY = "Dataset901_TinyXray"
 
 

@@ -14,12 +14,13 @@ import torch
 from samdpo.dataset.images import Volume, read_image
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
-from samdpo.inference.slices import confidence_of, label_map, predict_slices
+from samdpo.inference.slices import label_map, predict_slices
 from samdpo.networks.precision import resolve_precision
 from samdpo.plans import Plans
 from samdpo.preprocessing.preprocess import prepare_slices
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
+from samdpo.training.confidence import confidence_of
 from samdpo.training.trainer import checked_device
 
 log = logging.getLogger(__name__)

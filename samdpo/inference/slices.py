@@ -73,22 +73,6 @@ def _decode(
     return network.decode(embeddings, prompt_tensors(prompts, plans).to(device))[0].sigmoid()
 
 
-def confidence_of(probabilities: np.ndarray, cut: float) -> float:
-    """The Dice a mask expects of itself: 2 sum(p y) / (sum(p) + sum(y)) with y = p > cut; 1 is certain.
-
-    Args:
-        probabilities: of one structure, any shape.
-        cut: probability at which a pixel is foreground.
-
-    Returns:
-        a number in [0, 1]; 0 for an empty mask.
-    """
-    mask = probabilities > cut
-    if not mask.any():
-        return 0.0
-    return float(2 * probabilities[mask].sum() / (probabilities.sum() + mask.sum()))
-
-
 def label_map(probabilities: np.ndarray, cut: float, labels: Sequence[int]) -> np.ndarray:
     """Probabilities (L, Z, Y, X) -> label ids (Z, Y, X) int16; where structures overlap the more probable one wins."""
     best = probabilities.argmax(0)

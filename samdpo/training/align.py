@@ -33,7 +33,7 @@ from samdpo.training.batches import Batch, SliceKey, epoch_order
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.reference import ReferenceModel
-from samdpo.training.trainer import Metrics, Trainer, dice_at_cuts
+from samdpo.training.trainer import Metrics, Trainer
 from samdpo.training.views import FLIPPED, IDENTITY
 
 log = logging.getLogger(__name__)
@@ -200,10 +200,14 @@ class AlignTrainer(Trainer):
         return candidates, ranking
 
     @torch.no_grad()
-    def validation_step(self, batch: Batch) -> np.ndarray:
+    def probabilities(self, batch: Batch) -> torch.Tensor:
         """As the base's, from kept embeddings."""
         self.network.eval()
-        return dice_at_cuts(self.decode(batch)[1].sigmoid().cpu(), batch.truth)
+        return self.decode(batch)[1].sigmoid()
+
+    def confidence_keys(self) -> list[SliceKey]:
+        """The unlabelled slices too: the decoder has learned from them."""
+        return [*self.train_keys, *self.unlabelled_keys]
 
 
 def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:

@@ -24,6 +24,7 @@ from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
 from samdpo.training.batches import Batch, SliceKey, epoch_order
+from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.views import draw_view
@@ -226,11 +227,19 @@ class Trainer:
     @torch.no_grad()
     def validation_step(self, batch: Batch) -> np.ndarray:
         """Dice of each prompt of the batch at each of ``CUTS``: (N, len(CUTS))."""
+        return dice_at_cuts(self.probabilities(batch).cpu(), batch.truth)
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch) -> torch.Tensor:
+        """What the network says now of each prompt of a batch: (N, H, W) in [0, 1]."""
         self.network.eval()
         with autocast(self.device, self.precision):
             embeddings = self.network.encode_image(batch.images.to(self.device))
-        probabilities = self.network.decode(embeddings.float(), batch.prompts.to(self.device))[0].sigmoid().cpu()
-        return dice_at_cuts(probabilities, batch.truth)
+        return self.network.decode(embeddings.float(), batch.prompts.to(self.device))[0].sigmoid()
+
+    def confidence_keys(self) -> list[SliceKey]:
+        """The slices on which the network's confidence is measured after training."""
+        return self.train_keys
 
     def on_epoch_end(self, epoch: int, outputs: list[Metrics], validation: list[np.ndarray]) -> None:
         """Log means, draw, keep the best epoch of the held-back cases, write the resumable checkpoint."""
@@ -257,9 +266,10 @@ class Trainer:
     def on_train_end(self) -> None:
         """Write the final weights and the fold's own description, remove the resumable checkpoint."""
         if self.accelerator.is_main_process:
-            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
             self.data.prompter.save(self.fold_folder / "prompter")
             write_json(self.fold_folder / "model.json", self.describe())
+            # The weights come last: a fold counts as trained when they are there.
+            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
             checkpoints.remove_latest(self.fold_folder)
             log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(), peak_memory_gib())
             self.accelerator.end_training()
@@ -273,6 +283,7 @@ class Trainer:
             "custom_architecture": custom,
             "stage": self.stage_name,
             "mask_cut": self.mask_cut,
+            "confidence_threshold": confidence_thresholds(self, self.confidence_keys()),
             "seed": self.stage.seed,
             "epochs": self.current_epoch,
             "held_back_dice": self.best_metric if self.held_back_keys else None,

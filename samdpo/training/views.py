@@ -100,6 +100,8 @@ def view_prompt(prompt: StructurePrompt, view: View, plan: AugmentationPlan, n_p
     elif prompt.present:
         points = points_in(regions, n_points, rng)
         boxes = jitter_boxes(boxes, plan.box_jitter, size, rng)
+        if rng.random() < plan.prompt_corruption:
+            boxes, points = misplace_boxes(boxes, size, rng), points[:0]
     return dataclasses.replace(
         prompt,
         saliency=saliency.astype(np.float16),
@@ -117,6 +119,18 @@ def jitter_boxes(boxes: np.ndarray, share: float, size: int, rng: np.random.Gene
     sides = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], axis=1)
     offset = rng.uniform(-share, share, size=boxes.shape) * np.concatenate([sides, sides], axis=1)
     return np.clip(boxes + offset, 0, size).astype(np.float32)
+
+
+def misplace_boxes(boxes: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Boxes as wrong as those of new slices can be: moved by up to 0.6 of a side, 0.6 to 1.7 times as large.
+
+    Prompts of the few labelled slices are often better than those of new ones; a network that has seen bad ones looks
+    at the image too.
+    """
+    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centre = centre + rng.uniform(-0.6, 0.6, centre.shape) * side
+    side = side * np.exp(rng.uniform(np.log(0.6), np.log(1.7), side.shape))
+    return np.clip(np.concatenate([centre - side / 2, centre + side / 2], axis=1), 0, size).astype(np.float32)
 
 
 def _flip_boxes(boxes: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,159 @@
+"""Fixtures of training and inference: a phantom dataset planned with a tiny network, and models trained on it once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from samdpo.files import read_json, write_json
+from samdpo.training.run import get_trainer, train
+from samdpo.training.trainer import Trainer
+
+PHANTOMS, NUMBER = "Dataset902_PhantomUltrasound", 902
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """nnU-Net's three folders with one planned and prompted phantom dataset in them."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "nnUNet_raw" / PHANTOMS
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed" / PHANTOMS
+
+    @property
+    def results(self) -> Path:
+        return self.root / "nnUNet_results" / PHANTOMS
+
+    @property
+    def finetuned(self) -> Path:
+        return self.results / "FinetuneTrainer__samdpoPlans__finetune"
+
+    @property
+    def aligned(self) -> Path:
+        return self.results / "AlignTrainer__samdpoPlans__align"
+
+    def environment(self) -> dict[str, str]:
+        return {name: str(self.root / name) for name in VARIABLES}
+
+    def trainer(self, stage: str, *overrides: str, **arguments) -> Trainer:
+        """As ``samdpo_train 902 STAGE 0 --set OVERRIDES``, not yet initialised."""
+        return get_trainer(NUMBER, stage, arguments.pop("fold", 0), device="cpu", overrides=overrides, **arguments)
+
+    def train(self, stage: str, *overrides: str, resume: bool = False, **arguments) -> Trainer:
+        """As ``samdpo_train``, without the validation's minutes: they are seconds here."""
+        trainer = self.trainer(stage, *overrides, **arguments)
+        train(trainer, resume=resume)
+        return trainer
+
+    def start(self, command: str, *words: str) -> subprocess.Popen:
+        """A command in a process of its own, as typed; its messages go to ``stderr``."""
+        program = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
+            f"from samdpo.cli.{command} import main; main()"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **self.environment()},
+        )
+
+    def stopped(self, fold: Path, number: signal.Signals, *words: str) -> tuple[int, str]:
+        """``samdpo_train`` that gets a signal once its second checkpoint is there: (return code, messages)."""
+        process = self.start("train", *words)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if any(f.name > "epoch_0001" for f in (fold / "checkpoint_latest").glob("epoch_*")):
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, said
+
+
+def copied(source: Phantoms, folder: Path) -> Phantoms:
+    """Files are only ever replaced as a whole, so that links make a copy of their own."""
+    shutil.copytree(source.root, folder, copy_function=os.link)
+    return Phantoms(folder)
+
+
+@pytest.fixture(scope="session")
+def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    """10 labelled phantoms of 96 x 112 pixels of which a fold uses 3 as labelled and 5 as unlabelled; 2 in imagesUl."""
+    from samdpo.dataset.phantoms import make_phantom_dataset
+    from samdpo.planning.run import plan_and_preprocess
+
+    made = Phantoms(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment().items():
+            Path(value).mkdir()
+            patch.setenv(name, value)
+        make_phantom_dataset("ultrasound", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
+        plan_and_preprocess(NUMBER, labelled=0.4)
+        content = read_json(made.preprocessed / "samdpoPlans.json")
+        content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
+        content["prompting"]["tower_steps"] = 10
+        for stage in content["configurations"].values():
+            stage |= {"epochs": 2, "lr": 2e-3, "encoder_lr": 2e-3, "lr_halving_epochs": 100, "batch_size": 2}
+        write_json(made.preprocessed / "samdpoPlans.json", content)
+        made.trainer("finetune")  # makes the prompts
+    return made
+
+
+@pytest.fixture(scope="session")
+def _finetuned(_planned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    made = copied(_planned, tmp_path_factory.mktemp("finetuned") / "roots")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment().items():
+            patch.setenv(name, value)
+        made.train("finetune", "epochs=12")
+    return made
+
+
+@pytest.fixture(scope="session")
+def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    made = copied(_finetuned, tmp_path_factory.mktemp("aligned") / "roots")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment().items():
+            patch.setenv(name, value)
+        made.train("align")
+    return made
+
+
+@pytest.fixture
+def planned(_planned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phantoms]:
+    """The test's own copy of the planned dataset, and the environment variables that name it."""
+    return _own(_planned, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def finetuned(_finetuned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
+    """As ``planned``, finetuned for 12 epochs."""
+    return _own(_finetuned, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def aligned(_aligned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
+    """As ``finetuned``, aligned for 2 epochs."""
+    return _own(_aligned, tmp_path, monkeypatch)
+
+
+def _own(source: Phantoms, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
+    made = copied(source, folder / "roots")
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    return made

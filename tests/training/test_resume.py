@@ -1,0 +1,140 @@
+"""Stop at any moment and go on: killed, interrupted, with a full disk, with other settings."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+
+import pytest
+
+from samdpo.cli.train import main
+from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.files import read_json
+from samdpo.training import checkpoints
+from samdpo.training.checkpoints import FINAL
+from trained_models import copied
+
+
+@pytest.mark.parametrize("stage", ["finetune", "align"])
+def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage):
+    settings = ("epochs=7",)
+    fold = finetuned.trainer(stage).fold_folder
+    (fold / FINAL).unlink(missing_ok=True) if stage == "finetune" else None
+    other = copied(finetuned, tmp_path / "other")
+    code, said = finetuned.stopped(fold, signal.SIGKILL, "902", stage, "0", "-device", "cpu", "--set", *settings)
+    assert code == -signal.SIGKILL, said
+    assert not (fold / FINAL).is_file() and checkpoints.load_latest(fold)[1]["epoch"] >= 2
+    finetuned.train(stage, *settings, resume=True)
+    for name, value in other.environment().items():
+        monkeypatch.setenv(name, value)
+    uninterrupted = other.train(stage, *settings)
+    assert uninterrupted.fold_folder != fold
+    assert (fold / FINAL).read_bytes() == (uninterrupted.fold_folder / FINAL).read_bytes()
+    assert read_json(fold / "model.json") == read_json(uninterrupted.fold_folder / "model.json")
+
+
+def test_ctrl_c_ends_with_a_sentence_and_c_continues(planned):
+    fold = planned.finetuned / "fold_0"
+    code, said = planned.stopped(fold, signal.SIGINT, "902", "finetune", "0", "-device", "cpu", "--epochs", "8")
+    assert code == 130 and "Traceback" not in said
+    assert "--c" in said.splitlines()[-1], said
+    trainer = planned.train("finetune", "epochs=8", resume=True)
+    assert len(trainer.run_log.history["loss"]) == 8 and (fold / FINAL).is_file()
+
+
+def test_the_history_goes_on_where_it_stopped(planned):
+    interrupt(planned, "epochs=4", after=2)
+    trainer = planned.train("finetune", "epochs=4", resume=True)
+    assert len(trainer.run_log.history["loss"]) == 4
+
+
+def test_a_finished_run_is_not_trained_again(finetuned, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    final = finetuned.finetuned / "fold_0" / FINAL
+    before = final.stat().st_mtime_ns
+    with caplog.at_level("INFO", "samdpo"):
+        finetuned.train("finetune", resume=True)
+    assert "finished already" in caplog.text and final.stat().st_mtime_ns == before
+
+
+def test_training_anew_over_a_finished_run_can_be_continued_too(finetuned):
+    interrupt(finetuned, "epochs=4", after=2)
+    trainer = finetuned.train("finetune", "epochs=4", resume=True)
+    assert len(trainer.run_log.history["loss"]) == 4
+
+
+def test_a_run_killed_while_it_writes_the_end_is_not_taken_for_finished(planned, monkeypatch):
+    monkeypatch.setattr("samdpo.training.trainer.Trainer.describe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        planned.train("finetune")
+    monkeypatch.undo()
+    for name, value in planned.environment().items():
+        monkeypatch.setenv(name, value)
+    assert not (planned.finetuned / "fold_0" / FINAL).is_file()
+    planned.train("finetune", resume=True)
+    assert (planned.finetuned / "fold_0" / "model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"), [("lr=0.5", "lr"), ("batch_size=1", "batch_size"), ("network.frozen_stages=2", "network"),
+                         ("prompting.use_points=false", "prompting")],
+)
+def test_other_settings_cannot_continue_a_run(planned, changed, key):
+    interrupt(planned, "epochs=3", after=1)
+    with pytest.raises(TrainingError, match=f"other settings.*{key}.*without --c"):
+        planned.train("finetune", "epochs=3", changed, resume=True)
+
+
+def test_more_epochs_are_no_other_settings(planned):
+    interrupt(planned, "epochs=3", after=2)
+    trainer = planned.train("finetune", "epochs=4", resume=True)
+    assert len(trainer.run_log.history["loss"]) == 4
+
+
+def test_c_without_a_checkpoint_starts_at_the_beginning(planned):
+    assert len(planned.train("finetune", resume=True).run_log.history["loss"]) == 2
+
+
+@pytest.mark.parametrize("of", ["samdpo.networks.weights.atomic_path", "torch.save"])
+def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(planned, monkeypatch, of):
+    interrupt(planned, "epochs=3", after=1)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(of, full)
+    with pytest.raises(ConfigurationError, match="disk is full.*--c"):
+        planned.train("finetune", "epochs=3", resume=True)
+    assert checkpoints.load_latest(planned.finetuned / "fold_0")[1]["epoch"] == 1
+
+
+def test_the_command_says_errors_in_a_sentence(planned, monkeypatch, capsys, caplog):
+    monkeypatch.setattr("sys.argv", ["samdpo_train", "902", "align", "0"])
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "samdpo_train 902 finetune 0" in caplog.text
+
+
+def interrupt(phantoms, *settings: str, after: int) -> None:
+    """Train and stop in the epoch after ``after`` epochs."""
+    trainer = phantoms.trainer("finetune", *settings)
+    step = trainer.train_step
+
+    def stopping(batch):
+        if trainer.current_epoch == after:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    trainer.train_step = stopping
+    checkpoints.remove_latest(trainer.fold_folder)
+    trainer.initialize()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    trainer.run_log.close()
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
