@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from samdpo.files import read_json, write_json
 from samdpo.training.run import get_trainer, train
 from samdpo.training.trainer import Trainer
 
-PHANTOMS, NUMBER = "Dataset902_PhantomUltrasound", 902
+PHANTOMS, NUMBER = "Dataset901_PhantomXray", 901
+FINETUNED = 10  # epochs
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -52,7 +55,7 @@ class Phantoms:
         return {name: str(self.root / name) for name in VARIABLES}
 
     def trainer(self, stage: str, *overrides: str, **arguments) -> Trainer:
-        """As ``samdpo_train 902 STAGE 0 --set OVERRIDES``, not yet initialised."""
+        """As ``samdpo_train 901 STAGE 0 --set OVERRIDES``, not yet initialised."""
         return get_trainer(NUMBER, stage, arguments.pop("fold", 0), device="cpu", overrides=overrides, **arguments)
 
     def train(self, stage: str, *overrides: str, resume: bool = False, **arguments) -> Trainer:
@@ -69,7 +72,7 @@ class Phantoms:
         )
         return subprocess.Popen(
             [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **self.environment()},
+            env={**os.environ, **self.environment(), "OMP_NUM_THREADS": "1"},
         )
 
     def stopped(self, fold: Path, number: signal.Signals, *words: str) -> tuple[int, str]:
@@ -91,6 +94,19 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
     return Phantoms(folder)
 
 
+@contextmanager
+def _as_current(made: Phantoms) -> Iterator[Phantoms]:
+    """Environment variables of ``made``; one thread, since two wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment().items():
+            Path(value).mkdir(exist_ok=True)
+            patch.setenv(name, value)
+        yield made
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     """10 labelled phantoms of 96 x 112 pixels of which a fold uses 3 as labelled and 5 as unlabelled; 2 in imagesUl."""
@@ -98,17 +114,14 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     from samdpo.planning.run import plan_and_preprocess
 
     made = Phantoms(tmp_path_factory.mktemp("trained"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment().items():
-            Path(value).mkdir()
-            patch.setenv(name, value)
-        make_phantom_dataset("ultrasound", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
+    with _as_current(made):
+        make_phantom_dataset("xray", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
         plan_and_preprocess(NUMBER, labelled=0.4)
         content = read_json(made.preprocessed / "samdpoPlans.json")
         content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
         content["prompting"]["tower_steps"] = 10
         for stage in content["configurations"].values():
-            stage |= {"epochs": 2, "lr": 2e-3, "encoder_lr": 2e-3, "lr_halving_epochs": 100, "batch_size": 2}
+            stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
         write_json(made.preprocessed / "samdpoPlans.json", content)
         made.trainer("finetune")  # makes the prompts
     return made
@@ -117,43 +130,35 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
 @pytest.fixture(scope="session")
 def _finetuned(_planned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     made = copied(_planned, tmp_path_factory.mktemp("finetuned") / "roots")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment().items():
-            patch.setenv(name, value)
-        made.train("finetune", "epochs=12")
+    with _as_current(made):
+        made.train("finetune", f"epochs={FINETUNED}")
     return made
 
 
 @pytest.fixture(scope="session")
 def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     made = copied(_finetuned, tmp_path_factory.mktemp("aligned") / "roots")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment().items():
-            patch.setenv(name, value)
+    with _as_current(made):
         made.train("align")
     return made
 
 
 @pytest.fixture
-def planned(_planned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phantoms]:
+def planned(_planned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """The test's own copy of the planned dataset, and the environment variables that name it."""
-    return _own(_planned, tmp_path, monkeypatch)
+    with _as_current(copied(_planned, tmp_path / "roots")) as own:
+        yield own
 
 
 @pytest.fixture
-def finetuned(_finetuned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
-    """As ``planned``, finetuned for 12 epochs."""
-    return _own(_finetuned, tmp_path, monkeypatch)
+def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``planned``, finetuned for a few epochs."""
+    with _as_current(copied(_finetuned, tmp_path / "roots")) as own:
+        yield own
 
 
 @pytest.fixture
-def aligned(_aligned: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
+def aligned(_aligned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """As ``finetuned``, aligned for 2 epochs."""
-    return _own(_aligned, tmp_path, monkeypatch)
-
-
-def _own(source: Phantoms, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
-    made = copied(source, folder / "roots")
-    for name, value in made.environment().items():
-        monkeypatch.setenv(name, value)
-    return made
+    with _as_current(copied(_aligned, tmp_path / "roots")) as own:
+        yield own

@@ -14,8 +14,13 @@ from samdpo.errors import SamdpoError
 log = logging.getLogger("samdpo")
 
 
-def run_command(body: Callable[[], None]) -> None:
-    """Run a command's body: a user's error ends with its sentence and code 2, Ctrl-C with code 130."""
+def run_command(body: Callable[[], None], go_on: str = "type the same command again to go on") -> None:
+    """Run a command's body: a user's error ends with its sentence and code 2, Ctrl-C with code 130.
+
+    Args:
+        body: the command.
+        go_on: what to do after Ctrl-C, said in its sentence.
+    """
     configure_logging()
     try:
         body()
@@ -25,7 +30,7 @@ def run_command(body: Callable[[], None]) -> None:
         log.error("%s", error)
         sys.exit(2)
     except KeyboardInterrupt:
-        log.error("Stopped by Ctrl-C. What was finished is kept; type the same command again to go on.")
+        log.error("Stopped by Ctrl-C. What was finished is kept; %s.", go_on)
         sys.exit(130)
     except OSError as error:
         if error.errno != errno.ENOSPC:

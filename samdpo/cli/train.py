@@ -40,4 +40,4 @@ def main() -> None:
                               args.pretrained_weights, args.np)
         train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
 
-    run_command(body)
+    run_command(body, go_on="type the same command with --c to go on")

@@ -130,7 +130,7 @@ class LitePlanner:
                 batch_size=4,
                 labelled_per_step=2,
                 lr=1e-4,
-                lr_halving_epochs=2,
+                lr_halving_epochs=schedule.ALIGN_HALVING_EPOCHS,
                 seed=self.seed,
             )
 

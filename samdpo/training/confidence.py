@@ -47,12 +47,12 @@ def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size
     Returns:
         structure -> confidence; a structure of which nothing was found is left out.
     """
-    chosen = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(len(keys), MOST_SLICES)).round().astype(int))]
+    chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, min(len(keys), MOST_SLICES)).round().astype(int)]
     found: dict[str, list[float]] = {}
     for start in range(0, len(chosen), batch_size):
-        of_views = []
+        of_views, chunk = [], chosen[start : start + batch_size]
         for view in (IDENTITY, FLIPPED):
-            batch = trainer.samples.collate([trainer.samples.sample(k, view) for k in chosen[start : start + batch_size]])
+            batch = trainer.samples.collate([trainer.samples.sample(k, view, with_truth=False) for k in chunk])
             of_views.append(trainer.probabilities(batch))
         mean = ((of_views[0] + of_views[1].flip(-1)) / 2).cpu().numpy()
         prompts = [prompt for sample in batch.samples for prompt in sample.prompts]

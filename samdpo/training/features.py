@@ -15,6 +15,7 @@ from tqdm import tqdm
 from samdpo.files import hash_of
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast
+from samdpo.networks.stages import check_stages, encoder_stages
 from samdpo.paths import preprocessed_folder
 from samdpo.training.batches import Batch, SliceKey
 from samdpo.training.views import FLIPPED, View
@@ -36,8 +37,8 @@ class FeatureCache:
     def __init__(self, trainer: Trainer, n_stages: int) -> None:
         self.trainer, self.n_stages = trainer, n_stages
         data = trainer.data
-        key = hash_of(weights_hash(trainer.network.image_encoder), n_stages, trainer.precision,
-                      data.plans.preprocessing)
+        frozen = frozen_part(trainer.network.image_encoder, n_stages)
+        key = hash_of(weights_hash(frozen), n_stages, trainer.precision, data.plans.preprocessing)
         self.store = EmbeddingStore(self.folder(data.plans.dataset_name, data.fold), key)
 
     @staticmethod
@@ -83,6 +84,13 @@ class FeatureCache:
 def feature_name(key: SliceKey, view: View) -> str:
     """Name of a slice's features in the store; only the identity and the mirror image are kept."""
     return f"{key[0]}_{key[1]:04d}_{'flip' if view == FLIPPED else 'identity'}"
+
+
+def frozen_part(encoder: torch.nn.Module, n_stages: int) -> torch.nn.Module:
+    """The modules that :class:`FeatureCache` runs: the leading stages, -1 for the whole encoder."""
+    if check_stages(encoder, n_stages) == -1:
+        return encoder
+    return torch.nn.ModuleList(module for stage in encoder_stages(encoder)[:n_stages] for module in stage)
 
 
 def weights_hash(module: torch.nn.Module) -> str:

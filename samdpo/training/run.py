@@ -66,10 +66,12 @@ def train(
 ) -> None:
     """Train (or continue, or only validate) and predict the fold's validation cases."""
     final = trainer.fold_folder / checkpoints.FINAL
+    # A resumable checkpoint beside final weights is of a training begun anew and not finished.
+    finished = final.is_file() and not (trainer.fold_folder / checkpoints.LATEST).is_dir()
     if only_validate:
         if not final.is_file():
             raise TrainingError(f"--val: {final} does not exist; this fold is not trained yet. Train it without --val.")
-    elif resume and final.is_file():
+    elif resume and finished:
         log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", trainer.fold_folder)
     else:
         trainer.initialize()

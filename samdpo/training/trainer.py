@@ -296,9 +296,14 @@ class Trainer:
         """Write a checkpoint from which ``--c`` goes on bit for bit (on CPU)."""
         state = {
             "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
-            "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": to_dict(self.stage),
+            "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": self.settings(),
         }
         checkpoints.save_latest(self.fold_folder, self.current_epoch, self.network.state_dict(), state)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything of the plan that a continued run must share with the one it continues."""
+        shared = {"network": to_dict(self.plans.network), "prompting": to_dict(self.plans.prompting)}
+        return {**to_dict(self.stage), **shared}
 
     def load_checkpoint(self) -> bool:
         """Go on from the newest checkpoint of the fold; False when there is none.
@@ -310,7 +315,7 @@ class Trainer:
         if found is None:
             return False
         weights, state = found
-        changed = [k for k, v in to_dict(self.stage).items() if state["settings"].get(k) != v and k != "epochs"]
+        changed = [k for k, v in self.settings().items() if state["settings"].get(k) != v and k != "epochs"]
         if changed:
             raise TrainingError(
                 f"The checkpoint in {self.fold_folder} was made with other settings ({', '.join(changed)}). Continue "

@@ -20,8 +20,8 @@ from samdpo.drawing import (
 )
 from samdpo.errors import DatasetError
 from samdpo.evaluation.figures import DemoRow, demo_figure
-from samdpo.training.progress import progress_figure
 from samdpo.evaluation.overlay_folder import plot_overlays
+from samdpo.training.progress import progress_figure
 
 
 def disc(row: float, column: float, radius: float = 15, size: int = 64) -> np.ndarray:

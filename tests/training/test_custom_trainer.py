@@ -57,7 +57,7 @@ def test_a_variant_with_another_architecture_predicts_with_it(planned, outside):
     assert read_json(trainer.fold_folder / "model.json")["custom_architecture"]
     predictor = Predictor.from_model_folder(trainer.folder, device="cpu")
     assert isinstance(predictor.folds[0].network.text_projection, torch.nn.Sequential)
-    predictor.set_image(planned.raw / "imagesTs" / "ultrasound_ts_001_0000.png")
+    predictor.set_image(planned.raw / "imagesTs" / "xray_ts_001_0000.png")
     assert predictor.predict().segmentation.shape == (1, 96, 112)
 
 

@@ -44,7 +44,7 @@ def test_an_entry_point(monkeypatch):
         def load(self):
             return AlignTrainer
 
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()] if group == "samdpo.trainers" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()] * (group == "samdpo.trainers"))
     assert find_trainer("Registered") is AlignTrainer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from trained_models import FINETUNED
 
 from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.files import read_json
@@ -32,12 +33,12 @@ def test_a_finished_fold_holds_everything_a_reader_looks_for(finetuned):
 
 def test_the_description_of_a_fold_says_what_prediction_needs(finetuned):
     described = read_json(finetuned.finetuned / "fold_0" / "model.json")
-    assert described["stage"] == "finetune" and described["epochs"] == 12
+    assert described["stage"] == "finetune" and described["epochs"] == FINETUNED
     assert described["trainer"] == "samdpo.training.finetune:FinetuneTrainer" and not described["custom_architecture"]
     assert len(described["labelled_cases"]) == 3
-    assert 0 < described["confidence_threshold"]["breast tumor"] < 1
+    assert 0 < described["confidence_threshold"]["lung"] < 1
     debug = read_json(finetuned.finetuned / "fold_0" / "debug.json")
-    assert debug["settings"]["epochs"] == 12 and debug["versions"]["torch"] == torch.__version__
+    assert debug["settings"]["epochs"] == FINETUNED and debug["versions"]["torch"] == torch.__version__
 
 
 def test_the_loss_falls(finetuned):
@@ -130,10 +131,10 @@ def test_a_fold_that_is_not_there_and_all(planned):
 
 def test_what_is_missing_is_told_with_the_command_to_type(planned, tmp_path):
     (planned.preprocessed / "samdpoPlans_2d_256").rename(planned.preprocessed / "elsewhere")
-    with pytest.raises(TrainingError, match="samdpo_preprocess -d 902"):
+    with pytest.raises(TrainingError, match="samdpo_preprocess -d 901"):
         planned.trainer("finetune")
     (planned.preprocessed / "samdpoPlans.json").unlink()
-    with pytest.raises(TrainingError, match="samdpo_plan_and_preprocess -d 902"):
+    with pytest.raises(TrainingError, match="samdpo_plan_and_preprocess -d 901"):
         planned.trainer("finetune")
     with pytest.raises(TrainingError, match=r"mine\.json"):
         planned.trainer("finetune", plans_name="mine")

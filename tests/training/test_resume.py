@@ -7,13 +7,13 @@ import logging
 import signal
 
 import pytest
+from trained_models import copied
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.files import read_json
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
-from trained_models import copied
 
 
 @pytest.mark.parametrize("stage", ["finetune", "align"])
@@ -22,7 +22,7 @@ def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned,
     fold = finetuned.trainer(stage).fold_folder
     (fold / FINAL).unlink(missing_ok=True) if stage == "finetune" else None
     other = copied(finetuned, tmp_path / "other")
-    code, said = finetuned.stopped(fold, signal.SIGKILL, "902", stage, "0", "-device", "cpu", "--set", *settings)
+    code, said = finetuned.stopped(fold, signal.SIGKILL, "901", stage, "0", "-device", "cpu", "--set", *settings)
     assert code == -signal.SIGKILL, said
     assert not (fold / FINAL).is_file() and checkpoints.load_latest(fold)[1]["epoch"] >= 2
     finetuned.train(stage, *settings, resume=True)
@@ -36,7 +36,7 @@ def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned,
 
 def test_ctrl_c_ends_with_a_sentence_and_c_continues(planned):
     fold = planned.finetuned / "fold_0"
-    code, said = planned.stopped(fold, signal.SIGINT, "902", "finetune", "0", "-device", "cpu", "--epochs", "8")
+    code, said = planned.stopped(fold, signal.SIGINT, "901", "finetune", "0", "-device", "cpu", "--epochs", "8")
     assert code == 130 and "Traceback" not in said
     assert "--c" in said.splitlines()[-1], said
     trainer = planned.train("finetune", "epochs=8", resume=True)
@@ -110,12 +110,12 @@ def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(planned, monkey
 
 
 def test_the_command_says_errors_in_a_sentence(planned, monkeypatch, capsys, caplog):
-    monkeypatch.setattr("sys.argv", ["samdpo_train", "902", "align", "0"])
+    monkeypatch.setattr("sys.argv", ["samdpo_train", "901", "align", "0"])
     monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "samdpo_train 902 finetune 0" in caplog.text
+    assert "samdpo_train 901 finetune 0" in caplog.text
 
 
 def interrupt(phantoms, *settings: str, after: int) -> None:
