@@ -117,6 +117,11 @@ def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str) ->
     return results_root() / dataset_name(id_or_name) / MODEL_SEPARATOR.join((trainer, plans, stage))
 
 
+def plans_option(plans: str) -> str:
+    """What a command to type needs where the plan is not the usual one: `` -p mine``."""
+    return "" if plans == PLANS_NAME else f" -p {plans}"
+
+
 def fold_folder(model: Path, fold: int | str) -> Path:
     """``fold_0`` … or ``fold_all`` inside a model folder."""
     return model / f"fold_{fold}"

@@ -59,7 +59,6 @@ class Prompter:
     ) -> None:
         self.device = resolve_device(device)
         self.settings, self.towers, self.texts = settings, towers.to(self.device), texts
-        self.device = torch.device(device)
         self._extractor = extractor
         self.model = LiteTowersModel(towers, texts, self.extract)
 

@@ -14,7 +14,7 @@ import torch
 from samdpo.errors import TrainingError
 from samdpo.files import read_json
 from samdpo.networks.weights import load_into, load_weights
-from samdpo.paths import model_folder
+from samdpo.paths import model_folder, plans_option
 from samdpo.plans import Plans
 from samdpo.preferences.annotators import Ranking, VirtualAnnotator
 from samdpo.preferences.candidates import make_candidates
@@ -67,7 +67,7 @@ class AlignTrainer(Trainer):
             previous, number = plans.stage(stage).previous_stage, int(plans.dataset_name[7:10])
             raise TrainingError(
                 f"{file} does not exist: the stage {stage!r} starts from a finished {previous!r}. "
-                f"Type first: samdpo_train {number} {previous} {fold}"
+                f"Type first: samdpo_train {number} {previous} {fold}{plans_option(plans.plans_name)}"
             )
 
     def load_initial_weights(self) -> None:
@@ -104,6 +104,7 @@ class AlignTrainer(Trainer):
                 f"None of the {len(keys)} unlabelled slices has a hidden truth, which the virtual annotator compares "
                 f"candidates with. Simulate with: samdpo_plan_and_preprocess -d {number} --labelled 0.1, or learn "
                 f"from the model's own masks with: samdpo_train {number} align_self_training {self.data.fold}"
+                + plans_option(self.plans.plans_name)
             )
         if len(judged) < len(keys):
             log.warning("%d unlabelled slices have no hidden truth; the virtual annotator leaves them out.",
@@ -121,7 +122,7 @@ class AlignTrainer(Trainer):
         """The finetuned network; after a resume its weights are read again, since the policy has moved."""
         if self.current_epoch == 0:
             return self.network
-        network = self.build_network_architecture(self.plans.network).to(self.device)
+        network = self.place(self.build_network_architecture(self.plans.network))
         load_into(network, load_weights(self.reference_file), str(self.reference_file))
         return network.requires_grad_(False).eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,37 +32,40 @@ class ReferenceModel:
         self._kept: dict[tuple, torch.Tensor] = {}
         self._room = int(memory_gib * 1024**3)
 
-    @torch.no_grad()
     def logits(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Reference logits (N, H, W), float32, of the prompts of ``batch``."""
-        keys = [("logits", s.key, s.view, len(s.prompts)) for s in batch.samples]
-        if all(k in self._kept for k in keys):
-            return torch.cat([self._kept[k] for k in keys]).to(embeddings.device)
-        logits = self.network.decode(embeddings, batch.prompts.to(embeddings.device))[0]
-        for key, part in zip(keys, logits.split([len(s.prompts) for s in batch.samples])):
-            self._keep(key, part)
-        return logits
+        return torch.cat([
+            self._decoded("logits", sample, embedding, lambda s: prompt_tensors([s.prompts], self.plans))
+            for sample, embedding in zip(batch.samples, embeddings)
+        ])
 
-    @torch.no_grad()
     def hypotheses(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Logits (N, M, H, W) decoded from each of the M = ``n_hypotheses`` boxes of a prompt alone."""
-        parts = []
-        for index, sample in enumerate(batch.samples):
-            key = ("hypotheses", sample.key, sample.view, len(sample.prompts))
-            if key not in self._kept:
-                prompts = hypothesis_prompts(sample, self.plans).to(embeddings.device)
-                decoded = self.network.decode(embeddings[index : index + 1], prompts)[0]
-                self._keep(key, decoded.unflatten(0, (len(sample.prompts), -1)).half())
-                parts.append(decoded.unflatten(0, (len(sample.prompts), -1)))
-            else:
-                parts.append(self._kept[key].float().to(embeddings.device))
-        return torch.cat(parts)
+        return torch.cat([
+            self._decoded("hypotheses", sample, embedding, lambda s: hypothesis_prompts(s, self.plans), torch.float16)
+            .unflatten(0, (len(sample.prompts), -1))
+            for sample, embedding in zip(batch.samples, embeddings)
+        ])
 
-    def _keep(self, key: tuple, value: torch.Tensor) -> None:
-        size = value.numel() * value.element_size()
+    @torch.no_grad()
+    def _decoded(
+        self, what: str, sample: Sample, embedding: torch.Tensor, prompts_of: Callable[[Sample], PromptBatch],
+        kept_as: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        """Kept logits of a slice, or new ones, decoded for this slice alone.
+
+        In a batch the last bits would depend on the other slices, and so on which are kept: a continued run would
+        differ from an uninterrupted one.
+        """
+        key = (what, sample.key, sample.view, len(sample.prompts))
+        if key in self._kept:
+            return self._kept[key].to(embedding.device).float()
+        logits = self.network.decode(embedding[None], prompts_of(sample).to(embedding.device))[0].to(kept_as)
+        size = logits.numel() * logits.element_size()
         if size <= self._room:
             self._room -= size
-            self._kept[key] = value.cpu().clone()
+            self._kept[key] = logits.cpu().clone()
+        return logits.float()
 
 
 def hypothesis_prompts(sample: Sample, plans: Plans) -> PromptBatch:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError, TrainingError
-from samdpo.paths import PLANS_NAME, dataset_name, model_folder, preprocessed_folder
+from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, preprocessed_folder
 from samdpo.plans import load_plans
 from samdpo.training import checkpoints
 from samdpo.training.discovery import find_trainer
@@ -92,8 +92,8 @@ def next_step(trainer: Trainer) -> str:
     following = [
         name for name, stage in trainer.plans.configurations.items() if stage.previous_stage == trainer.stage_name
     ]
-    lines = ["Next:"]
+    lines, option = ["Next:"], plans_option(trainer.plans.plans_name)
     if following and trainer.data.split.unlabelled:
-        lines.append(f"  samdpo_train {number} {following[0]} {fold}      learn from preferences on unlabelled images")
-    lines.append(f"  samdpo_predict -i IMAGES -o MASKS -d {number} -f {fold}")
+        lines.append(f"  samdpo_train {number} {following[0]} {fold}{option}      learn from preferences on unlabelled images")
+    lines.append(f"  samdpo_predict -i IMAGES -o MASKS -d {number} -f {fold}{option}")
     return "\n".join(lines)

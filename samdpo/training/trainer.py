@@ -90,9 +90,7 @@ class Trainer:
         torch.manual_seed(self.stage.seed)
         self.network = self.build_network_architecture(self.plans.network)
         self.load_initial_weights()
-        self.network.to(self.device)
-        if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last)  # faster convolutions
+        self.place(self.network)
         self.configure_trainable()
         self.optimizer = self.configure_optimizers()
         train, held_back = self.do_split()
@@ -103,6 +101,13 @@ class Trainer:
                 "there is nothing to learn from. Check the labels with: samdpo_plan_and_preprocess "
                 "--verify_dataset_integrity"
             )
+
+    def place(self, network: SamNetwork) -> SamNetwork:
+        """Move a network to the device, in the memory layout that is fastest there."""
+        network.to(self.device)
+        if self.device.type == "cpu":
+            network.to(memory_format=torch.channels_last)  # faster convolutions
+        return network
 
     @staticmethod
     def build_network_architecture(plan: NetworkPlan) -> SamNetwork:
