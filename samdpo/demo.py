@@ -39,8 +39,8 @@ class DemoSize:
     cases: int = 25
     labelled: float = 0.3
     test: int = 6
-    finetune_epochs: int = 10
-    align_epochs: int = 4
+    finetune_epochs: int = 6
+    align_epochs: int = 3
     tower_steps: int = 120
     backbone: str = "lite_medsam"
 

@@ -17,7 +17,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATASET, IDENTIFIER = "Dataset003_Lung", 3
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-_BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>.*?) -->\n\s*)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^\n]*?) -->\n\s*)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+)
 _FLAG = re.compile(r"(?<![\w-])--?[A-Za-z]\w*")
 
 

@@ -74,8 +74,10 @@ def test_flags_named_alone_belong_to_a_command(page: Path) -> None:
 
 
 def test_every_flag_of_the_main_commands_is_documented() -> None:
-    where = {"samdpo_plan_and_preprocess": "planning.md", "samdpo_train": "training.md", "samdpo_predict": "inference.md",
-             "samdpo_evaluate_folder": "evaluation.md"}
+    where = {
+        "samdpo_plan_and_preprocess": "planning.md", "samdpo_train": "training.md", "samdpo_predict": "inference.md",
+        "samdpo_evaluate_folder": "evaluation.md",
+    }
     for command, name in where.items():
         text = (REPOSITORY / "documentation" / name).read_text(encoding="utf-8")
         missing = [flag for flag in flags_of(command) - {"-h", "--help"} if f"`{flag}`" not in text]

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from samdpo.files import read_json, write_json
-from samdpo.training.run import get_trainer, train
-from samdpo.training.trainer import Trainer
+
+if TYPE_CHECKING:  # torch is imported only by tests that train
+    from samdpo.training.trainer import Trainer
 
 PHANTOMS, NUMBER = "Dataset901_PhantomXray", 901
 FINETUNED = 10  # epochs
@@ -56,10 +57,14 @@ class Phantoms:
 
     def trainer(self, stage: str, *overrides: str, **arguments) -> Trainer:
         """As ``samdpo_train 901 STAGE 0 --set OVERRIDES``, not yet initialised."""
+        from samdpo.training.run import get_trainer
+
         return get_trainer(NUMBER, stage, arguments.pop("fold", 0), device="cpu", overrides=overrides, **arguments)
 
     def train(self, stage: str, *overrides: str, resume: bool = False, **arguments) -> Trainer:
-        """As ``samdpo_train``, without the validation's minutes: they are seconds here."""
+        """As ``samdpo_train``, validation included."""
+        from samdpo.training.run import train
+
         trainer = self.trainer(stage, *overrides, **arguments)
         train(trainer, resume=resume)
         return trainer
@@ -97,14 +102,18 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
 @contextmanager
 def _as_current(made: Phantoms) -> Iterator[Phantoms]:
     """Environment variables of ``made``; one thread, since two wait for each other on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in made.environment().items():
             Path(value).mkdir(exist_ok=True)
             patch.setenv(name, value)
-        yield made
-    torch.set_num_threads(threads)
+        try:
+            yield made
+        finally:
+            torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +128,7 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
         plan_and_preprocess(NUMBER, labelled=0.4)
         content = read_json(made.preprocessed / "samdpoPlans.json")
         content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
-        content["prompting"]["tower_steps"] = 10
+        content["prompting"] |= {"tower_steps": 10, "cross_fit_folds": 2}
         for stage in content["configurations"].values():
             stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
         write_json(made.preprocessed / "samdpoPlans.json", content)

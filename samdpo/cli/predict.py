@@ -13,7 +13,7 @@ def main() -> None:
         "Segment every image of a folder. Without -d or -m the one trained model there is, the latest stage, and the "
         "folds that are trained are used.",
     )
-    arguments.add_argument("-i", type=Path, required=True, help="folder with images")
+    arguments.add_argument("-i", type=Path, required=True, help="folder with images, or one image")
     arguments.add_argument("-o", type=Path, required=True, help="folder for masks, reports and probabilities")
     arguments.add_argument("-d", default=None, help="dataset id or name")
     arguments.add_argument("-m", type=Path, default=None, help="model folder; needs no environment variable")
@@ -36,4 +36,4 @@ def main() -> None:
         predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
                        args.continue_prediction, mirror=not args.disable_tta)
 
-    run_command(body)
+    run_command(body, go_on="type the same command with --continue_prediction to go on")

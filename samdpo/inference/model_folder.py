@@ -15,6 +15,7 @@ from samdpo.plans import Plans, load_plans
 from samdpo.prompting.prompter import Prompter
 
 STAGE_ORDER = ("align", "finetune")  # where several stages are trained, the latest is used
+NEEDED = ("trainer", "stage", "mask_cut")  # keys of model.json
 REMEDY = "Train it again, or copy the whole model folder once more."
 
 
@@ -52,6 +53,9 @@ def load_fold(folder: Path, fold: str, plans: Plans, checkpoint: str) -> FoldMod
         if not needed.exists():
             raise ModelFolderError(f"{needed} is missing. {REMEDY}")
     settings = read_json(path / "model.json", error=ModelFolderError, remedy=REMEDY)
+    lacking = [key for key in NEEDED if not isinstance(settings, dict) or key not in settings]
+    if lacking:
+        raise ModelFolderError(f"{path / 'model.json'} has no {', '.join(map(repr, lacking))}. {REMEDY}")
     network = _architecture(settings)(plans.network)
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
     try:
@@ -96,7 +100,12 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
                 break
     if len(fitting) == 1:
         return fitting[0]
-    listing = "\n  ".join(str(m.relative_to(root)) for m in (fitting or models)) or "none"
+    if not models:
+        raise ConfigurationError(
+            f"No model is trained yet under {root / pattern}. Train one with: samdpo_train DATASET finetune 0, or name "
+            "a model's folder with -m FOLDER."
+        )
+    listing = "\n  ".join(str(m.relative_to(root)) for m in fitting or models)
     what = "Several trained models fit" if fitting else "No trained model fits"
     raise ConfigurationError(
         f"{what}; name one with -d DATASET, -tr TRAINER, -p PLANS and -c STAGE, or with -m FOLDER. "

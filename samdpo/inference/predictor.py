@@ -118,7 +118,8 @@ class Predictor:
         if self._image is None:
             raise DatasetError("There is no image yet; call set_image first.")
         slices, geometry = prepare_slices(self._image.data, self.plans)
-        images = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))
+        slices = slices.astype(np.float16).astype(np.float32)  # as the store of training keeps them
+        images = torch.from_numpy(np.ascontiguousarray(slices))
         prompts = [[fold.prompter.prompt(image) for image in slices] for fold in self.folds]
         return self.predict_prepared(images, geometry, prompts, self._image.spacing, self._image.properties)
 

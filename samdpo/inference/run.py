@@ -30,16 +30,16 @@ def predict_folder(
     continue_prediction: bool = False,
     mirror: bool = True,
 ) -> list[Path]:
-    """Predict every case of ``source``; returns the masks written.
+    """Predict every case of ``source``, a folder or one image; returns the masks written.
 
     A case that cannot be read is named at the end and does not stop the others.
 
     Raises:
-        ConfigurationError: ``source`` is no folder, or is ``output``.
+        ConfigurationError: ``source`` does not exist, or is ``output``.
         DatasetError: no image in ``source``, or some cases could not be predicted.
     """
-    if not source.is_dir():
-        raise ConfigurationError(f"-i {source} is not a folder; expected one with images like case_0000.png.")
+    if not source.exists():
+        raise ConfigurationError(f"-i {source} does not exist; expected a folder with images like case_0000.png.")
     if source.resolve() == output.resolve():
         raise ConfigurationError(f"-o {output} is the input folder; choose another, so that nothing is overwritten.")
     predictor = Predictor.from_model_folder(model, folds, checkpoint, device, mirror)

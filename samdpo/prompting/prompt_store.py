@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -215,12 +214,8 @@ def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:
 
 
 def _prompt_case(prompter: Prompter, store: SliceStore, features: SliceFeatures, case: str) -> list:
-    return [
-        prompter.prompt(
-            store.image(case, index), features(case, index), seed=zlib.crc32(f"{case}/{index}".encode())
-        )
-        for index in range(store.slices(case))
-    ]
+    # The points' seed is that of prediction, which does not know a case by its name.
+    return [prompter.prompt(store.image(case, i), features(case, i)) for i in range(store.slices(case))]
 
 
 def _groups(dataset: str) -> Mapping[str, str]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from samdpo.errors import ModelFolderError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import read_json, write_json
+from samdpo.networks.weights import save_weights
 from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.assemble import assemble_prompt, with_text_embeddings
 from samdpo.prompting.calibration import StructureCalibration
@@ -105,15 +106,12 @@ class Prompter:
 
     def save(self, folder: Path) -> None:
         """Write towers and settings into ``folder``, each file atomically."""
-        from safetensors.torch import save_file
-
-        tensors = {f"towers.{key}": value.contiguous().cpu() for key, value in self.towers.state_dict().items()}
-        tensors["texts.background"] = self.texts.background.contiguous().cpu()
+        tensors = {f"towers.{key}": value for key, value in self.towers.state_dict().items()}
+        tensors["texts.background"] = self.texts.background
         for row, wordings in enumerate(self.texts.structures):
-            tensors[f"texts.structure.{row}"] = wordings.contiguous().cpu()
+            tensors[f"texts.structure.{row}"] = wordings
         folder = Path(folder)
-        with atomic_path(folder / _WEIGHTS) as temporary:
-            save_file(tensors, str(temporary))
+        save_weights(tensors, folder / _WEIGHTS)
         write_json(folder / _SETTINGS, to_dict(self.settings))
 
     @classmethod

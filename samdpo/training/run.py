@@ -94,6 +94,7 @@ def next_step(trainer: Trainer) -> str:
     ]
     lines, option = ["Next:"], plans_option(trainer.plans.plans_name)
     if following and trainer.data.split.unlabelled:
-        lines.append(f"  samdpo_train {number} {following[0]} {fold}{option}      learn from preferences on unlabelled images")
+        command = f"samdpo_train {number} {following[0]} {fold}{option}"
+        lines.append(f"  {command}      learn from preferences on unlabelled images")
     lines.append(f"  samdpo_predict -i IMAGES -o MASKS -d {number} -f {fold}{option}")
     return "\n".join(lines)

@@ -47,9 +47,12 @@ def test_several_models_are_listed_with_the_flags_that_tell_them_apart(aligned):
     assert find_model(901, "MineTrainer", None, None).name.startswith("MineTrainer")
 
 
-def test_no_model_is_a_sentence_that_lists_those_there_are(finetuned, planned):
-    with pytest.raises(ConfigurationError, match=r"No trained model fits.*none"):
+def test_where_no_model_fits_those_there_are_are_listed(planned):
+    with pytest.raises(ConfigurationError, match=r"No model is trained yet.*samdpo_train DATASET finetune 0"):
         find_model(None, None, None, None)
+    planned.train("finetune", "epochs=1")
+    with pytest.raises(ConfigurationError, match=r"(?s)No trained model fits.*Trainer__samdpoPlans__finetune"):
+        find_model(None, None, None, "align")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -80,7 +83,7 @@ def test_a_folder_that_is_no_model_is_told_so(finetuned, tmp_path):
 def test_a_key_missing_in_model_json_is_named(finetuned):
     (finetuned.finetuned / "fold_0" / "model.json").unlink()
     write_json(finetuned.finetuned / "fold_0" / "model.json", {"stage": "finetune"})
-    with pytest.raises(ModelFolderError, match=r"model\.json.*mask_cut"):
+    with pytest.raises(ModelFolderError, match=r"model\.json has no .*mask_cut"):
         load(finetuned.finetuned)
 
 

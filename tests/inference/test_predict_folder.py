@@ -22,6 +22,7 @@ def predict(monkeypatch, caplog):
 
     def typed(*words: object) -> str:
         monkeypatch.setattr(sys, "argv", ["samdpo_predict", *map(str, words), "-device", "cpu"])
+        monkeypatch.setattr("samdpo.cli.common.configure_logging", lambda: None)
         monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
         caplog.clear()
         with caplog.at_level("INFO", "samdpo"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samdpo.errors import TrainingError
-from samdpo.files import read_json
+from samdpo.files import read_json, write_json
 from samdpo.networks.weights import load_weights
 from samdpo.preferences.metrics import REWARD_METRICS
 from samdpo.training.checkpoints import FINAL
@@ -51,8 +51,6 @@ def test_images_whose_truth_nobody_knows_can_only_be_self_trained(finetuned):
 
 def without_unlabelled(phantoms, keep: tuple[str, ...]):
     """Trainers of a dataset whose fold has ``keep`` as its only unlabelled cases."""
-    from samdpo.files import write_json
-
     file = phantoms.preprocessed / "splits_final.json"
     splits = read_json(file)
     for fold in splits:
@@ -115,8 +113,6 @@ def test_a_setting_is_one_word_on_the_command_line(finetuned, override):
 
 
 def test_a_variant_of_the_plan_is_a_stage_of_its_own(finetuned):
-    from samdpo.files import write_json
-
     content = {"inherits_from": "samdpoPlans", "configurations": {
         "align_sum": {"inherits_from": "align", "epochs": 1, "loss": {"reduction": "sum"}}}}
     write_json(finetuned.preprocessed / "mine.json", content)

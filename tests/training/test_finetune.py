@@ -59,10 +59,11 @@ def test_every_part_of_the_network_learns(finetuned):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(planned):
-    runs = [planned.train("finetune", "epochs=1", seed).fold_folder / FINAL for seed in ("seed=1",)]
-    first = runs[0].read_bytes()
-    assert planned.train("finetune", "epochs=1", "seed=1").fold_folder.joinpath(FINAL).read_bytes() == first
-    assert planned.train("finetune", "epochs=1", "seed=2").fold_folder.joinpath(FINAL).read_bytes() != first
+    one, again, other = (
+        (planned.train("finetune", "epochs=1", seed).fold_folder / FINAL).read_bytes()
+        for seed in ("seed=1", "seed=1", "seed=2")
+    )
+    assert one == again != other
 
 
 def test_held_back_cases_choose_the_cut_and_the_best_epoch(planned):
@@ -123,13 +124,13 @@ def test_a_structure_moved_out_of_the_picture_does_not_end_the_training(planned)
 
 
 def test_a_fold_that_is_not_there_and_all(planned):
-    with pytest.raises(TrainingError, match="folds 0 to 4, and 'all'|folds 0 to 4"):
+    with pytest.raises(TrainingError, match="folds 0 to 4"):
         planned.trainer("finetune", fold=7)
     trainer = planned.train("finetune", "epochs=1", fold="all")
     assert (trainer.folder / "fold_all" / FINAL).is_file()
 
 
-def test_what_is_missing_is_told_with_the_command_to_type(planned, tmp_path):
+def test_what_is_missing_is_told_with_the_command_to_type(planned):
     (planned.preprocessed / "samdpoPlans_2d_256").rename(planned.preprocessed / "elsewhere")
     with pytest.raises(TrainingError, match="samdpo_preprocess -d 901"):
         planned.trainer("finetune")
