@@ -103,10 +103,10 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
         summary = evaluate_folder(raw_folder(name) / "labelsTs", output, raw / "dataset.json", processes=processes)
         scores[stage] = {metric: float(summary["foreground_mean"][metric]) for metric in METRICS}
         masks[stage] = output
-    return scores, _figure_rows(kind, raw, masks, trainer.folder)
+    return scores, _figure_rows(raw, masks, trainer.folder)
 
 
-def _figure_rows(kind: str, raw: Path, masks: dict[str, Path], model: Path, n_rows: int = 2) -> list[Any]:
+def _figure_rows(raw: Path, masks: dict[str, Path], model: Path, n_rows: int = 2) -> list[Any]:
     """The first unseen phantoms: image, saliency, coarse mask with prompts, both stages' masks and the truth."""
     from samdpo.dataset.cases import input_cases
     from samdpo.dataset.images import read_image, read_label
@@ -126,7 +126,7 @@ def _figure_rows(kind: str, raw: Path, masks: dict[str, Path], model: Path, n_ro
         to_grid = {k: geometry.label_to_slices(v)[0] > 0 for k, v in {**predicted, "truth": truth}.items()}
         probability = 1 / (1 + np.exp(-prompt.saliency.astype(np.float32)))
         rows.append(
-            DemoRow(title=f"{kind} {case.identifier}", image=slices[0][0], saliency=probability,
+            DemoRow(title=case.identifier, image=slices[0][0], saliency=probability,
                     coarse_mask=prompt.coarse_mask, boxes=prompt.boxes, points=prompt.points,
                     finetuned=to_grid["finetune"], aligned=to_grid["align"], truth=to_grid["truth"])
         )
