@@ -32,6 +32,7 @@ class DemoSize:
         test: unseen phantoms predicted at the end.
         finetune_epochs: of stage 1.
         align_epochs: of stage 2.
+        prompt_rounds: of stage 2, where the planner plans any: refitting the prompts takes half a minute.
         tower_steps: of the image-text model's fit.
         backbone: of the plan.
     """
@@ -41,6 +42,7 @@ class DemoSize:
     test: int = 6
     finetune_epochs: int = 6
     align_epochs: int = 3
+    prompt_rounds: int = 1
     tower_steps: int = 120
     backbone: str = "lite_medsam"
 
@@ -90,13 +92,16 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     if not (raw / "dataset.json").is_file():
         make_phantom_dataset(kind, raw, n_labelled=size.cases, n_unlabelled=0, n_test=size.test, seed=seed)
     log.info("== %s: plan and preprocess ==", name)
-    plan_and_preprocess(name, labelled=size.labelled, processes=processes)
+    plans = plan_and_preprocess(name, labelled=size.labelled, processes=processes)
     everywhere = [f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}"]
     epochs = {"finetune": size.finetune_epochs, "align": size.align_epochs}
     scores, masks = {}, {}
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)
-        trainer = get_trainer(name, stage, 0, overrides=[*everywhere, f"epochs={epochs[stage]}"], processes=processes)
+        settings = [*everywhere, f"epochs={epochs[stage]}"]
+        if plans.stage(stage).prompt_rounds:
+            settings.append(f"prompt_rounds={size.prompt_rounds}")
+        trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)
         train(trainer, resume=True)
         output = trainer.folder / "imagesTs"
         predict_folder(raw_folder(name) / "imagesTs", output, trainer.folder, folds=["0"])

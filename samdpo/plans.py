@@ -97,6 +97,14 @@ class NetworkPlan:
 
 
 @dataclass(frozen=True)
+class InferencePlan:
+    """How a prompted slice becomes masks."""
+
+    choose_place: bool = True  # decode every hypothesis box of a one-component structure too, keep the best by SAM's
+    # own predicted overlap
+
+
+@dataclass(frozen=True)
 class AugmentationPlan:
     """Views of a training slice."""
 
@@ -167,6 +175,7 @@ class StagePlan:
     encoder_lr: float = 5e-5
     lr_halving_epochs: int = 4
     grad_clip: float = 1.0
+    prompt_rounds: int = 0  # align: rounds of refitting the image-text model to the places that were ranked best
     labelled_per_step: int = 2  # align: labelled images of the anchor, beside batch_size unlabelled ones
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 12345
@@ -196,6 +205,7 @@ class Plans:
     prompting: PromptingPlan
     network: NetworkPlan
     configurations: dict[str, StagePlan]
+    inference: InferencePlan = field(default_factory=InferencePlan)
 
     def stage(self, name: str) -> StagePlan:
         """The configuration called ``name``; raises PlansError listing the stages there are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from samdpo.cli.common import add_processes, parser, run_command
+from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
 from samdpo.paths import PLANS_NAME
 
@@ -22,7 +22,6 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("fold", help="fold number, or 'all'")
     command.add_argument("-p", default=PLANS_NAME, metavar="PLANS", help="name of the plans file")
     command.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add_processes(command)
     command.add_argument("--figure", action="store_true", help="also draw the prompts of some cases")
     command.add_argument("--figure_cases", type=int, default=6, metavar="N", help="cases in the figure")
     return command
@@ -45,7 +44,7 @@ def _run(args: argparse.Namespace) -> None:
     dataset = dataset_name(args.dataset)
     folder = preprocessed_folder(dataset)
     plans = load_plans(folder / f"{args.p}.json")
-    prompts = make_prompts(plans, args.fold, args.np, args.device)
+    prompts = make_prompts(plans, args.fold, args.device)
     log.info("Prompts of %d cases are in %s", len(prompts.cases()), prompts.folder)
     if args.figure:
         from samdpo.preprocessing.store import SliceStore

@@ -14,14 +14,14 @@ import torch
 from samdpo.dataset.images import Volume, read_image
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
-from samdpo.inference.slices import label_map, predict_slices
+from samdpo.inference.slices import SlicePredictions, label_map, predict_slices
+from samdpo.networks.device import resolve_device
 from samdpo.networks.precision import resolve_precision
 from samdpo.plans import Plans
 from samdpo.preprocessing.preprocess import prepare_slices
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.training.confidence import confidence_of
-from samdpo.training.trainer import checked_device
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ class Predictor:
                 )
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
-        place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else (
-            checked_device(device))
+        place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file) for fold in wanted]
         for model in models:
             model.network.to(place)
@@ -140,23 +139,20 @@ class Predictor:
             spacing: (z, y, x) mm.
             properties: of the image file.
         """
-        probabilities = np.mean(
-            [
-                predict_slices(fold.network, images, of_fold, self.plans, self.device, self.precision, self.mirror)
-                for fold, of_fold in zip(self.folds, prompts)
-            ],
-            axis=0,
-        )
-        native = geometry.to_native(probabilities)
+        of_folds = [
+            predict_slices(fold.network, images, of_fold, self.plans, self.device, self.precision, self.mirror)
+            for fold, of_fold in zip(self.folds, prompts)
+        ]
+        native = geometry.to_native(np.mean([predicted.probabilities for predicted in of_folds], axis=0))
         labels = [s.label for s in self.plans.structures.values()]
         segmentation = label_map(native, self.mask_cut, labels)
-        return Prediction(segmentation, native, self._report(native, segmentation, prompts[0], spacing), properties)
+        return Prediction(segmentation, native, self._report(native, segmentation, of_folds[0], spacing), properties)
 
     def _report(
         self,
         probabilities: np.ndarray,
         segmentation: np.ndarray,
-        prompts: Sequence[Sequence[StructurePrompt]],
+        predicted: SlicePredictions,
         spacing: Sequence[float],
     ) -> dict[str, Any]:
         """What a person reads beside the mask; boxes and points in pixels of the 256 grid."""
@@ -165,13 +161,17 @@ class Predictor:
         for row, (name, plan) in enumerate(self.plans.structures.items()):
             confidence = confidence_of(probabilities[row], self.mask_cut)
             pixels = int((segmentation == plan.label).sum())
-            used = [(i, p) for i, of in enumerate(prompts) for p in of if p.structure == name and p.present]
+            used = [
+                (i, prompt, place)
+                for i, (of, places) in enumerate(zip(predicted.used, predicted.places))
+                for prompt, place in zip(of, places) if prompt.structure == name
+            ]
             entry: dict[str, Any] = {"confidence": round(confidence, 4), "pixels": pixels}
             if not two_dimensional:
                 entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
             entry["prompts"] = [
-                {"slice": i, "presence": float(p.score), "boxes": p.boxes.tolist(), "points": p.points.tolist(),
-                 "text": p.text} for i, p in used
+                {"slice": i, "presence": float(p.score), "place": place, "boxes": p.boxes.tolist(),
+                 "points": p.points.tolist(), "text": p.text} for i, p, place in used
             ]
             structures[name] = entry
             threshold = float(np.mean([f.settings.get("confidence_threshold", {}).get(name, 0.0) for f in self.folds]))

@@ -14,6 +14,8 @@ from samdpo.evaluation.summary import evaluate_folder
 from samdpo.inference.export import write_prediction
 from samdpo.inference.predictor import Predictor
 from samdpo.paths import preprocessed_folder
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.training.fold_data import own_prompts
 
 if TYPE_CHECKING:
     from samdpo.training.fold_data import FoldData
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def validate_fold(
     model_folder: Path, data: FoldData, device: str = "auto", save_probabilities: bool = False,
-    checkpoint: str = "checkpoint_final", processes: int = 2,
+    checkpoint: str = "checkpoint_final",
 ) -> dict[str, Any]:
     """Predict and evaluate; writes ``fold_X/validation/`` with masks, reports and ``summary.json``.
 
@@ -31,18 +33,21 @@ def validate_fold(
         the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
     predictor = Predictor.from_model_folder(model_folder, [data.fold], checkpoint, device)
+    own = own_prompts(model_folder / f"fold_{data.fold}")
+    prompts = PromptStore(own) if own.is_dir() else data.prompts
     output = model_folder / f"fold_{data.fold}" / "validation"
     cases = [c for c in data.split.val if data.slices.has_label(c)]
     for case in tqdm(cases, desc="validation", unit="case"):
         properties = data.slices.properties(case)
         slices = range(data.slices.slices(case))
         images = torch.from_numpy(np.stack([data.slices.image(case, i) for i in slices]).astype(np.float32))
-        prompts = [data.prompts.get(case, i) for i in slices]
         prediction = predictor.predict_prepared(
-            images, data.slices.geometry(case), [prompts], properties["spacing"], properties["image_properties"])
+            images, data.slices.geometry(case), [[prompts.get(case, i) for i in slices]], properties["spacing"],
+            properties["image_properties"])
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
-    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases, processes=processes)
+    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases,
+                              processes=data.processes)
     mean = summary["foreground_mean"]
     log.info("Validation of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", data.fold,
              len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")

@@ -13,7 +13,7 @@ from samdpo.planning import schedule
 from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
-from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
+from samdpo.plans import InferencePlan, NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,11 @@ class LitePlanner:
         every = sum(fingerprint["n_foreground_slices"].values())
         self.labelled_slices = max(1, round(_TRAIN_SHARE * every) if labelled_slices is None else labelled_slices)
 
+    @property
+    def ndim(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return 3 if any(shape[0] > 1 for shape in self.fingerprint["shapes"]) else 2
+
     def plan(self) -> Plans:
         """The whole plan; each hook below decides one part and may be overridden."""
         shapes, spacings = self.fingerprint["shapes"], self.fingerprint["spacings"]
@@ -67,11 +72,12 @@ class LitePlanner:
             structures={name: self.plan_structure(name) for name in self.dataset_json.structures},
             original_median_spacing=np.median(spacings, axis=0).tolist(),
             original_median_shape=np.median(shapes, axis=0).tolist(),
-            ndim=3 if any(shape[0] > 1 for shape in shapes) else 2,
+            ndim=self.ndim,
             preprocessing=self.plan_preprocessing(),
             prompting=self.plan_prompting(),
             network=self.plan_network(),
             configurations=self.plan_stages(),
+            inference=self.plan_inference(),
         )
 
     def plan_structure(self, name: str) -> StructurePlan:
@@ -111,6 +117,10 @@ class LitePlanner:
         """The network, and how much of its encoder stage 1 trains."""
         return NetworkPlan(frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices))
 
+    def plan_inference(self) -> InferencePlan:
+        """Whether other places are decoded too: not for volumes, where it would cost six times the decoder."""
+        return InferencePlan(choose_place=self.ndim == 2)
+
     def plan_stages(self) -> dict[str, StagePlan]:
         """``finetune``, ``align``, and the two controls that learn from the same images without preferences."""
         epochs = schedule.finetune_epochs(self.labelled_slices)
@@ -121,6 +131,8 @@ class LitePlanner:
             seed=self.seed,
         )
 
+        components = [self.plan_structure(name).components for name in self.dataset_json.structures]
+
         def align(objective: str) -> StagePlan:
             return StagePlan(
                 trainer="AlignTrainer",
@@ -128,6 +140,7 @@ class LitePlanner:
                 objective=objective,  # type: ignore[arg-type]
                 epochs=schedule.align_epochs(self.unlabelled_slices),
                 batch_size=4,
+                prompt_rounds=schedule.prompt_rounds(self.ndim, components),
                 labelled_per_step=2,
                 lr=1e-4,
                 lr_halving_epochs=schedule.ALIGN_HALVING_EPOCHS,

@@ -7,6 +7,7 @@ kept embeddings about 0.2 s, so these numbers are minutes on a laptop.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 FINETUNE_IMAGE_STEPS = 90  # aimed at; few labels get more epochs
 FINETUNE_EPOCHS = (4, 16)  # at least, at most
@@ -15,6 +16,7 @@ ALIGN_EPOCHS = 3
 ALIGN_IMAGE_STEPS = (340, 400)  # at least, at most
 ALIGN_MOST_EPOCHS = 12
 ALIGN_HALVING_EPOCHS = 3
+PROMPT_ROUNDS = 2
 MANY_LABELLED_SLICES = 40  # above, a CPU trains the last encoder stages only
 FROZEN_STAGES = 2  # then, of LiteMedSAM's 4
 LEAST_GIB = 3.0  # below, one slice at a time
@@ -36,6 +38,14 @@ def align_epochs(unlabelled_slices: int) -> int:
     least, most = ALIGN_IMAGE_STEPS
     image_steps = min(max(ALIGN_EPOCHS * unlabelled_slices, least), most)
     return min(max(1, round(image_steps / unlabelled_slices)), ALIGN_MOST_EPOCHS)
+
+
+def prompt_rounds(ndim: int, components: Iterable[int]) -> int:
+    """Rounds of stage 2's refitting of the prompts: where something of one component can be in another place.
+
+    None for volumes, whose structures are mostly absent from a slice and whose slices are many.
+    """
+    return PROMPT_ROUNDS if ndim == 2 and any(count == 1 for count in components) else 0
 
 
 def halving_epochs(epochs: int) -> int:

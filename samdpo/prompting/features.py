@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from samdpo.files import hash_of
+from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.registry import build_network
@@ -118,11 +119,3 @@ class SliceFeatures:
     def _view(self, case: str, mirrored: bool) -> str:
         # The case's own hash: a replaced image must not find the features of the old one.
         return f"{self.store.properties(case).get('hash', '')}{'mirrored' if mirrored else 'identity'}"
-
-
-def resolve_device(device: torch.device | str) -> torch.device:
-    """``auto`` is a GPU where there is one, else the CPU; anything else is taken as said."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as functional
 
 from samdpo.errors import TrainingError
+from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
 from samdpo.prompting.calibration import StructureCalibration, calibrate
-from samdpo.prompting.features import FeatureExtractor, resolve_device
+from samdpo.prompting.features import FeatureExtractor
 from samdpo.prompting.lite_model import resize_maps
 from samdpo.prompting.phrases import BACKGROUND_PHRASES, structure_phrases
 from samdpo.prompting.prompter import Prompter, PrompterSettings
@@ -38,6 +39,9 @@ _SEED = 12345
 
 Features = Callable[..., torch.Tensor]
 """(case, slice, mirrored=False) -> (C, h, w) features of the frozen encoder, of the left-right mirror image if so."""
+
+Labels = Callable[[str, int], "np.ndarray | None"]
+"""(case, slice) -> (H, W) label ids; None where nothing is known of the slice."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def fit_prompter(
     extractor: FeatureExtractor | None = None,
     device: torch.device | str = "cpu",
     seed: int = _SEED,
+    labels: Labels | None = None,
 ) -> FittedPrompters:
     """Fit and calibrate.
 
@@ -78,6 +83,7 @@ def fit_prompter(
         extractor: frozen encoder that the prompters share; they make their own if None.
         device: where the towers are fitted.
         seed: of folds, weights and pixels.
+        labels: what the slices of ``labelled`` show; the store's labels by default.
 
     Raises:
         TrainingError: no labelled case, or no structure is drawn in any of them.
@@ -88,8 +94,9 @@ def fit_prompter(
             "Add labels under labelsTr, or raise --labelled."
         )
     device = resolve_device(device)
-    drawn = _choose_slices(store, labelled, seed)
-    slices = _LabelledSlices.read(store, drawn, features, plans.structures, device)
+    labels = labels or store.label
+    drawn = _choose_slices(store, labelled, labels, seed)
+    slices = _LabelledSlices.read(store, drawn, features, labels, plans.structures, device)
     if not bool((slices.shares > 0).any()):
         raise TrainingError(
             f"None of the {len(labelled)} labelled cases of {plans.dataset_name} shows one of "
@@ -153,13 +160,13 @@ def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: in
     return fold_of
 
 
-def _choose_slices(store: SliceStore, cases: Sequence[str], seed: int) -> list[tuple[str, int]]:
+def _choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[tuple[str, int]]:
     """Labelled slices, at most ``MAX_SLICES``; evenly by case, so that no volume crowds out the others."""
     generator = np.random.default_rng(seed)
     share = max(1, MAX_SLICES // len(cases))
     chosen = []
     for case in sorted(cases):
-        indices = [i for i in range(store.slices(case)) if store.label(case, i) is not None]
+        indices = [i for i in range(store.slices(case)) if labels(case, i) is not None]
         generator.shuffle(indices)
         chosen += [(case, index) for index in sorted(indices[:share])]
     if len(chosen) > MAX_SLICES:
@@ -185,6 +192,7 @@ class _LabelledSlices:
         store: SliceStore,
         drawn: Sequence[tuple[str, int]],
         features: Features,
+        labels: Labels,
         structures: Mapping[str, StructurePlan],
         device: torch.device,
     ) -> _LabelledSlices:
@@ -193,7 +201,7 @@ class _LabelledSlices:
         mirrored = torch.stack([features(case, index, mirrored=True).to(device) for case, index in drawn]).half()
         images = torch.from_numpy(np.stack([store.image(case, index) for case, index in drawn])).float()
         shares = [
-            _structure_shares(np.asarray(store.label(case, index)), structures, tuple(tensor.shape[-2:]))
+            _structure_shares(np.asarray(labels(case, index)), structures, tuple(tensor.shape[-2:]))
             for case, index in drawn
         ]
         return cls(tensor, mirrored, images.to(device), torch.stack(shares).to(device))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -17,10 +18,13 @@ from samdpo.planning.splits import load_splits
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.features import FeatureExtractor, SliceFeatures
-from samdpo.prompting.fitting import fit_prompter
+from samdpo.prompting.fitting import FittedPrompters, fit_prompter
 from samdpo.prompting.packing import pack, unpack
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompter import Prompter
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +146,7 @@ def prompts_folder(plans: Plans, fold: int | str) -> Path:
     return preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_prompts" / f"fold_{fold}"
 
 
-def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str = "auto") -> PromptStore:
+def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptStore:
     """Make what is missing of a fold's prompts.
 
     Labelled cases are prompted by towers that have not seen them; unlabelled and validation cases by the towers
@@ -152,7 +156,6 @@ def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str 
     Args:
         plans: the plan; names the dataset.
         fold: number, or ``all`` for every case of the splits.
-        processes: for case-level work.
         device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
 
     Returns:
@@ -170,12 +173,7 @@ def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str 
     missing = [case for case in cases if not prompts.has(case, hashes[case])]
     if not missing and (prompts.prompter_folder / "prompter.json").is_file():
         return prompts
-    features = SliceFeatures(
-        store,
-        FeatureExtractor(plans.network, device),
-        plans.preprocessing,
-        folder / f"{plans.plans_name}_features",
-    )
+    features = slice_features(plans, store, device)
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
     features.prepare([*wanted, *((case, index, True) for case, index, _ in wanted if case in labelled)])
@@ -184,13 +182,30 @@ def make_prompts(plans: Plans, fold: int | str, processes: int = 1, device: str 
     groups = _groups(plans.dataset_name)
     fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
-    start = time.perf_counter()
-    for case in tqdm(missing, desc="Prompts"):
-        prompter = fitted.for_case(case)
-        prompts.put(case, _prompt_case(prompter, store, features, case), hashes[case])
+    write_prompts(prompts, fitted, store, features, missing)
     fitted.full.save(prompts.prompter_folder)
-    log.info("Prompts of %d cases: %.2f s each.", len(missing), (time.perf_counter() - start) / max(1, len(missing)))
     return prompts
+
+
+def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:
+    """Features of the plan's frozen encoder, kept in ``samdpoPlans_features`` beside the slices."""
+    folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_features"
+    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder)
+
+
+def write_prompts(
+    prompts: PromptStore,
+    fitted: FittedPrompters,
+    store: SliceStore,
+    features: SliceFeatures,
+    cases: Sequence[str],
+) -> None:
+    """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``."""
+    start = time.perf_counter()
+    for case in tqdm(cases, desc="Prompts"):
+        made = _prompt_case(fitted.for_case(case), store, features, case)
+        prompts.put(case, made, str(store.properties(case).get("hash", "")))
+    log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
 
 
 def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:

@@ -11,11 +11,12 @@ import torch
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import read_json, write_json
+from samdpo.networks.device import resolve_device
 from samdpo.networks.weights import save_weights
 from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.assemble import assemble_prompt, with_text_embeddings
 from samdpo.prompting.calibration import StructureCalibration
-from samdpo.prompting.features import FeatureExtractor, resolve_device
+from samdpo.prompting.features import FeatureExtractor
 from samdpo.prompting.image_text import ImageView
 from samdpo.prompting.lite_model import LiteTowersModel
 from samdpo.prompting.prompt import StructurePrompt

@@ -32,6 +32,8 @@ from samdpo.training import checkpoints
 from samdpo.training.batches import Batch, SliceKey, epoch_order
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
+from samdpo.training.fold_data import FoldData
+from samdpo.training.prompt_alignment import align_prompts
 from samdpo.training.reference import ReferenceModel
 from samdpo.training.trainer import Metrics, Trainer
 from samdpo.training.views import FLIPPED, IDENTITY
@@ -112,11 +114,26 @@ class AlignTrainer(Trainer):
         return judged
 
     def on_train_start(self) -> None:
-        """Compute what the frozen encoder and the reference model say, once."""
+        """Compute what the frozen encoder says, once; align the prompts."""
         super().on_train_start()
         self.features = FeatureCache(self, n_stages=-1)
-        self.features.fill([*self.unlabelled_keys, *self.train_keys, *self.held_back_keys], self.views)
+        self.fill_features()
         self.reference = ReferenceModel(self.reference_network(), self.plans)
+        aligned = align_prompts(self)
+        if aligned is not self.data:
+            self.use_prompts(aligned)
+
+    def fill_features(self) -> None:
+        """Embeddings of every slice that trains or is held back, where they are missing."""
+        self.features.fill([*self.unlabelled_keys, *self.train_keys, *self.held_back_keys], self.views)
+
+    def use_prompts(self, data: FoldData) -> None:
+        """Train on the same fold under other prompts; a slice may show more structures or fewer."""
+        self.data, self.samples = data, data.samples(self.stage.augmentation)
+        train, held_back = self.do_split()
+        self.train_keys, self.held_back_keys = self.samples.keys(train), self.samples.keys(held_back)
+        self.unlabelled_keys = self.rankable(self.samples.keys(data.split.unlabelled))
+        self.fill_features()
 
     def reference_network(self) -> torch.nn.Module:
         """The finetuned network; after a resume its weights are read again, since the policy has moved."""
@@ -142,9 +159,13 @@ class AlignTrainer(Trainer):
         choice = torch.randint(len(self.views), (len(keys),), generator=generator)
         return self.samples.collate([self.samples.sample(k, self.views[i]) for k, i in zip(keys, choice)])
 
+    def embeddings(self, batch: Batch) -> torch.Tensor:
+        """Kept embeddings (B, C, h, w) of a batch, float32."""
+        return self.features.get(batch).to(self.device).float()
+
     def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Kept embeddings of a batch and the policy's logits (N, H, W)."""
-        embeddings = self.features.get(batch).to(self.device).float()
+        embeddings = self.embeddings(batch)
         return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
 
     def train_step(self, batch: AlignBatch) -> Metrics:
@@ -199,12 +220,6 @@ class AlignTrainer(Trainer):
         candidates = make_candidates(logits.detach(), plan, generator, hypotheses)
         ranking = VirtualAnnotator(self.stage.annotator, generator).rank(candidates, batch.truth.to(logits.device))
         return candidates, ranking
-
-    @torch.no_grad()
-    def probabilities(self, batch: Batch) -> torch.Tensor:
-        """As the base's, from kept embeddings."""
-        self.network.eval()
-        return self.decode(batch)[1].sigmoid()
 
     def confidence_keys(self) -> list[SliceKey]:
         """The unlabelled slices too: the decoder has learned from them."""

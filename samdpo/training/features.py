@@ -18,7 +18,7 @@ from samdpo.networks.precision import autocast
 from samdpo.networks.stages import check_stages, encoder_stages
 from samdpo.paths import preprocessed_folder
 from samdpo.training.batches import Batch, SliceKey
-from samdpo.training.views import FLIPPED, View
+from samdpo.training.views import FLIPPED, IDENTITY, View
 
 if TYPE_CHECKING:
     from samdpo.training.trainer import Trainer
@@ -75,6 +75,12 @@ class FeatureCache:
                 self.store.put(feature_name(key, view), feature)
         if missing:
             self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
+
+    def has(self, batch: Batch) -> bool:
+        """Whether the features of a batch's slices are kept, under the very views of the batch."""
+        return all(
+            s.view in (IDENTITY, FLIPPED) and self.store.has(feature_name(s.key, s.view)) for s in batch.samples
+        )
 
     def get(self, batch: Batch) -> torch.Tensor:
         """Kept features of a batch's slices under its views."""

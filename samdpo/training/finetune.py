@@ -23,6 +23,8 @@ class FinetuneTrainer(Trainer):
     mirror image and kept, and only the rest of the encoder runs in a step.
     """
 
+    features: FeatureCache | None = None
+
     def configure_trainable(self) -> None:
         """Everything trains but the plan's frozen encoder stages."""
         set_trainable(self.network, self.plans.network.frozen_stages)
@@ -30,7 +32,6 @@ class FinetuneTrainer(Trainer):
     def on_train_start(self) -> None:
         """Compute the boundary activations where part of the encoder is frozen."""
         super().on_train_start()
-        self.features: FeatureCache | None = None
         if self.plans.network.frozen_stages != 0:
             self.features = FeatureCache(self, self.plans.network.frozen_stages)
             self.features.fill(self.train_keys, (IDENTITY, FLIPPED))
@@ -47,10 +48,10 @@ class FinetuneTrainer(Trainer):
             yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
-        """Image embeddings (B, C, h, w) of a batch, float32."""
+        """Of a batch, float32; where leading stages are frozen, from their kept output if it is of these views."""
+        if self.features is None or not self.features.has(batch):
+            return super().embeddings(batch)
         with autocast(self.device, self.precision):
-            if self.features is None:
-                return self.network.encode_image(batch.images.to(self.device)).float()
             return self.features.finish(self.features.get(batch)).float()
 
     def parts(self, batch: Batch) -> list[Batch]:

@@ -37,6 +37,7 @@ class FoldData:
         prompts: prompts of every slice of the fold.
         prompter: what made them, and makes those of new images.
         groups: patient (or near-duplicate cluster) of each case.
+        processes: for case-level work.
     """
 
     plans: Plans
@@ -46,6 +47,7 @@ class FoldData:
     prompts: PromptStore
     prompter: Prompter
     groups: Mapping[str, str]
+    processes: int = 2
 
     @classmethod
     def load(cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2) -> FoldData:
@@ -62,7 +64,7 @@ class FoldData:
                 f"samdpo_preprocess -d {_number(plans.dataset_name)}"
             )
         split = fold_of(load_splits(folder), fold, folder)
-        prompts = make_prompts(plans, fold, device=device, processes=processes)
+        prompts = make_prompts(plans, fold, device)
         return cls(
             plans=plans,
             fold=fold,
@@ -71,6 +73,7 @@ class FoldData:
             prompts=prompts,
             prompter=Prompter.load(prompts.folder / "prompter"),
             groups=_groups(folder, plans.dataset_name),
+            processes=processes,
         )
 
     def samples(self, augmentation: AugmentationPlan) -> SliceSamples:
@@ -103,6 +106,11 @@ class FoldData:
         for name in ("dataset.json", "dataset_fingerprint.json"):
             if (source / name).is_file():
                 shutil.copyfile(source / name, model_folder / name)
+
+
+def own_prompts(fold_folder: Path) -> Path:
+    """Where a fold of a model keeps prompts of its own, refitted in training; a fold without follows the plan's."""
+    return fold_folder / "prompts"
 
 
 def fold_of(splits: list[Fold], fold: int | str, folder: Path) -> Fold:

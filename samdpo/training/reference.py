@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import Plans
 from samdpo.training.batches import Batch, Sample, prompt_tensors
+from samdpo.training.places import hypothesis_prompts
 
 
 class ReferenceModel:
@@ -42,7 +41,8 @@ class ReferenceModel:
     def hypotheses(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Logits (N, M, H, W) decoded from each of the M = ``n_hypotheses`` boxes of a prompt alone."""
         return torch.cat([
-            self._decoded("hypotheses", sample, embedding, lambda s: hypothesis_prompts(s, self.plans), torch.float16)
+            self._decoded("hypotheses", sample, embedding,
+                          lambda s: hypothesis_prompts([s.prompts], self.plans), torch.float16)
             .unflatten(0, (len(sample.prompts), -1))
             for sample, embedding in zip(batch.samples, embeddings)
         ])
@@ -66,26 +66,3 @@ class ReferenceModel:
             self._room -= size
             self._kept[key] = logits.cpu().clone()
         return logits.float()
-
-
-def hypothesis_prompts(sample: Sample, plans: Plans) -> PromptBatch:
-    """For every prompt of a sample M prompts, each with one hypothesis as its only box and no points.
-
-    The saliency is kept as mask prompt inside the hypothesis and pushed to background outside of it, so that box and
-    mask prompt do not contradict each other.
-    """
-    m = plans.prompting.n_hypotheses
-    variants, windows = [], []
-    size = plans.preprocessing.image_size
-    for prompt in sample.prompts:
-        boxes = prompt.hypotheses if len(prompt.hypotheses) else prompt.boxes
-        boxes = np.concatenate([boxes] * (-(-m // max(len(boxes), 1))))[:m]  # few: repeat them
-        for box in boxes:
-            variants.append(dataclasses.replace(prompt, boxes=box[None], points=prompt.points[:0]))
-            window = torch.full((size, size), -4.0)
-            x0, y0, x1, y1 = np.round(box).astype(int)
-            window[max(y0, 0) : y1, max(x0, 0) : x1] = torch.inf
-            windows.append(window)
-    batch = prompt_tensors([variants], plans)
-    return dataclasses.replace(batch, mask_logits=torch.minimum(batch.mask_logits, torch.stack(windows)))
-

@@ -39,7 +39,7 @@ def get_trainer(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
         pretrained_weights: safetensors file to start from.
-        processes: for prompts.
+        processes: for comparing the validation cases with the truth.
 
     Raises:
         SamdpoError: with a sentence that says what to type first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.errors import TrainingError
 from samdpo.files import write_json
+from samdpo.networks.device import resolve_device
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.registry import build_network
@@ -26,6 +27,8 @@ from samdpo.training import checkpoints
 from samdpo.training.batches import Batch, SliceKey, epoch_order
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.fold_data import FoldData
+from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
+from samdpo.training.places import decode_places
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.views import draw_view
 
@@ -65,7 +68,7 @@ class Trainer:
         self.fold_folder = folder / f"fold_{data.fold}"
         self.pretrained_weights = pretrained_weights
         self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
-        self.device = self.accelerator.device if device in ("auto", "cpu") else checked_device(device)
+        self.device = self.accelerator.device if device in ("auto", "cpu") else resolve_device(device)
         self.precision = resolve_precision(self.stage.precision, self.device)
         self.num_epochs = self.stage.epochs
         self.current_epoch = 0
@@ -236,11 +239,15 @@ class Trainer:
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> torch.Tensor:
-        """What the network says now of each prompt of a batch: (N, H, W) in [0, 1]."""
+        """What the network says now of each prompt of a batch, as in prediction: (N, H, W) in [0, 1]."""
         self.network.eval()
+        places = decode_places(self.network, self.embeddings(batch), [s.prompts for s in batch.samples], self.plans)
+        return places.at(places.chosen).sigmoid()
+
+    def embeddings(self, batch: Batch) -> torch.Tensor:
+        """Image embeddings (B, C, h, w) of a batch, float32."""
         with autocast(self.device, self.precision):
-            embeddings = self.network.encode_image(batch.images.to(self.device))
-        return self.network.decode(embeddings.float(), batch.prompts.to(self.device))[0].sigmoid()
+            return self.network.encode_image(batch.images.to(self.device)).float()
 
     def confidence_keys(self) -> list[SliceKey]:
         """The slices on which the network's confidence is measured after training."""
@@ -341,37 +348,3 @@ class Trainer:
         from samdpo.inference.validation import validate_fold  # the one import against the data flow, as in nnU-Net
 
         return validate_fold(self.folder, self.data, str(self.device), save_probabilities)
-
-
-CUTS = np.array([0.2, 0.3, 0.4, 0.5, 0.6])
-
-
-def dice_at_cuts(probabilities: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
-    """Dice of (N, H, W) probabilities against bool truth at every cut of ``CUTS``: (N, len(CUTS))."""
-    reference = truth.flatten(1).float()
-    flat = probabilities.flatten(1)
-    columns = []
-    for cut in CUTS:
-        prediction = (flat > float(cut)).float()
-        total = prediction.sum(1) + reference.sum(1)
-        columns.append(torch.where(total > 0, 2 * (prediction * reference).sum(1) / total.clamp(min=1), torch.nan))
-    return torch.stack(columns, 1).numpy()
-
-
-def nan_mean(values: Sequence[float]) -> float:
-    """Mean of what is not NaN; NaN where nothing is."""
-    numbers = [v for v in values if not np.isnan(v)]
-    return float(np.mean(numbers)) if numbers else float("nan")
-
-
-def checked_device(device: str) -> torch.device:
-    """``torch.device`` of a name, with a sentence where this machine has no such device."""
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"-device {device!r} is not a device; expected cpu, cuda, cuda:1 or mps.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"-device {device} was asked for, but PyTorch finds no CUDA device. Use -device cpu.")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigurationError("-device mps was asked for, but PyTorch finds no MPS device. Use -device cpu.")
-    return found

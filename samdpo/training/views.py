@@ -108,7 +108,7 @@ def view_prompt(prompt: StructurePrompt, view: View, plan: AugmentationPlan, n_p
         regions=regions,
         boxes=boxes,
         points=points,
-        hypotheses=_flip_boxes(prompt.hypotheses, size) if view.flip else prompt.hypotheses,
+        hypotheses=_hypotheses_under(view, prompt.hypotheses, size),
     )
 
 
@@ -133,8 +133,11 @@ def misplace_boxes(boxes: np.ndarray, size: int, rng: np.random.Generator) -> np
     return np.clip(np.concatenate([centre - side / 2, centre + side / 2], axis=1), 0, size).astype(np.float32)
 
 
-def _flip_boxes(boxes: np.ndarray, size: int) -> np.ndarray:
-    if not len(boxes):
+def _hypotheses_under(view: View, boxes: np.ndarray, size: int) -> np.ndarray:
+    """Boxes (K, 4) of other places: mirrored exactly; none where the view rotates, since no mask tells them again."""
+    if view.is_affine:
+        return boxes[:0]
+    if not view.flip or not len(boxes):
         return boxes
     return np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
 

@@ -15,11 +15,13 @@ from samdpo.files import read_json
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
 
+PLACES = ("structures.lung.components=1", "prompt_rounds=1")  # stage 2 with prompts of its own
 
-@pytest.mark.parametrize("stage", ["finetune", "align"])
-def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage):
-    settings = ("epochs=5",)
-    fold = finetuned.trainer(stage).fold_folder
+
+@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", PLACES)])
+def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage, more):
+    settings = ("epochs=5", *more)
+    fold = finetuned.trainer(stage, *more).fold_folder
     (fold / FINAL).unlink(missing_ok=True)
     other = copied(finetuned, tmp_path / "other")
     code, said = finetuned.stopped(fold, signal.SIGKILL, "901", stage, "0", "-device", "cpu", "--set", *settings)

@@ -1,0 +1,167 @@
+"""Preferences that say *where*: the image-text model is refitted to the places that were ranked best.
+
+Candidates that are cut from one mask differ in outline and size; all of them are where the box was. Here a slice's
+candidates are the masks decoded from each of its hypothesis boxes, an annotator ranks them, and the best one joins
+the masks that the image-text model is fitted to. Its new saliency gives new boxes, and the next round ranks those.
+Every slice is prompted by a model that has seen neither its mask nor what was preferred on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from samdpo.files import hash_of
+from samdpo.preferences.annotators import VirtualAnnotator, overlap
+from samdpo.preferences.losses import best_candidate_target
+from samdpo.prompting.fitting import fit_prompter
+from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
+from samdpo.prompting.prompter import Prompter
+from samdpo.training.batches import Batch, SliceKey, SliceSamples
+from samdpo.training.fold_data import FoldData, own_prompts
+from samdpo.training.places import Places, decode_places
+
+if TYPE_CHECKING:
+    from samdpo.training.align import AlignTrainer
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # raise when the code makes other prompts from the same settings
+
+
+def align_prompts(trainer: AlignTrainer) -> FoldData:
+    """The fold with prompts refitted in ``prompt_rounds`` rounds; they lie in ``fold_X/prompts``.
+
+    What is there of the same settings is kept, so that a training that was stopped goes on with the same prompts.
+
+    Args:
+        trainer: after its embeddings and its reference model are there.
+
+    Returns:
+        the trainer's data with the new prompts and their prompter; as it was where there are no rounds, no structure
+        has other places, or nothing was preferred.
+    """
+    folder, rounds = own_prompts(trainer.fold_folder), trainer.stage.prompt_rounds
+    movable = any(structure.components == 1 for structure in trainer.plans.structures.values())
+    if rounds == 0 or not movable:
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier training with other settings
+        return trainer.data
+    store = PromptStore(folder, _key(trainer))
+    with trainer.accelerator.main_process_first():
+        if not _is_whole(store, trainer):
+            shutil.rmtree(folder, ignore_errors=True)
+            _run_rounds(trainer, store, rounds)
+    if not _is_whole(store, trainer):  # nothing was preferred
+        return trainer.data
+    return dataclasses.replace(trainer.data, prompts=store, prompter=Prompter.load(store.prompter_folder))
+
+
+def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
+    data, samples, fitted = trainer.data, trainer.samples, None
+    labelled = set(data.split.labelled)
+    features = slice_features(trainer.plans, data.slices, trainer.device)
+    learned_from = {*labelled, *(case for case, _ in trainer.unlabelled_keys)}
+    features.prepare([
+        (case, index, mirrored)
+        for case in _cases(trainer)
+        for index in range(data.slices.slices(case))
+        for mirrored in ((False, True) if case in learned_from else (False,))
+    ])
+    for number in range(1, rounds + 1):
+        started = time.perf_counter()
+        masks = preferred_masks(trainer, samples, number)
+        if not masks:
+            log.warning("Round %d: nothing is preferred on any unlabelled slice; the prompts stay.", number)
+            break
+
+        def label(case: str, index: int, masks: Mapping[SliceKey, np.ndarray] = masks) -> np.ndarray | None:
+            return data.slices.label(case, index) if case in labelled else masks.get((case, index))
+
+        cases = sorted({*labelled, *(case for case, _ in masks)})
+        fitted = fit_prompter(trainer.plans, data.slices, cases, features, data.groups, features.extractor,
+                              trainer.device, labels=label)
+        write_prompts(store, fitted, data.slices, features, _cases(trainer))
+        samples = SliceSamples(trainer.plans, data.slices, store, trainer.stage.augmentation)
+        log.info("Round %d of %d: prompts refitted to %d labelled cases and %d ranked slices, %.0f s.", number, rounds,
+                 len(labelled), len(masks), time.perf_counter() - started)
+    if fitted is not None:
+        fitted.full.save(store.prompter_folder)  # comes last: the store is whole when it is there
+
+
+@torch.no_grad()
+def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -> dict[SliceKey, np.ndarray]:
+    """What each unlabelled slice is taken to show: (H, W) label map of the places chosen by the stage's objective.
+
+    ``preferences`` and ``best_candidate`` take what the annotator ranked first; ``self_training``, which has no
+    annotator, the place that the finetuned model itself thinks best of. A slice on which nothing is preferred has
+    none.
+
+    Args:
+        trainer: gives the unlabelled slices, their embeddings, the reference model and the annotator.
+        samples: under the prompts to decode.
+        number: of the round, counted from 1; salts the annotator's noise.
+    """
+    masks, own, best = {}, [], []
+    for i, key in enumerate(trainer.unlabelled_keys):
+        batch = samples.collate([samples.sample(key)])
+        if not len(batch.prompts):
+            continue
+        places = decode_places(trainer.reference.network, trainer.embeddings(batch), [batch.samples[0].prompts],
+                               trainer.plans)
+        found, valid = _best_places(trainer, batch, places, trainer.generator(number, i))
+        movable = places.quality.isfinite().sum(1) > 1
+        if batch.truth is not None:
+            truth = batch.truth.to(found.device)
+            own.append(overlap(places.at(places.chosen)[:, None] > 0, truth)[movable].cpu())
+            best.append(overlap(found[:, None], truth)[movable].cpu())
+        if not movable.any() or not bool(valid[movable].all()):
+            continue
+        label = np.zeros(tuple(found.shape[-2:]), np.int16)
+        for prompt, mask in zip(batch.samples[0].prompts, found.cpu().numpy()):
+            label[mask] = prompt.label
+        masks[key] = label
+    if own and len(torch.cat(own)):
+        log.info("Round %d: overlap (IoU) with the hidden truth: the model's own choice %.3f, what is learned from "
+                 "%.3f; %d of %d slices.", number, torch.cat(own).mean(), torch.cat(best).mean(), len(masks),
+                 len(trainer.unlabelled_keys))
+    return masks
+
+
+def _best_places(
+    trainer: AlignTrainer, batch: Batch, places: Places, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (N, H, W) bool of the places to learn from, and (N,) bool whether anything is preferred."""
+    if trainer.stage.objective == "self_training":
+        own = places.at(places.chosen).sigmoid() > trainer.mask_cut
+        return own, own.flatten(1).any(1)
+    candidates = places.logits > 0
+    annotator = VirtualAnnotator(trainer.stage.annotator, generator)
+    ranking = annotator.rank(candidates, batch.truth.to(candidates.device))
+    return best_candidate_target(candidates, ranking), ranking.valid
+
+
+def _cases(trainer: AlignTrainer) -> list[str]:
+    split = trainer.data.split
+    return sorted({*split.labelled, *split.unlabelled, *split.val})
+
+
+def _is_whole(store: PromptStore, trainer: AlignTrainer) -> bool:
+    return all(store.has(case) for case in _cases(trainer)) and (store.prompter_folder / "prompter.json").is_file()
+
+
+def _key(trainer: AlignTrainer) -> str:
+    stage, data = trainer.stage, trainer.data
+    return hash_of(
+        _VERSION, data.prompts.key, hashlib.sha256(Path(trainer.reference_file).read_bytes()).hexdigest(),
+        trainer.unlabelled_keys, trainer.mask_cut, stage.objective, stage.annotator, stage.prompt_rounds, stage.seed,
+        trainer.plans.inference,
+    )

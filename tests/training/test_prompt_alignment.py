@@ -1,0 +1,125 @@
+"""Preferences about places: the image-text model is refitted to what was ranked best, and no slice sees its own."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from samdpo.dataset.images import read_label
+from samdpo.files import read_json
+from samdpo.inference.predictor import Predictor
+from samdpo.networks.weights import load_weights
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.training import prompt_alignment
+from samdpo.training.prompt_alignment import preferred_masks
+from samdpo.training.run import train
+
+ONE = "structures.lung.components=1"  # so that the lung can be elsewhere
+ROUNDS = (ONE, "prompt_rounds=1", "epochs=1")
+
+
+@pytest.fixture
+def one_component(finetuned):
+    """Finetuned phantoms whose plan takes the lungs for one component; its prompts are made."""
+    finetuned.trainer("align", ONE)
+    return finetuned
+
+
+def begun(phantoms, stage: str = "align", *overrides: str):
+    """A trainer just before its first epoch."""
+    trainer = phantoms.trainer(stage, *ROUNDS, *overrides)
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.run_log.close()
+    return trainer
+
+
+def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(one_component):
+    before = one_component.trainer("align", ONE).data
+    after = begun(one_component).data
+    every = sorted({*before.split.labelled, *before.split.unlabelled, *before.split.val})
+    judged = [case for case in every if after.slices.has_label(case)]
+    assert set(judged) <= set(after.prompts.cases())
+    changed = [c for c in judged
+               if not np.array_equal(before.prompts.get(c, 0)[0].saliency, after.prompts.get(c, 0)[0].saliency)]
+    assert changed == judged
+
+
+def test_the_best_ranked_place_is_learned_from(one_component):
+    trainer = begun(one_component)
+    masks = preferred_masks(trainer, trainer.samples, 1)
+    assert set(masks) <= set(trainer.unlabelled_keys)
+    for key, mask in masks.items():
+        batch = trainer.samples.collate([trainer.samples.sample(key)])
+        places = prompt_alignment.decode_places(
+            trainer.reference.network, trainer.embeddings(batch), [batch.samples[0].prompts], trainer.plans)
+        each = prompt_alignment.overlap(places.logits > 0, batch.truth)[0]
+        taken = prompt_alignment.overlap(torch.from_numpy(mask == 1)[None, None], batch.truth)[0, 0]
+        assert taken == each.max() and (each < taken).any()
+
+
+def test_self_training_takes_the_models_own_choice_and_needs_no_truth(one_component):
+    trainer = begun(one_component, "align_self_training")
+    assert {"xray_ul_001", "xray_ul_002"} <= {case for case, _ in trainer.unlabelled_keys}
+    masks = preferred_masks(trainer, trainer.samples, 1)
+    assert any(case.startswith("xray_ul") for case, _ in masks)
+
+
+def test_validation_and_prediction_use_the_refitted_prompts(one_component):
+    trainer = one_component.train("align", *ROUNDS)
+    fold = trainer.fold_folder
+    own, fitted = load_weights(fold / "prompter" / "towers.safetensors"), load_weights(
+        fold / "prompts" / "prompter" / "towers.safetensors")
+    assert all(torch.equal(own[name], fitted[name]) for name in fitted)
+    base = load_weights(one_component.finetuned / "fold_0" / "prompter" / "towers.safetensors")
+    assert any(not torch.equal(own[name], base[name]) for name in base)
+    predictor = Predictor.from_model_folder(trainer.folder, device="cpu")
+    masks = sorted((fold / "validation").glob("*.png"))
+    for file in masks:
+        predictor.set_image(one_component.raw / "imagesTr" / f"{file.stem}_0000.png")
+        np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
+    before = [file.read_bytes() for file in masks]
+    train(one_component.trainer("align", *ROUNDS), only_validate=True)
+    assert [file.read_bytes() for file in masks] == before
+
+
+def test_a_training_begun_again_finds_its_prompts(one_component, monkeypatch):
+    first = begun(one_component).data.prompts
+
+    def again(*_, **__):
+        raise AssertionError("the prompts were made a second time")
+
+    monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
+    second = begun(one_component).data.prompts
+    assert first.key == second.key
+    with pytest.raises(AssertionError, match="second time"):
+        begun(one_component, "align", "annotator.noise=0.3")
+
+
+def test_without_rounds_the_prompts_are_those_of_the_plan(one_component):
+    fold = begun(one_component).fold_folder
+    assert PromptStore(fold / "prompts").cases()
+    trainer = begun(one_component, "align", "prompt_rounds=0")
+    assert not (fold / "prompts").exists()
+    assert trainer.data.prompts.folder.is_relative_to(one_component.preprocessed)
+
+
+def test_two_lungs_are_not_somewhere_else(finetuned):
+    trainer = finetuned.trainer("align", "prompt_rounds=2", "epochs=1")
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.run_log.close()
+    assert trainer.data.prompts.folder.is_relative_to(finetuned.preprocessed)
+
+
+def test_where_nothing_is_preferred_the_prompts_stay(one_component, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    monkeypatch.setattr(prompt_alignment, "preferred_masks", lambda *_: {})
+    trainer = begun(one_component)
+    assert "nothing is preferred" in caplog.text
+    assert trainer.data.prompts.folder.is_relative_to(one_component.preprocessed)
+    trainer.run_training()
+    assert read_json(trainer.fold_folder / "model.json")["epochs"] == 1
