@@ -2,8 +2,9 @@
 
     python benchmarks/align_step.py [--backbone lite_medsam] [--steps 5] [--device cpu]
 
-Three ways to the same gradient, interleaved in one run: ``kept`` is what ``AlignTrainer`` does; ``encoder each step``
-runs the frozen encoder; ``two networks`` runs a whole policy and a whole reference network, as plain DPO code does.
+Four ways to the same gradient, interleaved in one run: ``kept`` is what ``AlignTrainer`` does; ``encoder each step``
+runs the frozen encoder; ``two networks`` runs a whole policy and a whole reference network, as plain DPO code does;
+``two networks, fp32`` does so without autocast, which is what such code is unless its author thought of it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
     prompts = make_prompts(args.slices, plan.text_dim).to(device)
 
     @torch.no_grad()
-    def encode(model: torch.nn.Module) -> torch.Tensor:
+    def encode(model: torch.nn.Module, precision: str = precision) -> torch.Tensor:
         with autocast(device, precision):
             return model.encode_image(images).float()
 
@@ -80,15 +81,16 @@ def main() -> None:
         preference_loss(reward, PreferenceLossPlan()).mean().backward()
         optimizer.step()
 
-    def two_networks() -> None:
+    def two_networks(precision: str = precision) -> None:
         with torch.no_grad():
-            reference_logits = reference.decode(encode(reference), prompts)[0]
-        step(encode(network), reference_logits)
+            reference_logits = reference.decode(encode(reference, precision), prompts)[0]
+        step(encode(network, precision), reference_logits)
 
     ways: dict[str, Callable[[], None]] = {
         "kept": lambda: step(kept, kept_reference),
         "encoder each step": lambda: step(encode(network), kept_reference),
         "two networks": two_networks,
+        "two networks, fp32": lambda: two_networks("fp32"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.steps + 1):

@@ -29,6 +29,7 @@ from samdpo.prompting.prompter import Prompter
 from samdpo.training.batches import Batch, SliceKey, SliceSamples
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.places import Places, decode_places
+from samdpo.training.places_figure import draw_places
 
 if TYPE_CHECKING:
     from samdpo.training.align import AlignTrainer
@@ -67,6 +68,7 @@ def align_prompts(trainer: AlignTrainer) -> FoldData:
 
 def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
     data, samples, fitted = trainer.data, trainer.samples, None
+    masks: dict[SliceKey, np.ndarray] = {}
     labelled = set(data.split.labelled)
     features = slice_features(trainer.plans, data.slices, trainer.device)
     learned_from = {*labelled, *(case for case, _ in trainer.unlabelled_keys)}
@@ -78,10 +80,11 @@ def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
     ])
     for number in range(1, rounds + 1):
         started = time.perf_counter()
-        masks = preferred_masks(trainer, samples, number)
-        if not masks:
+        found = preferred_masks(trainer, samples, number)
+        if not found:
             log.warning("Round %d: nothing is preferred on any unlabelled slice; the prompts stay.", number)
             break
+        masks = found
 
         def label(case: str, index: int, masks: Mapping[SliceKey, np.ndarray] = masks) -> np.ndarray | None:
             return data.slices.label(case, index) if case in labelled else masks.get((case, index))
@@ -94,6 +97,9 @@ def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
         log.info("Round %d of %d: prompts refitted to %d labelled cases and %d ranked slices, %.0f s.", number, rounds,
                  len(labelled), len(masks), time.perf_counter() - started)
     if fitted is not None:
+        figure = trainer.fold_folder / "places.png"
+        draw_places(data.slices, data.prompts, store, masks, figure)
+        log.info("Where the prompts pointed and where they point now: %s", figure)
         fitted.full.save(store.prompter_folder)  # comes last: the store is whole when it is there
 
 

@@ -151,6 +151,17 @@ def test_alignment_sees_about_as_many_images_whatever_their_number(slices: int, 
     assert schedule.align_epochs(slices) == epochs
 
 
+def test_the_prompts_are_refitted_where_something_of_one_component_can_be_elsewhere() -> None:
+    controls = ("align", "align_self_training", "align_best_candidate")
+    assert {plan().stage(name).prompt_rounds for name in controls} == {0}  # two lungs
+    mass = dataset(hints={"lung": StructureHints(components=1)})
+    assert {plan(contents=mass).stage(name).prompt_rounds for name in controls} == {2}
+    assert plan(contents=mass).inference.choose_place
+    volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
+    assert plan(volumes, mass).stage("align").prompt_rounds == 0
+    assert not plan(volumes, mass).inference.choose_place
+
+
 def test_batches_grow_with_memory_only_where_labels_are_many() -> None:
     assert schedule.batch_size("cpu", 64, 1000) == 2
     assert schedule.batch_size("cpu", 2, 1000) == 1

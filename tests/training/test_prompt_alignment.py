@@ -48,6 +48,15 @@ def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(one_component)
     assert changed == judged
 
 
+def test_a_picture_shows_where_the_prompts_pointed_and_where_they_point_now(one_component):
+    from PIL import Image
+
+    trainer = begun(one_component)
+    with Image.open(trainer.fold_folder / "places.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert pixels.shape[0] > 500 and pixels.shape[1] > 900 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
+
+
 def test_the_best_ranked_place_is_learned_from(one_component):
     trainer = begun(one_component)
     masks = preferred_masks(trainer, trainer.samples, 1)
