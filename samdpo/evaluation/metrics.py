@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("Dice", "IoU", "SurfaceDice", "HD95", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
+METRICS = ("Dice", "IoU", "SurfaceDice", "HD95", "TP", "FP", "FN", "TN", "n_pred", "n_ref", "FPSlices", "FNSlices")
 PIXEL_TOLERANCE = 2.0  # pixels of a plain image, which has no physical size
 MM_TOLERANCE = 1.0  # mm
 
@@ -66,6 +66,7 @@ def evaluate_case(
         result[label] = {
             **overlap_metrics(in_pred, in_ref, n_counted),
             **surface_metrics(in_pred, in_ref, spacing, unit.tolerance),
+            **presence_metrics(in_pred, in_ref),
         }
     return result
 
@@ -86,6 +87,16 @@ def overlap_metrics(pred: np.ndarray, ref: np.ndarray, n_counted: int | None = N
         "n_pred": n_pred,
         "n_ref": n_ref,
     }
+
+
+def presence_metrics(pred: np.ndarray, ref: np.ndarray) -> dict[str, int]:
+    """Slices of two boolean masks (Z, Y, X) that show a structure in one of them only.
+
+    ``FPSlices`` counts slices on which something was found though nothing is there, ``FNSlices`` the reverse: what
+    recognising absent structures is judged by.
+    """
+    found, there = pred.any((1, 2)), ref.any((1, 2))
+    return {"FPSlices": int((found & ~there).sum()), "FNSlices": int((there & ~found).sum())}
 
 
 def surface_metrics(

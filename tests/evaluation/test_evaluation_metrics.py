@@ -87,6 +87,15 @@ def test_pixels_of_the_ignore_label_count_nowhere():
     assert metrics["TN"] == 30 * 48 - 100
 
 
+def test_slices_with_a_structure_too_many_or_too_few_are_counted():
+    shape = (6, 40, 48)
+    pred, ref = square(10, 10, 10, shape), square(10, 30, 10, shape)
+    pred[4:], ref[:1] = 0, 0
+    metrics = evaluate_case(pred, ref, {"a": 1, "b": 2}, (2.0, 1.0, 1.0))
+    assert (metrics[1]["FPSlices"], metrics[1]["FNSlices"]) == (1, 2)  # found elsewhere on a slice is no absence
+    assert (metrics[2]["FPSlices"], metrics[2]["FNSlices"]) == (0, 0)
+
+
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         evaluate_case(square(1, 1, 3), square(1, 1, 3, (1, 20, 20)), {"a": 1}, PICTURE)
