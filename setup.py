@@ -9,6 +9,11 @@ HERE = Path(__file__).parent
 COMMANDS = {
     "samdpo_demo": "demo:main",
     "samdpo_make_phantoms": "make_phantoms:main",
+    "samdpo_convert_amos": "convert:main_amos",
+    "samdpo_convert_busi": "convert:main_busi",
+    "samdpo_convert_covid_qu_ex": "convert:main_covid_qu_ex",
+    "samdpo_convert_folder": "convert:main_folder",
+    "samdpo_convert_msd": "convert:main_msd",
     "samdpo_plan_and_preprocess": "plan_and_preprocess:main",
     "samdpo_extract_fingerprint": "plan_and_preprocess:main_extract_fingerprint",
     "samdpo_plan_experiment": "plan_and_preprocess:main_plan_experiment",

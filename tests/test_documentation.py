@@ -161,7 +161,7 @@ def defaults(cls: type, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def expected_rows() -> dict[str, object]:
     """What the tables must hold."""
-    nested = {"preprocessing", "prompting", "network"}
+    nested = {"preprocessing", "prompting", "network", "inference"}
     expected: dict[str, object] = {}
     hints = {f.name: f.type for f in dataclasses.fields(Plans)}
     for name in hints.keys() - {"configurations", *nested}:

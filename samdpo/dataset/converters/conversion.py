@@ -1,0 +1,191 @@
+"""A conversion as data, what goes where, and the one loop that does it: resumable, atomic, dataset.json last."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from samdpo.dataset.converters.duplicates import duplicate_groups
+from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
+from samdpo.dataset.converters.target import claim_folder
+from samdpo.dataset.images import MEDICAL_ENDINGS
+from samdpo.errors import DatasetError
+from samdpo.files import read_json, write_json
+from samdpo.parallel import map_cases
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # problems in words; the rest is counted
+Make = Callable[["tuple[Member, ...]", "tuple[Path, ...]"], "str | None"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step: read ``members``, write ``targets``."""
+
+    members: tuple[Member, ...]
+    targets: tuple[str, ...]  # inside the dataset's folder: "imagesTr/amos_0001_0000.nii.gz"
+    make: Make | None = None  # picklable, returns a remark or None; None copies the file unchanged
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Everything that is decided about a conversion before anything is written."""
+
+    command: str  # samdpo_convert_amos
+    name: str  # DatasetXXX_<name>
+    settings: dict[str, Any]  # what makes it this conversion and no other
+    channel_names: dict[str, str]
+    labels: dict[str, int]
+    hints: dict[str, dict[str, Any]]
+    file_ending: str
+    tasks: list[Task]
+    information: dict[str, Any] = field(default_factory=dict)  # more keys of dataset.json: reference, licence, …
+    group_duplicates: bool = False
+
+
+def hint(
+    name: str,
+    phrase: str,
+    *,
+    components: int | None = None,
+    may_be_absent: bool | None = None,
+    plural: bool = False,
+) -> dict[str, Any]:
+    """A structure's entry under ``samdpo`` in dataset.json; what is None is left to be measured by the planner."""
+    entry = {
+        "phrase": phrase,
+        "question": f"What is the shape of the {name} and where {'are they' if plural else 'is it'} located?",
+        "components": components,
+        "may_be_absent": may_be_absent,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) -> Path:
+    """Write ``nnUNet_raw/DatasetXXX_Name``; returns the folder.
+
+    Files that are there already are kept, so that an interrupted run goes on where it stopped.
+
+    Raises:
+        ConfigurationError: bad id, id of another dataset, unwritable folder.
+        DatasetError: files that cannot be converted, all told at once; dataset.json is then not written.
+    """
+    _refuse_clashes(conversion.tasks)
+    record = {"command": conversion.command, "settings": conversion.settings}
+    folder = claim_folder(identifier, conversion.name, record)
+    # In the archive's order: a compressed tar cannot go back, and a disk would rather not.
+    tasks = sorted(conversion.tasks, key=lambda task: (str(task.members[0].container), task.members[0].order))
+    if any(is_sequential(task.members[0].container) for task in tasks):
+        processes = 1
+    per_process = 4 if conversion.file_ending in MEDICAL_ENDINGS else 64
+    kept, remarks, problems = 0, [], []
+    try:
+        work = map_cases(partial(_run, folder), tasks, processes, "converting", per_process)
+        for task, (was_there, remark, problem) in zip(tasks, work):
+            kept += was_there
+            if remark:
+                remarks.append((remark, str(task.members[0])))
+            if problem:
+                problems.append(problem)
+    finally:
+        close_archives()
+    _tell(remarks)
+    if problems:
+        rest = len(problems) - _SHOWN
+        more = [f"… and {rest} more."] if rest > 0 else []
+        raise DatasetError("\n".join([*problems[:_SHOWN], *more, f"{folder} is not complete without these files."]))
+    for leftover in folder.glob("*/.tmp*_*"):  # of a run that was killed; nnU-Net would take them for cases
+        leftover.unlink()
+    if conversion.group_duplicates:
+        _write_groups(folder, conversion, processes)
+    _write_dataset_json(folder, conversion)
+    if kept:
+        log.info("%d of %d steps were done already and kept.", kept, len(tasks))
+    log.info(
+        "%s: %d labelled, %d unlabelled, %d test images.", folder,
+        *(_count(conversion, part) for part in ("labelsTr", "imagesUl", "imagesTs")),
+    )
+    log.info("Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity", identifier)
+    return folder
+
+
+def _run(folder: Path, task: Task) -> tuple[bool, str | None, str | None]:
+    """One step: whether it was done before, a remark, a problem in words."""
+    targets = tuple(folder / target for target in task.targets)
+    if _done(task, targets):
+        return True, None, None
+    try:
+        if task.make is None:
+            copy_member(task.members[0], targets[0])
+            return False, None, None
+        return False, task.make(task.members, targets), None
+    except DatasetError as error:
+        return False, None, str(error)
+
+
+def _done(task: Task, targets: tuple[Path, ...]) -> bool:
+    """Files appear under their names only when whole; of a copy the size must be the source's too."""
+    if not all(target.is_file() for target in targets):
+        return False
+    return task.make is not None or targets[0].stat().st_size == task.members[0].size
+
+
+def _refuse_clashes(tasks: Iterable[Task]) -> None:
+    seen: dict[str, Member] = {}
+    for task in tasks:
+        for target in task.targets:
+            # Names that differ by case only are one file on some disks.
+            other = seen.setdefault(target.lower(), task.members[0])
+            if other is not task.members[0]:
+                raise DatasetError(
+                    f"{other} and {task.members[0]} would both become {target}. Expected: names that stay apart. "
+                    "Rename one of them."
+                )
+
+
+def _count(conversion: Conversion, folder: str) -> int:
+    """Cases, not files: the channels of a case are one step's targets, and a stack's spacing is no case."""
+    firsts = (task.targets[0] for task in conversion.tasks)
+    return sum(first.startswith(f"{folder}/") and first.endswith(conversion.file_ending) for first in firsts)
+
+
+def _tell(remarks: list[tuple[str, str]]) -> None:
+    examples = dict(reversed(remarks))
+    for remark, number in Counter(remark for remark, _ in remarks).items():
+        log.warning("%d image(s) %s For example: %s", number, remark, examples[remark])
+
+
+def _write_groups(folder: Path, conversion: Conversion, processes: int) -> None:
+    """case_groups.json of identical images; what a user wrote into it since is kept."""
+    ending = f"_0000{conversion.file_ending}"
+    images = sorted(
+        folder / target for task in conversion.tasks for target in task.targets if target.startswith("imagesTr/")
+    )
+    groups = duplicate_groups(images, ending, processes)
+    file = folder / "case_groups.json"
+    if file.exists():
+        groups |= read_json(file, error=DatasetError, remedy="Delete it and type the same command again.")
+    if groups:
+        write_json(file, groups)
+
+
+def _write_dataset_json(folder: Path, conversion: Conversion) -> None:
+    """Last, so that a folder without dataset.json is one whose making was interrupted; a user's own hints are kept."""
+    facts = {
+        "channel_names": conversion.channel_names,
+        "labels": conversion.labels,
+        "numTraining": _count(conversion, "labelsTr"),
+        "file_ending": conversion.file_ending,
+    }
+    file = folder / "dataset.json"
+    before = read_json(file, error=DatasetError, remedy="Delete it and type the same command again.") \
+        if file.exists() else {}
+    content = {**facts, **conversion.information, "samdpo": {"structures": conversion.hints}, **before, **facts}
+    if content != before:
+        write_json(file, content)

@@ -1,0 +1,59 @@
+"""Volumes that cannot be copied as they are: 4D files into one file a channel, one format into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samdpo.dataset.converters.source import Member, local_file
+from samdpo.dataset.nifti import refuse_cut_nifti
+from samdpo.errors import DatasetError
+from samdpo.files import atomic_path
+
+
+def split_channels(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None:
+    """Write the volumes of a 4D image, which lie along its last axis, to one file each; geometry and type stay.
+
+    Raises:
+        DatasetError: unreadable file, or another number of channels than ``targets``.
+    """
+    image = _read(members[0])
+    found = image.GetSize()[3] if image.GetDimension() == 4 else 1
+    if found != len(targets):
+        raise DatasetError(
+            f"{members[0]} holds {found} channel(s), but its dataset.json names {len(targets)}. Download it again, or "
+            "correct 'modality' there."
+        )
+    for channel, target in enumerate(targets):
+        _write(image[:, :, :, channel] if image.GetDimension() == 4 else image, target)
+
+
+def write_volume(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None:
+    """Write one volume in the format of the target's ending; geometry and type stay.
+
+    Raises:
+        DatasetError: unreadable file.
+    """
+    _write(_read(members[0]), targets[0])
+
+
+def _read(member: Member):
+    import SimpleITK as sitk  # noqa: N813
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings name no file
+    with local_file(member) as path:
+        refuse_cut_nifti(path)
+        try:
+            return sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise DatasetError(
+                f"{path} cannot be read ({reason}). The file is damaged, or not what its ending says: copy it again "
+                "from its source."
+            ) from error
+
+
+def _write(image, target: Path) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    with atomic_path(target) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
