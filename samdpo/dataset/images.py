@@ -1,5 +1,7 @@
 """The one reader and writer of images and labels: pictures through PIL and friends, volumes through nnU-Net's reader.
 
+A DICOM series is read by :mod:`samdpo.dataset.dicom`.
+
 Arrays are (C, Z, Y, X); a single picture has Z = 1 and, as in nnU-Net, the spacing (999, 1, 1).
 """
 
@@ -53,7 +55,8 @@ def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None 
     """Read one case.
 
     Args:
-        paths: one file a channel, or one file that holds them all (RGB picture, 4D volume).
+        paths: one file a channel, or one file that holds them all (RGB picture, 4D volume), or the folder of one
+            DICOM series.
         n_channels: what dataset.json declares. A grey picture stored as RGB becomes one channel where 1 is
             declared, a grey one is repeated where a single file shall give 3. None keeps what the file holds.
 
@@ -63,9 +66,14 @@ def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None 
     files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     if not files:
         raise DatasetError("There is no file to read: a case needs at least one image.")
-    _check_endings(files)
-    picture = ending_of(files[0]) in NATURAL_ENDINGS
-    volume = _read_pictures(files, n_channels) if picture else _read_medical(files)
+    from samdpo.dataset.dicom import is_series, read_series  # it imports Volume from here
+
+    if is_series(files):
+        volume = read_series(files[0])
+    else:
+        _check_endings(files)
+        picture = ending_of(files[0]) in NATURAL_ENDINGS
+        volume = _read_pictures(files, n_channels) if picture else _read_medical(files)
     if n_channels is not None and len(volume.data) != n_channels:
         raise DatasetError(
             f"{files[0]} holds {len(volume.data)} channel(s), but channel_names of dataset.json declares {n_channels}. "

@@ -1,4 +1,4 @@
-"""Write predictions beside each other: the mask, its report, and probabilities where asked for."""
+"""Write predictions beside each other: the mask, its report, and probabilities or a DICOM SEG where asked for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import numpy as np
 
 from samdpo.dataset.images import write_label
 from samdpo.files import atomic_path, write_json
+from samdpo.inference.dicom_seg import write_dicom_seg
 from samdpo.inference.predictor import Prediction
 from samdpo.plans import Plans
 
+DICOM_RESULT_ENDING = ".nii.gz"
+
 
 def write_prediction(
-    prediction: Prediction, folder: Path, case: str, plans: Plans, save_probabilities: bool = False
+    prediction: Prediction, folder: Path, case: str, plans: Plans, save_probabilities: bool = False,
+    dicom_seg: bool = False,
 ) -> Path:
-    """Write ``case.png`` (or the dataset's ending), ``case.json`` and, if asked, ``case.npz``.
+    """Write ``case.png`` (or the dataset's ending), ``case.json`` and, if asked, ``case.npz`` and ``case.dcm``.
+
+    The mask of a DICOM series is ``case.nii.gz``, since a picture would lose its geometry.
 
     The mask is written last, so that a case with a mask is whole (``--continue_prediction`` goes by it).
 
@@ -23,12 +29,15 @@ def write_prediction(
         the mask's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mask = folder / f"{case}{plans.file_ending}"
+    sources = prediction.properties.get("dicom_files")
+    mask = folder / f"{case}{DICOM_RESULT_ENDING if sources else plans.file_ending}"
     write_json(folder / f"{case}.json", {"case": case, **prediction.report})
     if save_probabilities:
         with atomic_path(folder / f"{case}.npz") as temporary:
             # nnU-Net's key and layout: (classes, Z, Y, X), background first.
             background = 1 - prediction.probabilities.max(0, keepdims=True)
             np.savez_compressed(temporary, probabilities=np.concatenate([background, prediction.probabilities]))
+    if dicom_seg:
+        write_dicom_seg(prediction.segmentation, sources, plans.structures, folder / f"{case}.dcm")
     write_label(prediction.segmentation, mask, prediction.properties)
     return mask

@@ -100,7 +100,10 @@ class Predictor:
         return cls(plans, models, place, mirror)
 
     def set_image(self, image: Path | str | Sequence[Path | str] | np.ndarray) -> None:
-        """Choose the image: a file, one file a channel, or an array (Y, X), (C, Y, X) or (C, Z, Y, X)."""
+        """Choose the image: a file, one file a channel, the folder of a DICOM series, or an array.
+
+        An array is (Y, X), (C, Y, X) or (C, Z, Y, X).
+        """
         if isinstance(image, np.ndarray):
             data = image.astype(np.float32)
             data = data[None, None] if data.ndim == 2 else data[:, None] if data.ndim == 3 else data
