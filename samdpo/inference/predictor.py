@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from samdpo.dataset.images import Volume, read_image
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
-from samdpo.inference.slices import SlicePredictions, label_map, predict_slices
+from samdpo.inference.native import NativeCollector
+from samdpo.inference.slices import predict_slices
 from samdpo.networks.device import resolve_device
 from samdpo.networks.precision import resolve_precision
 from samdpo.plans import Plans
-from samdpo.preprocessing.preprocess import prepare_slices
+from samdpo.preprocessing.normalization import distinct_channels
+from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.confidence import confidence_of
 
 log = logging.getLogger(__name__)
+
+SLICES_AT_ONCE = 16  # of which all probabilities are in memory
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,14 @@ class Prediction:
 
     Attributes:
         segmentation: (Z, Y, X) int16 label ids; Z is 1 for a 2D image.
-        probabilities: (L, Z, Y, X) float32, one structure a row, in the order of the plan.
+        probabilities: (L, Z, Y, X) float32, one structure a row, in the order of the plan; None where they were not to
+            be kept.
         report: per structure confidence, size and the prompts used, and whether a person should look at the case.
         properties: of the image read, for writing the result with the same geometry.
     """
 
     segmentation: np.ndarray
-    probabilities: np.ndarray
+    probabilities: np.ndarray | None
     report: dict[str, Any]
     properties: dict[str, Any] = field(repr=False, default_factory=dict)
 
@@ -115,68 +120,75 @@ class Predictor:
             channels = len(self.plans.preprocessing.normalization) or None
             self._image = read_image([Path(f) for f in files], n_channels=channels)
 
-    def predict(self) -> Prediction:
-        """Segment the image chosen with :meth:`set_image`."""
+    def predict(self, keep_probabilities: bool = True) -> Prediction:
+        """Segment the image chosen with :meth:`set_image`.
+
+        Args:
+            keep_probabilities: False for large volumes, whose probabilities may not fit into memory.
+        """
         if self._image is None:
             raise DatasetError("There is no image yet; call set_image first.")
-        slices, geometry = prepare_slices(self._image.data, self.plans)
-        slices = slices.astype(np.float16).astype(np.float32)  # as the store of training keeps them
-        images = torch.from_numpy(np.ascontiguousarray(slices))
-        prompts = [[fold.prompter.prompt(image) for image in slices] for fold in self.folds]
-        return self.predict_prepared(images, geometry, prompts, self._image.spacing, self._image.properties)
+        channels, geometry = prepare_channels(self._image.data, self.plans)
+        channels = channels.astype(np.float16)  # as the store of training keeps them
+        shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
+        return self.predict_prepared(
+            geometry,
+            lambda index: channels[index][shown].astype(np.float32),
+            lambda fold, _, image: fold.prompter.prompt(image),
+            self._image.spacing, self._image.properties, keep_probabilities,
+        )
 
     def predict_prepared(
         self,
-        images: torch.Tensor,
         geometry: SliceGeometry,
-        prompts: Sequence[Sequence[Sequence[StructurePrompt]]],
+        image_of: Callable[[int], np.ndarray],
+        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]],
         spacing: Sequence[float],
         properties: dict[str, Any],
+        keep_probabilities: bool = True,
     ) -> Prediction:
-        """Segment slices that are already cut and prompted.
+        """Segment slices that are already cut; a few are in memory at once.
 
         Args:
-            images: (S, 3, H, W) in [0, 1].
             geometry: way back to native pixels.
-            prompts: for each fold, for each slice, the prompts of its structures.
+            image_of: slice index -> (3, H, W) float32 in [0, 1].
+            prompts_of: fold, slice index and image -> prompts of the slice's structures.
             spacing: (z, y, x) mm.
             properties: of the image file.
+            keep_probabilities: whether the result holds them.
         """
-        of_folds = [
-            predict_slices(fold.network, images, of_fold, self.plans, self.device, self.precision, self.mirror)
-            for fold, of_fold in zip(self.folds, prompts)
-        ]
-        native = geometry.to_native(np.mean([predicted.probabilities for predicted in of_folds], axis=0))
         labels = [s.label for s in self.plans.structures.values()]
-        segmentation = label_map(native, self.mask_cut, labels)
-        return Prediction(segmentation, native, self._report(native, segmentation, of_folds[0], spacing), properties)
+        collected = NativeCollector(geometry, labels, self.mask_cut, keep_probabilities)
+        used: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plans.structures}
+        starts = range(0, geometry.n_slices, SLICES_AT_ONCE)
+        for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
+            indices = range(start, min(start + SLICES_AT_ONCE, geometry.n_slices))
+            slices = [np.asarray(image_of(index), np.float32) for index in indices]
+            images = torch.from_numpy(np.stack(slices))
+            of_folds = []
+            for fold in self.folds:
+                prompts = [prompts_of(fold, index, image) for index, image in zip(indices, slices)]
+                of_folds.append(predict_slices(fold.network, images, prompts, self.plans, self.device, self.precision,
+                                               self.mirror))
+            collected.add(start, np.mean([predicted.probabilities for predicted in of_folds], axis=0))
+            for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
+                for prompt, place in zip(of, places):
+                    used[prompt.structure].append(_prompt_entry(index, prompt, place))
+        report = self._report(collected, used, spacing)
+        return Prediction(collected.segmentation, collected.probabilities, report, properties)
 
     def _report(
-        self,
-        probabilities: np.ndarray,
-        segmentation: np.ndarray,
-        predicted: SlicePredictions,
-        spacing: Sequence[float],
+        self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], spacing: Sequence[float]
     ) -> dict[str, Any]:
         """What a person reads beside the mask; boxes and points in pixels of the 256 grid."""
         structures, reasons = {}, []
-        two_dimensional = segmentation.shape[0] == 1
+        sizes = np.bincount(collected.segmentation.ravel(), minlength=max(collected.labels) + 1)
         for row, (name, plan) in enumerate(self.plans.structures.items()):
-            confidence = confidence_of(probabilities[row], self.mask_cut)
-            pixels = int((segmentation == plan.label).sum())
-            used = [
-                (i, prompt, place)
-                for i, (of, places) in enumerate(zip(predicted.used, predicted.places))
-                for prompt, place in zip(of, places) if prompt.structure == name
-            ]
+            confidence, pixels = collected.confidence(row), int(sizes[plan.label])
             entry: dict[str, Any] = {"confidence": round(confidence, 4), "pixels": pixels}
-            if not two_dimensional:
+            if collected.segmentation.shape[0] > 1:
                 entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
-            entry["prompts"] = [
-                {"slice": i, "presence": float(p.score), "place": place, "boxes": p.boxes.tolist(),
-                 "points": p.points.tolist(), "text": p.text} for i, p, place in used
-            ]
-            structures[name] = entry
+            structures[name] = {**entry, "prompts": used[name]}
             threshold = float(np.mean([f.settings.get("confidence_threshold", {}).get(name, 0.0) for f in self.folds]))
             if pixels == 0 and not plan.may_be_absent:
                 reasons.append(f"{name}: nothing was found, and it is always there in the training cases")
@@ -184,3 +196,11 @@ class Predictor:
                 reasons.append(f"{name}: confidence {confidence:.2f} is below {threshold:.2f}, "
                                "which 9 of 10 training images exceed")
         return {"structures": structures, "look_at": bool(reasons), "reasons": reasons, "mask_cut": self.mask_cut}
+
+
+def _prompt_entry(index: int, prompt: StructurePrompt, place: int) -> dict[str, Any]:
+    """The prompt used on a slice, as the report lists it."""
+    return {
+        "slice": index, "presence": float(prompt.score), "place": place, "boxes": prompt.boxes.tolist(),
+        "points": prompt.points.tolist(), "text": prompt.text,
+    }

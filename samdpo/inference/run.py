@@ -64,7 +64,7 @@ def predict_folder(
     for case in tqdm([c for c in cases if c.identifier not in done], desc="predict", unit="case"):
         try:
             predictor.set_image(case.images)
-            prediction = predictor.predict()
+            prediction = predictor.predict(keep_probabilities=save_probabilities)
             mask = write_prediction(prediction, output, case.identifier, plans, save_probabilities, dicom_seg)
         except ConfigurationError:  # the output folder is full or cannot be written: the next case fails as well
             raise

@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from samdpo.evaluation.summary import evaluate_folder
@@ -39,11 +37,12 @@ def validate_fold(
     cases = [c for c in data.split.val if data.slices.has_label(c)]
     for case in tqdm(cases, desc="validation", unit="case"):
         properties = data.slices.properties(case)
-        slices = range(data.slices.slices(case))
-        images = torch.from_numpy(np.stack([data.slices.image(case, i) for i in slices]).astype(np.float32))
         prediction = predictor.predict_prepared(
-            images, data.slices.geometry(case), [[prompts.get(case, i) for i in slices]], properties["spacing"],
-            properties["image_properties"])
+            data.slices.geometry(case),
+            lambda index, case=case: data.slices.image(case, index),
+            lambda _, index, __, case=case: prompts.get(case, index),
+            properties["spacing"], properties["image_properties"], save_probabilities,
+        )
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
     summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases,

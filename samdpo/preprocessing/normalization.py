@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from samdpo.errors import DatasetError
@@ -28,9 +30,15 @@ def normalize(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarray:
 
 
 def normalize_channels(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarray:
-    """As :func:`normalize`, but each source channel that is used only once: (C', Z, Y, X), C' from 1 to 3.
+    """As :func:`normalize`, but each source channel that is used only once: (C', Z, Y, X), C' from 1 to 3."""
+    return np.stack(list(iterate_channels(volume, plan)))
 
-    A grey image shown to three input channels is thus computed, resized and stored once.
+
+def iterate_channels(volume: np.ndarray, plan: PreprocessingPlan) -> Iterator[np.ndarray]:
+    """The channels of :func:`normalize_channels` one after another: (Z, Y, X) float32 each.
+
+    A grey image shown to three input channels is thus computed, resized and stored once, and of a large volume only
+    one channel is in memory beside it.
     """
     if len(volume) != len(plan.normalization):
         raise DatasetError(
@@ -43,7 +51,8 @@ def normalize_channels(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarra
             f"The plan's 'preprocessing.channel_mapping' {list(plan.channel_mapping)} names channel {max(sources)}, "
             f"but the image has the channels 0 to {len(volume) - 1}."
         )
-    return np.stack([normalize_channel(volume[source], plan.normalization[source]) for source in sources])
+    for source in sources:
+        yield normalize_channel(volume[source], plan.normalization[source])
 
 
 def normalize_channel(channel: np.ndarray, plan: ChannelNormalization) -> np.ndarray:

@@ -21,7 +21,7 @@ from samdpo.files import atomic_path, hash_of
 from samdpo.parallel import map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
-from samdpo.preprocessing.normalization import distinct_channels, normalize_channels
+from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import SliceStore
 from samdpo.schema import to_dict
@@ -41,8 +41,13 @@ def prepare_slices(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeo
     Returns:
         (S, 3, size, size) float32 in [0, 1], and the way back to native pixels.
     """
-    channels, geometry = _cut(data, plans.preprocessing)
+    channels, geometry = prepare_channels(data, plans)
     return channels[:, distinct_channels(plans.preprocessing.channel_mapping)[1]], geometry
+
+
+def prepare_channels(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeometry]:
+    """As :func:`prepare_slices`, but each channel that is shown only once: (S, C', size, size)."""
+    return _cut(data, plans.preprocessing)
 
 
 def preprocess_case(case: Case, plans: Plans) -> tuple[np.ndarray, SliceGeometry, dict[str, Any]]:
@@ -153,7 +158,8 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
 def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGeometry]:
     z, y, x = data.shape[1:]
     geometry = SliceGeometry(plan.slicing_axis if z > 1 else 0, (z, y, x), plan.image_size)
-    return geometry.to_slices(normalize_channels(data, plan)), geometry
+    channels = [geometry.to_slices(channel[None]) for channel in iterate_channels(data, plan)]
+    return (channels[0] if len(channels) == 1 else np.concatenate(channels, axis=1)), geometry
 
 
 def _files(case: Case) -> list[Path]:
