@@ -102,6 +102,7 @@ class InferencePlan:
 
     choose_place: bool = True  # decode every hypothesis box of a one-component structure too, keep the best by SAM's
     # own predicted overlap
+    largest_component: tuple[str, ...] = ()  # structures of which only the largest part in 3D is kept
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from samdpo.dataset.images import Volume, read_image
 from samdpo.errors import DatasetError, ModelFolderError
+from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
 from samdpo.inference.native import NativeCollector
 from samdpo.inference.slices import predict_slices
@@ -174,6 +175,8 @@ class Predictor:
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
                     used[prompt.structure].append(_prompt_entry(index, prompt, place))
+        whole = [self.plans.structures[name].label for name in self.plans.inference.largest_component]
+        keep_largest_components(collected.segmentation, whole)
         report = self._report(collected, used, spacing)
         return Prediction(collected.segmentation, collected.probabilities, report, properties)
 

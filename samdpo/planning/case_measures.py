@@ -25,11 +25,13 @@ class StructureMeasure:
         intensities: (C, n) sample of its voxels.
         sizes: share of the slice's area, one a slice that shows it.
         components: connected parts, one a slice that shows it.
+        case_components: connected parts of the whole case, in 3D.
     """
 
     intensities: np.ndarray
     sizes: list[float]
     components: list[int]
+    case_components: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
     take = partial(_sample, data, generator)
     foreground = (label > 0) if dataset.ignore_label is None else (label > 0) & (label != dataset.ignore_label)
     structures = {
-        name: StructureMeasure(take(label == value), *_by_slice(label == value, axis))
+        name: StructureMeasure(take(label == value), *_by_slice(label == value, axis), count_components(label == value))
         for name, value in dataset.structures.items() if value in values
     }
     slices = np.moveaxis(foreground, axis, 0)
@@ -109,8 +111,14 @@ def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
 
 
 def count_components(mask: np.ndarray, min_share: float = _COMPONENT_SHARE) -> int:
-    """Connected parts (8 neighbours) of a (rows, columns) mask that have ``min_share`` of the largest one's pixels."""
-    numbered, n = ndimage.label(mask, structure=np.ones((3, 3)))
+    """Connected parts of a mask that have ``min_share`` of the largest one's pixels.
+
+    Parts that touch at a corner are one: 8 neighbours in a plane, 26 in space.
+    """
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    if not box:
+        return 0
+    numbered, n = ndimage.label(mask[box[0]], structure=np.ones((3,) * mask.ndim))
     if n <= 1:
         return n
     sizes = np.bincount(numbered.reshape(-1))[1:]

@@ -21,7 +21,7 @@ from samdpo.planning.case_measures import CaseMeasure, measure_case
 log = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-_VERSION = 1  # of the file; another one is extracted anew
+_VERSION = 2  # of the file; another one is extracted anew
 
 
 def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str, Any]:
@@ -124,6 +124,7 @@ def _structure(name: str, value: int, measures: Sequence[CaseMeasure]) -> dict[s
     found = [m.structures[name] for m in measures if name in m.structures]
     sizes = [size for m in found for size in m.sizes]
     counts = Counter(n for m in found for n in m.components)
+    in_cases = Counter(m.case_components for m in found)
     slices = sum(m.n_slices for m in measures)
     return {
         "label": value,
@@ -137,6 +138,7 @@ def _structure(name: str, value: int, measures: Sequence[CaseMeasure]) -> dict[s
         "components": {
             "median": float(np.median([n for m in found for n in m.components])) if sizes else 0.0,
             "slices_with": {str(n): counts[n] for n in sorted(counts)},
+            "cases_with": {str(n): in_cases[n] for n in sorted(in_cases)},
         },
         "intensities": _intensities([m.intensities for m in found]) if found else {},
     }

@@ -118,8 +118,16 @@ class LitePlanner:
         return NetworkPlan(frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices))
 
     def plan_inference(self) -> InferencePlan:
-        """Whether other places are decoded too: not for volumes, where it would cost six times the decoder."""
-        return InferencePlan(choose_place=self.ndim == 2)
+        """Whether other places are decoded too: not for volumes, where it would cost six times the decoder.
+
+        And of which structures of a volume only the largest part is kept: those of one part in every labelled case.
+        """
+        if self.ndim == 2:
+            return InferencePlan()
+        counts = {name: entry["components"]["cases_with"] for name, entry in self.fingerprint["structures"].items()}
+        return InferencePlan(
+            choose_place=False, largest_component=tuple(name for name, found in counts.items() if set(found) == {"1"})
+        )
 
     def plan_stages(self) -> dict[str, StagePlan]:
         """``finetune``, ``align``, and the two controls that learn from the same images without preferences."""

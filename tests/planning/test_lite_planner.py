@@ -22,7 +22,7 @@ from samdpo.schema import from_dict, to_dict
 HU = {"percentile_00_5": -1000.0, "percentile_25": 0.0, "percentile_75": 100.0, "percentile_99_5": 240.0}
 LUNG = {
     "label": 1, "cases": 10, "share_of_cases": 1.0, "share_of_slices": 1.0, "intensities": {"0": HU},
-    "components": {"median": 2.0, "slices_with": {"2": 10}}, "size_share": {"median": 0.3},
+    "components": {"median": 2.0, "slices_with": {"2": 10}, "cases_with": {"2": 10}}, "size_share": {"median": 0.3},
 }
 XRAY: dict[str, Any] = {
     "modality": "xray", "shapes": [[1, 500, 400]] * 10, "spacings": [[999.0, 1.0, 1.0]] * 10,
@@ -160,6 +160,14 @@ def test_the_prompts_are_refitted_where_something_of_one_component_can_be_elsewh
     volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
     assert plan(volumes, mass).stage("align").prompt_rounds == 0
     assert not plan(volumes, mass).inference.choose_place
+
+
+def test_of_what_is_always_one_piece_in_a_volume_only_the_largest_part_is_kept() -> None:
+    shapes = {"shapes": [[30, 200, 200]] * 3, "spacings": [[3.0, 1.0, 1.0]] * 3}
+    for cases_with, kept in (({"1": 3}, ("lung",)), ({"1": 2, "2": 1}, ()), ({}, ())):
+        lung = {**LUNG, "components": {**LUNG["components"], "cases_with": cases_with}}
+        assert plan(changed(structures={"lung": lung}, **shapes)).inference.largest_component == kept
+        assert plan(changed(structures={"lung": lung})).inference.largest_component == ()
 
 
 def test_batches_grow_with_memory_only_where_labels_are_many() -> None:
