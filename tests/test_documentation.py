@@ -25,7 +25,7 @@ from samdpo.schema import to_dict
 LONGEST_HELP = 0.5  # seconds
 TRAINING_PAGES = {"prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md", "training.md",
                   "alignment.md",
-                  "inference.md", "evaluation.md", "environment_variables.md", "coming_from_nnunet.md"}
+                  "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md"}
 EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY / "CONTRIBUTING.md",
                                                             REPOSITORY / "CHANGELOG.md"]]
 
