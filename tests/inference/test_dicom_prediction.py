@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
 import highdicom as hd
 import numpy as np
 import pydicom
@@ -14,7 +11,6 @@ from dicom_series import OBLIQUE, make_series
 from pydicom import uid
 
 import samdpo
-from samdpo.cli.predict import main
 from samdpo.dataset.images import read_image, read_label, read_label_with_properties
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
@@ -22,35 +18,6 @@ from samdpo.inference.dicom_codes import codes_of
 from samdpo.inference.dicom_seg import write_dicom_seg
 from samdpo.inference.predictor import Predictor
 from samdpo.plans import StructurePlan
-
-
-@pytest.fixture
-def predict(monkeypatch, caplog):
-    """Run ``samdpo_predict``; returns its messages."""
-
-    def typed(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["samdpo_predict", *map(str, words), "-device", "cpu"])
-        monkeypatch.setattr("samdpo.cli.common.configure_logging", lambda: None)
-        monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
-        caplog.clear()
-        with caplog.at_level("INFO", "samdpo"):
-            main()
-        return caplog.text
-
-    return typed
-
-
-@pytest.fixture
-def fails(predict, caplog):
-    """The sentence with which ``samdpo_predict`` ends."""
-
-    def typed(*words: object) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            predict(*words)
-        assert stopped.value.code == 2
-        return caplog.text
-
-    return typed
 
 
 def phantom_stack(finetuned) -> np.ndarray:

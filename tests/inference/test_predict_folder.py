@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import sys
 
 import numpy as np
-import pytest
 from trained_models import VARIABLES
 
-from samdpo.cli.predict import main
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json
 from samdpo.inference.predictor import Predictor
-
-
-@pytest.fixture
-def predict(monkeypatch, caplog):
-    """Run ``samdpo_predict``; returns its messages."""
-
-    def typed(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["samdpo_predict", *map(str, words), "-device", "cpu"])
-        monkeypatch.setattr("samdpo.cli.common.configure_logging", lambda: None)
-        monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
-        caplog.clear()
-        with caplog.at_level("INFO", "samdpo"):
-            main()
-        return caplog.text
-
-    return typed
-
-
-@pytest.fixture
-def fails(predict, caplog):
-    """The sentence with which ``samdpo_predict`` ends."""
-
-    def typed(*words: object) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            predict(*words)
-        assert stopped.value.code == 2
-        return caplog.text
-
-    return typed
 
 
 def test_every_case_gets_a_mask_in_native_size_and_a_report(aligned, predict, tmp_path):
