@@ -98,6 +98,17 @@ def lone_flags(page: Path) -> set[str]:
     return {text.split()[0] for text in inline if re.match(r"--?[A-Za-z]\w*(\s|$)", text)}
 
 
+def broken_links(page: Path) -> list[str]:
+    """Links of a page to files that do not exist, or to headings that they do not have."""
+    broken = []
+    for link in links(page):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
 def anchors(page: Path) -> set[str]:
     """GitHub's anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
