@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 FINETUNE_IMAGE_STEPS = 90  # aimed at; few labels get more epochs
-FINETUNE_EPOCHS = (4, 16)  # at least, at most
+FINETUNE_EPOCHS = (8, 16)  # at least, at most
 FINETUNE_MOST_IMAGE_STEPS = 2000  # volumes have thousands of slices: fewer epochs than the least above
 ALIGN_EPOCHS = 3
 ALIGN_IMAGE_STEPS = (340, 400)  # at least, at most
@@ -49,8 +49,8 @@ def prompt_rounds(ndim: int, components: Iterable[int]) -> int:
 
 
 def halving_epochs(epochs: int) -> int:
-    """Epochs after which stage 1's learning rate halves: twice in a run."""
-    return max(1, round(epochs / 3))
+    """Epochs after which stage 1's learning rate halves: at most twice in a run."""
+    return max(1, math.ceil(epochs / 3))
 
 
 def frozen_stages(device: str, labelled_slices: int) -> int:
