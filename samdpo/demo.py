@@ -37,13 +37,13 @@ class DemoSize:
         backbone: of the plan.
     """
 
-    cases: int = 25
+    cases: int = 20
     labelled: float = 0.3
-    test: int = 6
+    test: int = 4
     finetune_epochs: int = 6
     align_epochs: int = 3
     prompt_rounds: int = 1
-    tower_steps: int = 120
+    tower_steps: int = 100
     backbone: str = "lite_medsam"
 
 
