@@ -57,11 +57,10 @@ def draw_places(
     figure = new_figure(panel * len(TITLES), (panel + 0.06) * len(chosen) + 0.3, dpi=100)
     grid = figure.subplots(len(chosen), len(TITLES), squeeze=False)
     for axes, (case, index) in zip(grid, chosen):
-        image = np.asarray(slices.image(case, index), np.float32)
+        image, label = np.asarray(slices.image(case, index), np.float32), slices.label(case, index)
         for one in axes:
             draw_image(one, image)
-            label = slices.label(case, index)
-            if label is not None and (np.asarray(label) > 0).any():
+            if label is not None:
                 draw_mask(one, np.asarray(label) > 0, TRUTH_COLOUR, width=1.2)
         _draw_prompts(axes[1], before.get(case, index), image.shape[-2:])
         for number, prompt in enumerate(after.get(case, index)):
