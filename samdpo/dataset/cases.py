@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.dicom import check_series, find_series
+from samdpo.dataset.foreign import files_of, foreign_files, misnamed_folders
 from samdpo.dataset.images import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
@@ -69,7 +70,10 @@ def input_cases(folder: Path | str, file_ending: str | None, n_channels: int) ->
     if not folder.exists():
         raise DatasetError(f"{folder} does not exist. Name a folder of images, or one image, after -i.")
     endings = (file_ending,) if file_ending else SUPPORTED_ENDINGS
-    files = [folder] if folder.is_file() else _files(folder)
+    files = [folder] if folder.is_file() else files_of(folder)
+    misnamed = misnamed_folders(folder)
+    if misnamed:
+        raise DatasetError("\n".join(misnamed[:20]))
     fitting = [f for f in files if ending_of(f) in endings]
     series = find_series(folder, sub_folders=not fitting) if file_ending is None else {}
     if series and fitting:
@@ -124,10 +128,10 @@ def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Ca
         return [], missing
     ending = dataset.file_ending
     images, problems = _group_files(
-        [f for f in _files(images_folder) if ending_of(f) == ending], dataset.n_channels, need_channel_suffix=True
+        [f for f in files_of(images_folder) if ending_of(f) == ending], dataset.n_channels, need_channel_suffix=True
     )
-    problems = _foreign_files(images_folder, ending) + _foreign_files(labels_folder, ending) + problems
-    labels = {f.name[: -len(ending)]: f for f in _files(labels_folder) if ending_of(f) == ending}
+    problems = foreign_files(images_folder, ending) + foreign_files(labels_folder, ending) + problems
+    labels = {f.name[: -len(ending)]: f for f in files_of(labels_folder) if ending_of(f) == ending}
     for name in sorted(images.keys() - labels.keys()):
         problems.append(
             f"{images[name][0]} has no label {labels_folder / (name + ending)}. Add it, or move the image to "
@@ -148,11 +152,11 @@ def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[
     if not folder.is_dir():
         return [], []
     groups = load_groups(raw_folder)
-    files = [f for f in _files(folder) if ending_of(f) == dataset.file_ending]
+    files = [f for f in files_of(folder) if ending_of(f) == dataset.file_ending]
     images, problems = _group_files(files, dataset.n_channels, need_channel_suffix=True)
-    problems = _foreign_files(folder, dataset.file_ending) + problems
+    problems = foreign_files(folder, dataset.file_ending) + problems
     taken = raw_folder / "imagesTr"
-    used = {_split_channel(f, dataset.n_channels)[0] for f in _files(taken)} if taken.is_dir() else set()
+    used = {_split_channel(f, dataset.n_channels)[0] for f in files_of(taken)} if taken.is_dir() else set()
     for name in sorted(images.keys() & used):
         problems.append(f"{images[name][0]} has the name of a labelled case of {taken}. Rename or remove one of them.")
     return [Case(n, images[n], None, groups.get(n, n)) for n in sorted(images.keys() - used)], problems
@@ -187,29 +191,6 @@ def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]
         else:
             cases.append(Case(name, images, label, groups.get(name, name)))
     return cases, problems
-
-
-def _files(folder: Path) -> list[Path]:
-    """Files of a folder, sorted; hidden ones (macOS's ``._x``) are not the user's."""
-    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-
-
-def _foreign_files(folder: Path, ending: str) -> list[str]:
-    """A sentence for images of another format than file_ending says; other files (notes, JSON) are nobody's harm."""
-    problems = []
-    for file in _files(folder):
-        found = ending_of(file)
-        if found in LOSSY_ENDINGS:
-            problems.append(
-                f"{file} is a JPEG, which is lossy. Save it as PNG (or another lossless format) and "
-                f"set file_ending accordingly; expected here: {ending}."
-            )
-        elif found and found != ending:
-            problems.append(
-                f"{file} ends with {found}, but dataset.json says file_ending {ending!r}. Convert it, or "
-                "remove it from this folder."
-            )
-    return problems
 
 
 def _split_channel(file: Path, n_channels: int) -> tuple[str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ _EXAMPLE = (
     '{"channel_names": {"0": "X-ray"}, "labels": {"background": 0, "lung": 1}, "numTraining": 20, '
     '"file_ending": ".png"}'
 )
+HIGHEST_LABEL = 32767  # label maps are int16
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _MODALITY_WORDS: dict[Modality, tuple[str, ...]] = {
     "ct": ("ct", "cbct", "computed tomography"),
@@ -40,7 +42,7 @@ class DatasetJson:
     """A checked dataset.json."""
 
     channel_names: dict[str, str]  # "0", "1", … -> name
-    labels: dict[str, int]  # name -> value, background and an ignore label included
+    labels: dict[str, int]  # name -> value, background and an ignore label included; unlike nnU-Net's, with gaps
     num_training: int
     file_ending: str
     ignore_label: int | None = None
@@ -119,21 +121,26 @@ def _labels(value: Any, problems: list[str]) -> tuple[dict[str, int], int | None
         turned = ", ".join(f'"{name}": {number}' for number, name in value.items())
         problems.append(f"'labels' is written the old way round (number: name). Write {{{turned}}}.")
         return {}, None
+    before = len(problems)
+    regions = {name: number for name, number in value.items() if isinstance(number, (list, tuple))}
+    if regions:
+        shown = ", ".join(f"{json.dumps(name)}: {json.dumps(number)}" for name, number in regions.items())
+        problems.append(
+            f"'labels' holds regions, which are lists of values ({{{shown}}}), as 'regions_class_order' belongs to. "
+            "Regions are not supported: give every structure one whole number, delete 'regions_class_order', and join "
+            "structures after prediction."
+        )
     for name, number in value.items():
-        if isinstance(number, (list, tuple)):
-            problems.append(
-                f"the label {name!r} is a region (the list {list(number)}). Regions are not supported yet: give every "
-                "structure its own whole number."
-            )
-        elif not isinstance(number, int) or isinstance(number, bool):
+        if name not in regions and (not isinstance(number, int) or isinstance(number, bool)):
             problems.append(f"the label {name!r} must be a whole number, found {number!r}.")
-    if problems:
+    if len(problems) > before:
         return {}, None
     if value.get("background") != 0:
         problems.append(f"'labels' must contain \"background\": 0, found {value}.")
-    if sorted(value.values()) != list(range(len(value))):
+    values = sorted(value.values())
+    if len(set(values)) < len(values) or values[0] < 0 or values[-1] > HIGHEST_LABEL:
         problems.append(
-            f"the values of 'labels' must be 0, 1, 2, … without a gap or a repetition, found {sorted(value.values())}."
+            f"the values of 'labels' must be different whole numbers from 0 to {HIGHEST_LABEL}, found {values}."
         )
     ignore = value.get("ignore")
     if ignore is not None and ignore != max(value.values()):
@@ -152,7 +159,8 @@ def _ending_problems(ending: str) -> list[str]:
             'write ".png".'
         ]
     if ending not in SUPPORTED_ENDINGS:
-        return [f"'file_ending' is {ending!r}; supported are {', '.join(SUPPORTED_ENDINGS)}."]
+        lower = " Write it in lower case; files may have either." if ending.lower() in SUPPORTED_ENDINGS else ""
+        return [f"'file_ending' is {ending!r}; supported are {', '.join(SUPPORTED_ENDINGS)}.{lower}"]
     return []
 
 

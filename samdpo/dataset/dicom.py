@@ -17,6 +17,7 @@ from tqdm import tqdm
 from samdpo.dataset.dicom_geometry import in_order
 from samdpo.dataset.dicom_headers import DICOM_SUFFIXES, DicomHeader, is_dicom, needs_decompression, read_header
 from samdpo.dataset.images import Volume, ending_of
+from samdpo.dataset.itk import silence, unreadable
 from samdpo.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def read_series(path: Path) -> Volume:
 def _read_stack(readable: list[Path], files: list[Path], path: Path) -> Volume:
     import SimpleITK as sitk  # noqa: N813
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings name no file
+    silence()
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)  # slope and intercept may differ from slice to slice, as in PET
@@ -134,11 +135,8 @@ def _read_stack(readable: list[Path], files: list[Path], path: Path) -> Volume:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        reason = next((x for x in reversed(str(error).strip().splitlines()) if x.strip()), "unreadable")
-        raise DatasetError(
-            f"{path} cannot be read ({reason.strip()}). A file is damaged or cut off: copy the series again from its "
-            "source."
-        ) from error
+        remedy = "A file is damaged or cut off: copy the series again from its source."
+        raise unreadable(path, error, remedy) from error
     data = sitk.GetArrayFromImage(image)[None]
     spacing = tuple(float(v) for v in image.GetSpacing()[::-1])
     geometry = {"spacing": list(image.GetSpacing()), "origin": list(image.GetOrigin()),

@@ -15,19 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.nifti import refuse_cut_nifti
+from samdpo.dataset.nifti import not_finite
 from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
+from samdpo.dataset.volumes import read_volumes, write_volume_label
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
 
 NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS
+_FLAT_ENDINGS = (".png", ".bmp")
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
 PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05
 _COLOUR_TOLERANCE = 5 / 255
+_ROUNDING = 1e-4  # of a label value; an interpolated one is further from a whole number
+_LABELS = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Volume:
     data: np.ndarray
     spacing: tuple[float, float, float]
     properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ndim(self) -> int:
+        """2 for a picture or a medical file of two axes, 3 for a volume, be it of one slice."""
+        geometry = self.properties.get("sitk_stuff")
+        return len(geometry["spacing"]) if geometry else 2 if self.data.shape[1] == 1 else 3
 
 
 def ending_of(path: Path | str) -> str:
@@ -73,16 +83,15 @@ def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None 
     else:
         _check_endings(files)
         picture = ending_of(files[0]) in NATURAL_ENDINGS
-        volume = _read_pictures(files, n_channels) if picture else _read_medical(files)
+        volume = _read_pictures(files, n_channels) if picture else _volume(*read_volumes(files))
     if n_channels is not None and len(volume.data) != n_channels:
         raise DatasetError(
             f"{files[0]} holds {len(volume.data)} channel(s), but channel_names of dataset.json declares {n_channels}. "
             + _channel_remedy(len(volume.data), n_channels)
         )
-    if not np.isfinite(volume.data).all():
-        raise DatasetError(
-            f"{files[0]} holds values that are not finite (NaN or infinity). Replace them and save again."
-        )
+    for index, channel in enumerate(volume.data):
+        if not np.isfinite(channel).all():
+            raise not_finite(files[index if len(files) > 1 else 0])
     return volume
 
 
@@ -105,21 +114,14 @@ def read_label_with_properties(path: Path | str) -> tuple[np.ndarray, dict[str, 
         values = read_label_picture(path)
         properties = _picture_properties(path, values.shape)
     else:
-        volume = _read_medical([path])
-        if len(volume.data) != 1:
-            raise DatasetError(f"{path} has four dimensions; a label has one value a voxel, so three are expected.")
-        values, properties = volume.data[0], volume.properties
-    if not np.issubdtype(values.dtype, np.integer):
-        whole = np.rint(values)
-        if not np.array_equal(whole, values):
+        data, properties = read_volumes([path])
+        if len(data) != 1:
             raise DatasetError(
-                f"{path} holds fractions such as {values[whole != values].flat[0]:.4g}; a label holds whole numbers. "
-                "It was probably resampled with interpolation: resample with nearest neighbour, or threshold it."
+                f"{path} holds {len(data)} volumes (it has four dimensions); a label has one value a voxel. Save the "
+                "label map alone, in three dimensions."
             )
-        values = whole
-    if values.size and (values.max() > 32767 or values.min() < -32768):
-        raise DatasetError(f"{path} holds the label value {values.max():.0f}; values up to 32767 are read.")
-    return values.astype(np.int16), properties
+        values = data[0]
+    return _whole_numbers(values, path), properties
 
 
 def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str, Any]) -> None:
@@ -131,33 +133,60 @@ def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str
         properties: of :func:`read_image`.
 
     Raises:
-        DatasetError: an ending that cannot be written, or a stack written as a picture that holds one slice.
+        DatasetError: see :func:`check_writable`.
     """
     path = Path(path)
+    values = np.asarray(segmentation)
+    check_writable(values.shape, path)
+    values = values.astype(np.uint8 if values.size == 0 or values.max() <= 255 else np.uint16)
+    with atomic_path(path) as temporary:
+        if ending_of(path) in NATURAL_ENDINGS:
+            write_picture(values, temporary)
+        else:
+            write_volume_label(values, temporary, properties)
+
+
+def check_writable(shape: tuple[int, ...], path: Path | str) -> None:
+    """Whether a label of ``shape`` (Z, Y, X) can be written to ``path``, before anything is written beside it.
+
+    Raises:
+        DatasetError: an ending that is not written, or several slices for a picture that holds one.
+    """
     ending = ending_of(path)
     if ending not in SUPPORTED_ENDINGS:
         raise DatasetError(f"{path} cannot be written; supported endings are {', '.join(SUPPORTED_ENDINGS)}.")
-    values = np.asarray(segmentation)
-    values = values.astype(np.uint8 if values.size == 0 or values.max() <= 255 else np.uint16)
-    with atomic_path(path) as temporary:
-        if ending in NATURAL_ENDINGS:
-            write_picture(values, temporary)
-        else:
-            from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    if ending in _FLAT_ENDINGS and shape[0] != 1:
+        raise DatasetError(
+            f"{path} holds one slice, but {shape[0]} are to be written. Use a dataset whose file_ending is .nii.gz or "
+            ".tif, or give single slices."
+        )
 
-            SimpleITKIO().write_seg(
-                values,
-                str(temporary),
-                properties
-                if "sitk_stuff" in properties
-                else {
-                    "sitk_stuff": {
-                        "spacing": (1.0, 1.0, 1.0),
-                        "origin": (0.0, 0.0, 0.0),
-                        "direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
-                    }
-                },
+
+def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
+    """Label values as int16; a scale in the file's header may leave a rounding error on them."""
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise not_finite(path)
+        whole = np.rint(values)
+        off = np.subtract(values, whole, out=values)  # in place: volumes are large
+        if max(off.max(), -off.min()) > _ROUNDING:
+            fraction = (whole + off)[np.abs(off) > _ROUNDING][0]
+            raise DatasetError(
+                f"{path} holds fractions such as {fraction:.4g}; a label holds whole numbers. It was probably "
+                "resampled with interpolation: resample with nearest neighbour, or threshold it."
             )
+        values = whole
+    for value in (values.max(), values.min()):
+        if not _LABELS.min <= value <= _LABELS.max:
+            raise DatasetError(
+                f"{path} holds the label value {value:.0f}; values up to {_LABELS.max} are read. Number the "
+                "structures anew."
+            )
+    return values.astype(np.int16)
+
+
+def _volume(data: np.ndarray, properties: dict[str, Any]) -> Volume:
+    return Volume(data, tuple(properties["spacing"]), properties)
 
 
 def _check_endings(files: list[Path]) -> None:
@@ -170,7 +199,15 @@ def _check_endings(files: list[Path]) -> None:
         if not ending:
             raise DatasetError(f"{file} has an unknown ending; supported are {', '.join(SUPPORTED_ENDINGS)}.")
         if not file.is_file():
-            raise DatasetError(f"{file} does not exist. Check the name, or that the disk is mounted.")
+            raise DatasetError(
+                f"{file} is a folder that is named like a file. Name the file inside it, or move it out of there."
+                if file.is_dir() else f"{file} does not exist. Check the name, or that the disk is mounted."
+            )
+        if not file.stat().st_size:
+            raise DatasetError(
+                f"{file} cannot be read (it is empty, 0 bytes). The file is damaged or cut off: copy it again from its "
+                "source."
+            )
 
 
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -182,9 +219,11 @@ def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
         beside = next((s for s in sidecars if s.is_file()), None)
         try:
             spacing = tuple(float(v) for v in json.loads(beside.read_text())["spacing"]) if beside else (1.0, 1.0, 1.0)
+            if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
+                raise ValueError(spacing)
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
-                f'{beside} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm.'
+                f'{beside} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
             ) from error
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
@@ -196,9 +235,9 @@ def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
             pixels = _grey(pixels, file)
         channels.append(pixels)
-    sizes = {c.shape[1:] for c in channels}
-    if len(sizes) > 1:
-        raise _size_error(files, [c.shape[1:] for c in channels])
+    if len({c.shape[1:] for c in channels}) > 1:
+        listing = "; ".join(f"{f.name}: {c.shape[1:]}" for f, c in zip(files, channels))
+        raise DatasetError(f"{files[0]}: the channels of one case must have the same size, found {listing}.")
     data = np.concatenate(channels).astype(np.float32, copy=False)
     if len(files) == 1 and len(data) == 1 and n_channels == 3:
         data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
@@ -221,42 +260,8 @@ def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
     return (0.299 * red + 0.587 * green + 0.114 * blue)[None]  # ITU-R BT.601 luma
 
 
-def _read_medical(files: list[Path]) -> Volume:
-    """NIfTI, NRRD, MHA through nnU-Net's SimpleITK reader; sizes are compared first, since it prints and dies mute."""
-    import SimpleITK as sitk  # noqa: N813
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings name no file
-    sizes = []
-    try:
-        for file in files:
-            header = sitk.ImageFileReader()
-            header.SetFileName(str(file))
-            header.ReadImageInformation()
-            sizes.append((header.GetSize()[::-1], tuple(np.round(header.GetSpacing()[::-1], 4))))
-        if len(set(sizes)) > 1:
-            raise _size_error(files, sizes)
-        for file in files:
-            refuse_cut_nifti(file)
-        data, properties = SimpleITKIO().read_images([str(f) for f in files])
-    except RuntimeError as error:
-        reason = next((x for x in reversed(str(error).strip().splitlines()) if x.strip()), "unreadable")
-        raise DatasetError(
-            f"{files[0]} cannot be read ({reason.strip()}). The file is damaged or cut off, or not what its ending "
-            "says: copy it again from its source."
-        ) from error
-    stuff = {k: [float(v) for v in values] for k, values in properties["sitk_stuff"].items()}
-    spacing = tuple(float(v) for v in properties["spacing"])
-    kept = {"sitk_stuff": stuff, "spacing": list(spacing), "shape": [int(n) for n in data.shape[1:]]}
-    return Volume(data.astype(np.float32, copy=False), spacing, kept)
-
-
-def _size_error(files: list[Path], sizes: list[Any]) -> DatasetError:
-    listing = "; ".join(f"{f.name}: {s}" for f, s in zip(files, sizes))
-    return DatasetError(f"{files[0]}: the channels of one case must have the same size and spacing, found {listing}.")
-
-
 def _channel_remedy(found: int, declared: int) -> str:
     if found == 4 and declared == 3:
         return "Save it without the fourth channel."
-    return f"Correct channel_names, or give {declared} files a case: _0000 … _{declared - 1:04d}."
+    files = "one file a case: _0000" if declared == 1 else f"{declared} files a case: _0000 … _{declared - 1:04d}"
+    return f"Correct channel_names, or give {files}, with one volume a file."

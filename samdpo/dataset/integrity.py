@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from samdpo.dataset.agreement import grid_problem, listing, mixed_dimensions, value_problem
 from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
@@ -29,16 +30,21 @@ class _Finding:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    empty: str | None = None  # the label's file where it holds nothing but background
+    empty: str | None = None  # the label's file where it shows no structure
     values: set[int] = field(default_factory=set)
+    ndim: int | None = None  # axes of the image; None where it cannot be read
+
+    def add(self, problem: str | None) -> None:
+        """Take in a problem, if it is one."""
+        self.problems += [problem] if problem else []
 
 
 def verify_dataset_integrity(raw_folder: Path | str, processes: int = 1) -> None:
     """Read every image and label of ``raw_folder`` and compare them with dataset.json and each other.
 
-    Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, equal size and geometry of
-    image and label, label values, images without any content. Empty masks and structures that no label shows are
-    logged as warnings.
+    Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, finite values, geometry,
+    equal size and geometry of image and label, label values, images without any content, pictures among volumes.
+    Empty masks and structures that no label shows are logged as warnings.
 
     Raises:
         DatasetError: one message with all problems found, the first 20 in words.
@@ -55,16 +61,18 @@ def verify_dataset_integrity(raw_folder: Path | str, processes: int = 1) -> None
     for finding in findings:
         problems += finding.problems
         warnings += finding.warnings
+    mixed = mixed_dimensions({c.images[0]: f.ndim for c, f in zip([*labelled, *unlabelled], findings) if f.ndim})
+    problems += [mixed] if mixed else []
     of_labelled = findings[: len(labelled)]
     empty = [f.empty for f in of_labelled if f.empty]
     if labelled and len(empty) == len(labelled):
         problems.append(
             f"All {len(empty)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. "
-            f"Write the values of dataset.json's labels ({_listing(dataset)}) into them."
+            f"Write the values of dataset.json's labels ({listing(dataset.labels)}) into them."
         )
     elif empty:
         warnings.append(
-            f"{len(empty)} of {len(labelled)} masks are empty (only background), for example {empty[0]}. That is right "
+            f"{len(empty)} of {len(labelled)} masks are empty (no structure), for example {empty[0]}. That is right "
             "where the structure is not in the image."
         )
         warnings += _absent_structures(dataset, of_labelled)
@@ -86,6 +94,7 @@ def check_case(case: Case, dataset: DatasetJson) -> _Finding:
     except DatasetError as error:
         finding.problems.append(str(error))
     if image is not None:
+        finding.ndim = image.ndim
         for channel, file in zip(image.data, case.images * len(image.data)):
             low = float(channel.min())
             if low == float(channel.max()):
@@ -100,17 +109,15 @@ def check_case(case: Case, dataset: DatasetJson) -> _Finding:
         finding.problems.append(str(error))
         return finding
     if image is not None:
-        finding.problems += _geometry_problems(case, image.data.shape[1:], label.shape, image.properties, properties)
-    values, counts = np.unique(label, return_counts=True)
-    finding.values = {int(v) for v in values}
-    unknown = sorted(finding.values - set(dataset.labels.values()))
-    if unknown:
-        finding.problems.append(_value_problem(case.label, unknown, finding.values, dataset))
-    elif finding.values == {0}:
+        finding.add(grid_problem(case.images[0], image, case.label, label.shape, properties))
+    values = np.unique(label).tolist()
+    finding.values = set(values)
+    finding.add(value_problem(case.label, values, dataset.labels))
+    if finding.values <= {0, dataset.ignore_label}:
         finding.empty = str(case.label)
-    elif 0 not in finding.values and len(values) == 1:
+    elif len(values) == 1:
         finding.warnings.append(
-            f"{case.label} is {values[0]} on all {counts[0]} pixels, with no background at all. Is that meant?"
+            f"{case.label} is {values[0]} on all {label.size} pixels, with no background at all. Is that meant?"
         )
     return finding
 
@@ -156,37 +163,6 @@ def _group_problems(raw_folder: Path, cases: list[Case]) -> list[str]:
     ]
 
 
-def _geometry_problems(
-    case: Case, image: tuple[int, ...], label: tuple[int, ...], image_geometry: dict, label_geometry: dict
-) -> list[str]:
-    if tuple(image) != tuple(label):
-        return [
-            f"{case.label} has the size {_size(label)}, but its image {case.images[0].name} has {_size(image)}. They "
-            "must lie on the same grid: export the label again on the image's grid."
-        ]
-    ours, theirs = image_geometry.get("sitk_stuff"), label_geometry.get("sitk_stuff")
-    if not ours or not theirs:
-        return []
-    for key, tolerance in (("spacing", 1e-3), ("origin", 1e-2), ("direction", 1e-3)):
-        if len(ours[key]) != len(theirs[key]) or not np.allclose(ours[key], theirs[key], atol=tolerance, rtol=1e-3):
-            return [
-                f"{case.label} has the {key} {_numbers(theirs[key])}, but its image {case.images[0].name} has "
-                f"{_numbers(ours[key])}. Copy the image's geometry into the label, or resample it (nearest neighbour)."
-            ]
-    return []
-
-
-def _value_problem(label: Path, unknown: list[int], found: set[int], dataset: DatasetJson) -> str:
-    text = (
-        f"{label} holds the value(s) {_some([str(v) for v in unknown])}, which dataset.json does not list; expected "
-        f"are {_listing(dataset)}."
-    )
-    if len(found) == 2 and 0 in found and len(dataset.structures) == 1:
-        name, value = next(iter(dataset.structures.items()))
-        return f"{text} It looks like a mask of 0 and {unknown[0]}: write {value} for {name} in place of {unknown[0]}."
-    return f"{text} Correct the label, or add the value to 'labels'."
-
-
 def _absent_structures(dataset: DatasetJson, findings: Iterable[_Finding]) -> list[str]:
     seen: set[int] = set().union(*(f.values for f in findings))
     absent = [name for name, value in dataset.structures.items() if value not in seen]
@@ -209,17 +185,3 @@ def _message(raw_folder: Path, problems: list[str]) -> str:
 def _some(items: list[str], shown: int = 5) -> str:
     rest = len(items) - shown
     return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _listing(dataset: DatasetJson) -> str:
-    return ", ".join(f"{value} = {name}" for name, value in dataset.labels.items())
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    """(Z, Y, X) as a user reads it: width x height, and slices where there are several."""
-    z, y, x = shape
-    return f"{x} x {y}" + (f" x {z}" if z > 1 else "")
-
-
-def _numbers(values: list[float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

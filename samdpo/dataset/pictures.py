@@ -51,15 +51,13 @@ def read_label_picture(path: Path) -> np.ndarray:
 
 
 def write_picture(values: np.ndarray, path: Path) -> None:
-    """Write (Z, Y, X) uint8 or uint16; only TIFF holds Z > 1."""
+    """Write (Z, Y, X) uint8 or uint16; Z is 1 but for TIFF."""
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 
         pages = values if len(values) > 1 else values[0]
         tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack")  # else 3 pages become RGB
         return
-    if len(values) != 1:
-        raise DatasetError(f"{path.name} holds one slice, but {len(values)} are to be written. Use .nii.gz or .tif.")
     from PIL import Image
 
     Image.fromarray(values[0]).save(path)

@@ -57,12 +57,12 @@ def evaluate_case(
         raise ValueError(f"the prediction has shape {pred.shape}, the reference {ref.shape}")
     counted = None if ignore_label is None else ref != ignore_label
     unit = SurfaceUnit.of(spacing, tolerance)
+    n_counted = ref.size if counted is None else int(counted.sum())
     result = {}
     for label in structures.values():
         in_pred, in_ref = pred == label, ref == label
         if counted is not None:
-            in_pred, in_ref = in_pred & counted, in_ref & counted
-        n_counted = ref.size if counted is None else int(counted.sum())
+            in_pred &= counted
         result[label] = {
             **overlap_metrics(in_pred, in_ref, n_counted),
             **surface_metrics(in_pred, in_ref, spacing, unit.tolerance),

@@ -56,11 +56,8 @@ def evaluate_folder(
     """
     ref_folder, pred_folder = Path(ref_folder), Path(pred_folder)
     dataset = dataset_json if isinstance(dataset_json, DatasetJson) else _load(Path(dataset_json))
-    names = _names_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
-    jobs = [
-        _Job(ref_folder / name, pred_folder / name, dataset.structures, dataset.ignore_label, tolerance)
-        for name in names
-    ]
+    pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
+    jobs = [_Job(ref, pred, dataset.structures, dataset.ignore_label, tolerance) for ref, pred in pairs]
     evaluated = _run(jobs, processes)
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
@@ -129,10 +126,11 @@ def _load(path: Path) -> DatasetJson:
     return load_dataset_json(path if path.is_dir() else path.parent)
 
 
-def _names_to_evaluate(
+def _pairs_to_evaluate(
     ref_folder: Path, pred_folder: Path, ending: str, chill: bool, cases: Sequence[str] | None
-) -> list[str]:
-    refs, preds = _names(ref_folder, ending), _names(pred_folder, ending)
+) -> list[tuple[Path, Path]]:
+    ref_files, pred_files = _files(ref_folder, ending), _files(pred_folder, ending)
+    refs, preds = set(ref_files), set(pred_files)
     if cases is not None:
         wanted = {f"{case}{ending}" for case in cases}
         if not wanted <= refs:
@@ -160,14 +158,18 @@ def _names_to_evaluate(
             "%d predictions in %s have no reference and are left out, for example %s.",
             len(preds - refs), pred_folder, min(preds - refs),
         )
-    return both
+    return [(ref_files[name], pred_files[name]) for name in both]
 
 
-def _names(folder: Path, ending: str) -> set[str]:
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    """Name with the ending as dataset.json writes it -> file, whose ending may be in upper case."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder. Give the folder of references, then that of predictions.")
     # Dot files: what a writer that was killed left behind.
-    return {p.name for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith(".")}
+    return {
+        f"{file.name[: -len(ending)]}{ending}": file for file in folder.iterdir()
+        if file.name.lower().endswith(ending) and file.is_file() and not file.name.startswith(".")
+    }
 
 
 def _nanmean(values: list[float]) -> float:

@@ -8,11 +8,14 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
+from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson, Modality, modality_of
-from samdpo.dataset.images import read_image, read_label
+from samdpo.dataset.images import read_image, read_label_with_properties
+from samdpo.dataset.orientation import orientation
 from samdpo.errors import DatasetError
 
+_ALL_FILES = "--verify_dataset_integrity lists all such files."
 _SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure
 _COMPONENT_SHARE = 0.05  # of the largest component of a slice; smaller ones are specks of the drawing
 
@@ -46,6 +49,9 @@ class CaseMeasure:
         intensities: (C, n) sample of all labelled voxels.
         n_slices: along the slicing axis.
         n_foreground_slices: those that show at least one structure.
+        n_known_slices: those of which anything is known; the others have the label ``ignore`` all over.
+        ndim: 2 for a picture, 3 for a volume.
+        orientation: where its axes x, y, z run, such as ``LPS``; "" for a picture.
         structures: by name; only those the case shows.
     """
 
@@ -57,6 +63,9 @@ class CaseMeasure:
     intensities: np.ndarray
     n_slices: int
     n_foreground_slices: int
+    n_known_slices: int
+    ndim: int
+    orientation: str
     structures: dict[str, StructureMeasure] = field(default_factory=dict)
 
 
@@ -71,42 +80,37 @@ def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
     """Read one labelled case and measure it.
 
     Raises:
-        DatasetError: image and label differ in size, a value that dataset.json does not list, an image of one value.
+        DatasetError: image and label differ in size or geometry, a value that dataset.json does not list, an image of
+            one value.
     """
     volume = read_image(case.images, dataset.n_channels)
-    label = read_label(case.label)
+    label, properties = read_label_with_properties(case.label)
     data, shape = volume.data, volume.data.shape[1:]
-    if label.shape != shape:
-        raise DatasetError(
-            f"{case.label} has the size {_size(label.shape)}, but its image {case.images[0].name} has {_size(shape)}. "
-            "They must lie on the same grid: export the label again on the image's grid."
-        )
     values = set(np.unique(label).tolist())
-    unknown = sorted(values - set(dataset.labels.values()))
-    if unknown:
-        known = ", ".join(f"{value} = {name}" for name, value in dataset.labels.items())
-        raise DatasetError(
-            f"{case.label} holds the value(s) {', '.join(map(str, unknown[:5]))}, which dataset.json does not list; "
-            f"expected are {known}. Correct the label; --verify_dataset_integrity lists all such files."
-        )
+    problem = grid_problem(case.images[0], volume, case.label, label.shape, properties) or value_problem(
+        case.label, values, dataset.labels
+    )
+    if problem:
+        raise DatasetError(f"{problem} {_ALL_FILES}")
     value_range = [(float(channel.min()), float(channel.max())) for channel in data]
     if all(low == high for low, high in value_range):
         raise DatasetError(
             f"{case.images[0]} is {'all black' if value_range[0][0] == 0 else 'of one value'}: it shows nothing. "
-            "Replace it or remove the case; --verify_dataset_integrity lists all such files."
+            f"Replace it or remove the case. {_ALL_FILES}"
         )
     axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape)
     generator = np.random.default_rng(1234)
     take = partial(_sample, data, generator)
-    foreground = (label > 0) if dataset.ignore_label is None else (label > 0) & (label != dataset.ignore_label)
+    known = np.ones_like(label, bool) if dataset.ignore_label is None else label != dataset.ignore_label
+    foreground = (label > 0) & known
     structures = {
         name: StructureMeasure(take(label == value), *_by_slice(label == value, axis), count_components(label == value))
         for name, value in dataset.structures.items() if value in values
     }
-    slices = np.moveaxis(foreground, axis, 0)
     return CaseMeasure(
         case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),
-        shape[axis], int(slices.reshape(len(slices), -1).any(axis=1).sum()), structures,
+        shape[axis], _slices_with(foreground, axis), _slices_with(known, axis), volume.ndim,
+        orientation(volume.properties), structures,
     )
 
 
@@ -123,6 +127,10 @@ def count_components(mask: np.ndarray, min_share: float = _COMPONENT_SHARE) -> i
         return n
     sizes = np.bincount(numbered.reshape(-1))[1:]
     return int((sizes >= min_share * sizes.max()).sum())
+
+
+def _slices_with(mask: np.ndarray, axis: int) -> int:
+    return int(mask.any(axis=tuple(i for i in range(3) if i != axis)).sum())
 
 
 def _by_slice(mask: np.ndarray, axis: int) -> tuple[list[float], list[int]]:
@@ -143,8 +151,3 @@ def _sample(data: np.ndarray, generator: np.random.Generator, mask: np.ndarray) 
 def _nonzero_shape(data: np.ndarray) -> tuple[int, ...]:
     box = ndimage.find_objects((data != 0).any(axis=0).astype(np.uint8))[0]
     return tuple(s.stop - s.start for s in box)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    z, y, x = shape
-    return f"{x} x {y}" + (f" x {z}" if z > 1 else "")

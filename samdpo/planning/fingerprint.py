@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.dataset.agreement import mixed_dimensions
 from samdpo.dataset.cases import Case, labelled_cases, load_groups, unlabelled_cases
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
 from samdpo.errors import DatasetError
@@ -21,7 +22,7 @@ from samdpo.planning.case_measures import CaseMeasure, measure_case
 log = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-_VERSION = 2  # of the file; another one is extracted anew
+_VERSION = 3  # of the file; another one is extracted anew
 
 
 def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str, Any]:
@@ -34,12 +35,14 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
     Returns:
         nnU-Net's keys ``spacings``, ``shapes_after_crop``, ``median_relative_size_after_cropping``,
         ``foreground_intensity_properties_per_channel``; unlike nnU-Net's, voxels of the label ``ignore`` are not
-        counted as foreground. Ours: ``cases``, ``unlabelled_cases``, ``groups``, ``modality``, ``shapes``,
-        ``n_slices`` and ``n_foreground_slices`` (by case), ``value_range_per_channel``, ``structures`` (by name: label,
-        cases, share_of_cases, share_of_slices, size_share, components, intensities).
+        counted as foreground, nor slices that are nothing else as slices. Ours: ``cases``, ``unlabelled_cases``,
+        ``groups``, ``modality``, ``shapes``, ``n_slices`` and ``n_foreground_slices`` (by case),
+        ``value_range_per_channel``, ``structures`` (by name: label, cases, share_of_cases, share_of_slices, size_share,
+        components, intensities).
 
     Raises:
-        DatasetError: dataset.json or a case breaks the rules, or no label shows any structure.
+        DatasetError: dataset.json or a case breaks the rules, pictures lie among volumes, or no label shows any
+            structure.
     """
     raw_folder = Path(raw_folder)
     dataset = load_dataset_json(raw_folder)
@@ -50,6 +53,9 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
             "is missing.", raw_folder / "dataset.json", dataset.num_training, len(cases), len(cases),
         )
     measures = list(map_cases(partial(measure_case, dataset=dataset), cases, processes, "Fingerprint"))
+    mixed = mixed_dimensions({case.images[0]: m.ndim for case, m in zip(cases, measures)})
+    if mixed:
+        raise DatasetError(mixed)
     if not any(m.structures for m in measures):
         raise DatasetError(
             f"All {len(cases)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. Write the "
@@ -61,6 +67,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
     _warn_about_empty(raw_folder, measures, structures)
     return {
         "spacings": [list(m.spacing) for m in measures],
+        "orientations": [m.orientation for m in measures],
         "shapes_after_crop": [list(m.cropped_shape) for m in measures],
         "median_relative_size_after_cropping": float(
             np.median([np.prod(m.cropped_shape) / np.prod(m.shape) for m in measures])
@@ -125,7 +132,7 @@ def _structure(name: str, value: int, measures: Sequence[CaseMeasure]) -> dict[s
     sizes = [size for m in found for size in m.sizes]
     counts = Counter(n for m in found for n in m.components)
     in_cases = Counter(m.case_components for m in found)
-    slices = sum(m.n_slices for m in measures)
+    slices = max(1, sum(m.n_known_slices for m in measures))
     return {
         "label": value,
         "cases": len(found),

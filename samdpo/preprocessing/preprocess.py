@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case, labelled_cases, unlabelled_cases
 from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.dataset.images import ending_of, read_image, read_label, write_label
+from samdpo.dataset.images import Volume, ending_of, read_image, read_label, read_label_with_properties, write_label
+from samdpo.dataset.orientation import axes_to_flip, flipped
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, hash_of
 from samdpo.parallel import map_cases
@@ -23,7 +25,7 @@ from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 from samdpo.preprocessing.slicing import SliceGeometry
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,8 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
         clean: throw away what is there.
 
     Raises:
-        DatasetError: a case cannot be read, or its label has another size. Cases done before stay.
+        DatasetError: a case cannot be read, or its label has another geometry or values that dataset.json does not
+            list. Cases done before stay.
     """
     raw, folder = raw_folder(dataset), preprocessed_folder(dataset)
     contents = load_dataset_json(raw)
@@ -83,10 +86,10 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
         shutil.copyfile(raw / "dataset.json", temporary)
     _copy_truth([c for c in cases if c.label], folder / "gt_segmentations", contents.file_ending)
     with ThreadPoolExecutor(max(1, processes)) as threads:  # hashing waits for the disk, not for Python
-        hashes = list(threads.map(lambda case: case_hash(case, plans), cases))
+        hashes = list(threads.map(lambda case: case_hash(case, plans, contents.ignore_label), cases))
     labels = {name: structure.label for name, structure in plans.structures.items()}
     jobs = [
-        _Job(case, plans.preprocessing, labels, content, store.folder)
+        _Job(case, plans.preprocessing, labels, content, store.folder, contents.labels, contents.ignore_label)
         for case, content in zip(cases, hashes) if not store.has(case.identifier, content)
     ]
     if len(jobs) < len(cases):
@@ -100,11 +103,12 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     return SliceStore(store.folder)
 
 
-def case_hash(case: Case, plans: Plans) -> str:
-    """Hash of all that a case's slices are made from: the bytes of its files and the plan's preprocessing."""
+def case_hash(case: Case, plans: Plans, ignore_label: int | None = None) -> str:
+    """Hash of all that a case's slices are made from: the bytes of its files, the plan's preprocessing, the labels."""
     contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(case)]
     rules = {k: v for k, v in to_dict(plans.preprocessing).items() if k != "data_identifier"}
-    return hash_of(_VERSION, contents, rules, {name: s.label for name, s in plans.structures.items()})
+    labels = {name: s.label for name, s in plans.structures.items()}
+    return hash_of(_VERSION, contents, rules, labels if ignore_label is None else {**labels, "ignore": ignore_label})
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class _Job:
     labels: Mapping[str, int]
     content_hash: str
     folder: Path | None = None
+    listed: Mapping[str, int] | None = None  # every label of dataset.json; None: any value is accepted
+    ignore_label: int | None = None
 
 
 def _run(job: _Job) -> None:
@@ -127,16 +133,11 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
     """Stored channels (S, C', size, size), label (S, size, size) or None, geometry, properties."""
     case, plan = job.case, job.plan
     volume = read_image(case.images, len(plan.normalization) or None)
-    channels, geometry = _cut(volume.data, plan)
+    axes = axes_to_flip(volume.properties, plan.orientation, str(case.images[0]))
+    channels, geometry = _cut(flipped(volume.data, axes), plan)
     label = None
     if case.label is not None:
-        native = read_label(case.label)
-        if native.shape != geometry.native_shape:
-            raise DatasetError(
-                f"{case.label} has the shape {native.shape} (Z, Y, X), but its image {case.images[0].name} has "
-                f"{geometry.native_shape}. Export the label again on the image's grid."
-            )
-        label = geometry.label_to_slices(native)
+        label = geometry.label_to_slices(flipped(_read_label(job, volume), axes))
     shown = {} if label is None else {
         name: np.flatnonzero((label == value).any(axis=(1, 2))).tolist() for name, value in job.labels.items()
     }
@@ -144,15 +145,31 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         "hash": job.content_hash,
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
+        "flipped_axes": axes,
         "spacing": list(volume.spacing),
         "image_properties": volume.properties,
         "image_files": [str(file) for file in case.images],
         "label_file": None if case.label is None else str(case.label),
         "channels": distinct_channels(plan.channel_mapping)[1],
         "slices_of": shown,
+        "ignored_slices": [] if label is None else np.flatnonzero((label == IGNORED).all(axis=(1, 2))).tolist(),
         "group": case.group,
     }
     return channels, label, geometry, properties
+
+
+def _read_label(job: _Job, image: Volume) -> np.ndarray:
+    """(Z, Y, X) label values of a case, :data:`IGNORED` where the label is dataset.json's ``ignore``."""
+    case = job.case
+    label, properties = read_label_with_properties(case.label)
+    problem = grid_problem(case.images[0], image, case.label, label.shape, properties)
+    if job.listed is not None:
+        problem = problem or value_problem(case.label, np.unique(label).tolist(), job.listed)
+    if problem:
+        raise DatasetError(problem)
+    if job.ignore_label is not None:
+        label[label == job.ignore_label] = IGNORED
+    return label
 
 
 def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGeometry]:

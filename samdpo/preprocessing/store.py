@@ -16,6 +16,7 @@ from samdpo.files import atomic_path, read_json, write_json
 from samdpo.preprocessing.slicing import SliceGeometry
 
 _REMEDY = "Type: samdpo_preprocess -d DATASET"
+IGNORED = -1  # in stored labels: pixels of dataset.json's label ``ignore``, of which nothing is known
 _OPEN = 64  # arrays and property files kept open: training comes back to the same cases
 
 
@@ -54,7 +55,8 @@ class SliceStore:
 
     def properties(self, case: str) -> dict[str, Any]:
         """The case's JSON: hash, geometry, spacing (z, y, x mm), image_properties (of the reader), image_files,
-        label_file, labelled, slices_of (structure -> slices that show it), channels (stored -> network's three).
+        label_file, labelled, slices_of (structure -> slices that show it), ignored_slices (of which nothing is known),
+        channels (stored -> network's three).
 
         Raises:
             DatasetError: the case is not preprocessed, or its JSON is damaged.
@@ -85,7 +87,8 @@ class SliceStore:
         return channels.astype(np.float32)[self.properties(case)["channels"]]
 
     def label(self, case: str, index: int) -> np.ndarray | None:
-        """Label values of one slice, (size, size) uint8 or int16; None where the case has no label."""
+        """Label values of one slice, (size, size) uint8 or int16, :data:`IGNORED` where nothing is known; None where
+        the case has no label."""
         return self._read(self.label_file(case), case, index) if self.has_label(case) else None
 
     def put(

@@ -138,6 +138,13 @@ def test_two_files_of_one_input_case_are_refused(tmp_path):
         input_cases(touch(tmp_path / "in", "a_0000.png", "a.png"), None, 1)
 
 
+def test_a_folder_named_like_an_image_is_no_input(tmp_path):
+    folder = touch(tmp_path / "in", "b_0000.nii.gz")
+    touch(folder / "a_0000.nii.gz", "scan.nii.gz")
+    with pytest.raises(DatasetError, match=r"a_0000\.nii\.gz is a folder .*\(scan\.nii\.gz\)"):
+        input_cases(folder, None, 1)
+
+
 def test_nothing_to_predict_says_what_was_found(tmp_path):
     with pytest.raises(DatasetError, match="found: nothing"):
         input_cases(touch(tmp_path / "in"), None, 1)

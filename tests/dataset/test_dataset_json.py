@@ -44,6 +44,25 @@ def test_ignore_label_is_no_structure(tmp_path):
     assert list(dataset.structures) == ["a", "b"]
 
 
+def test_labels_may_have_gaps_and_keep_their_values(tmp_path):
+    dataset = load_dataset_json(write(tmp_path, labels={"background": 0, "c": 7, "a": 1, "b": 3, "ignore": 9}))
+    assert dataset.structures == {"a": 1, "b": 3, "c": 7}
+    assert dataset.ignore_label == 9
+
+
+def test_regions_are_refused_in_one_sentence_with_both_keys_and_what_to_do(tmp_path):
+    regions = {"background": 0, "whole": [1, 2], "core": [2], "other": 3}
+    text = refusal(write(tmp_path, labels=regions, regions_class_order=[1, 2, 3]))
+    assert len(text.splitlines()) == 1
+    assert all(word in text for word in ("'labels'", "'regions_class_order'", '"whole": [1, 2]', '"core": [2]'))
+    assert "give every structure one whole number" in text
+
+
+def test_labels_are_checked_though_channels_are_wrong(tmp_path):
+    text = refusal(write(tmp_path, channel_names="CT", labels={"background": 0, "lung": -1}))
+    assert "'channel_names'" in text and "found [-1, 0]" in text
+
+
 def test_missing_file_names_it_and_shows_how_to_write_it(tmp_path):
     text = refusal(tmp_path)
     assert "is missing" in text
@@ -72,11 +91,12 @@ def test_missing_keys_are_named(tmp_path):
     [
         ({"labels": {"0": "background", "1": "lung"}}, '"lung": 1'),
         ({"labels": {"lung": 1}}, '"background": 0'),
-        ({"labels": {"background": 0, "lung": 2}}, "without a gap"),
-        ({"labels": {"background": 0, "lung": 1, "heart": 1}}, "repetition"),
+        ({"labels": {"background": 0, "lung": 1, "heart": 1}}, "different whole numbers from 0 to 32767"),
+        ({"labels": {"background": 0, "lung": -1}}, "found [-1, 0]"),
+        ({"labels": {"background": 0, "lung": 40000}}, "found [0, 40000]"),
         ({"labels": {"background": 0, "lung": "1"}}, "whole number"),
         ({"labels": {"background": 0}}, "no structure"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "Regions are not supported yet"),
+        ({"labels": {"background": 0, "lung": 2.5}}, "whole number, found 2.5"),
         ({"labels": {"background": 0, "ignore": 1, "lung": 2}}, "highest value"),
         ({"labels": ["lung"]}, "'labels' must be an object"),
         ({"channel_names": {"1": "X-ray"}}, 'channels "0"'),
@@ -86,6 +106,7 @@ def test_missing_keys_are_named(tmp_path):
         ({"file_ending": ".jpg"}, "lossy"),
         ({"file_ending": "png"}, "dot"),
         ({"file_ending": ".dcm"}, "supported are"),
+        ({"file_ending": ".NII.GZ"}, "lower case"),
         ({"samdpo": {"structures": {"liver": {}}}}, "'liver'"),
         ({"samdpo": {"structures": {"lung": {"phrse": "x"}}}}, "'phrase'"),
         ({"samdpo": {"structures": {"lung": {"components": "two"}}}}, "samdpo.structures.lung.components"),
@@ -98,7 +119,7 @@ def test_each_wrong_key_gets_its_sentence(tmp_path, changes, expected):
 
 
 def test_all_problems_of_the_file_are_told_at_once(tmp_path):
-    text = refusal(write(tmp_path, numTraining=-1, file_ending=".gif", labels={"background": 0, "lung": 4}))
+    text = refusal(write(tmp_path, numTraining=-1, file_ending=".gif", labels={"background": 0, "lung": -4}))
     assert len(text.splitlines()) == 3
 
 

@@ -236,6 +236,14 @@ def test_a_stack_of_tiff_pages_is_a_volume_with_the_spacing_of_its_json(tmp_path
     assert volume.spacing == (3.0, 0.5, 0.5)
 
 
+@pytest.mark.parametrize("spacing", ["[0, 1, 1]", "[1, 1]", "[1, NaN, 1]", '"1 1 1"', "[-1, 1, 1]"])
+def test_a_spacing_beside_a_stack_that_is_none_gets_a_sentence(tmp_path, spacing):
+    write_label(np.stack([RAMP, RAMP]), tmp_path / "a_0000.tif", {})
+    (tmp_path / "a.json").write_text(f'{{"spacing": {spacing}}}')
+    with pytest.raises(DatasetError, match=r"a\.json must hold the spacing of a_0000\.tif"):
+        read_image(tmp_path / "a_0000.tif")
+
+
 def test_a_stack_cannot_be_written_as_one_picture(tmp_path):
     with pytest.raises(DatasetError, match="holds one slice"):
         write_label(np.zeros((2, 4, 6), np.uint8), tmp_path / "a.png", {})

@@ -75,7 +75,23 @@ def test_label_values_outside_the_list_are_named(tiny_dataset):
 def test_a_mask_of_0_and_255_is_not_remapped_but_explained(tiny_dataset):
     label = np.array(Image.open(tiny_dataset / LABEL))
     Image.fromarray(label * 255).save(tiny_dataset / LABEL)
-    assert "write 1 for lung in place of 255" in refusal(tiny_dataset)
+    said = refusal(tiny_dataset)
+    assert LABEL in said and "write 1 for lung in place of 255" in said
+    assert "samdpo_convert_folder IMAGES MASKS -n NAME -d ID --labels background lung" in said
+
+
+def test_a_colour_picture_where_grey_is_declared_is_named(tiny_dataset):
+    grey = np.asarray(Image.open(tiny_dataset / IMAGE))
+    Image.fromarray(np.stack([grey, 255 - grey, grey // 2], axis=-1)).save(tiny_dataset / IMAGE)
+    assert f"{IMAGE} is a colour image" in refusal(tiny_dataset)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "imagesUl"])
+def test_a_name_without_channel_number_is_told_its_right_form(tiny_dataset, folder):
+    file = sorted((tiny_dataset / folder).iterdir())[1]
+    bare = file.rename(file.with_name(file.name.replace("_0000", "")))
+    said = refusal(tiny_dataset)
+    assert f"{bare} has no channel number" in said and f"expected a name like {file.name}" in said
 
 
 def test_one_empty_mask_is_a_warning(tiny_dataset, messages):
@@ -160,6 +176,20 @@ def test_volumes_with_another_origin_are_told(tmp_path):
     content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 1}
     (tmp_path / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
     assert "a.nii.gz has the origin" in refusal(tmp_path)
+
+
+def test_a_stack_among_pictures_is_named(tiny_dataset):
+    import tifffile
+
+    for file in list(tiny_dataset.rglob("*.png")):
+        tifffile.imwrite(file.with_suffix(".tif"), np.asarray(Image.open(file)))
+        file.unlink()
+    content = (tiny_dataset / "dataset.json").read_text().replace(".png", ".tif")
+    (tiny_dataset / "dataset.json").write_text(content)
+    verify_dataset_integrity(tiny_dataset)
+    file = sorted((tiny_dataset / "imagesUl").iterdir())[0]
+    tifffile.imwrite(file, np.stack([np.asarray(Image.open(file))] * 4), photometric="minisblack")
+    assert f"{file} has 3 dimensions" in refusal(tiny_dataset)
 
 
 @pytest.mark.shared

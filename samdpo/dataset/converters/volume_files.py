@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samdpo.dataset.converters.source import Member, local_file
+from samdpo.dataset.itk import silence, unreadable
 from samdpo.dataset.nifti import refuse_cut_nifti
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
@@ -39,17 +40,13 @@ def write_volume(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None
 def _read(member: Member):
     import SimpleITK as sitk  # noqa: N813
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings name no file
+    silence()
     with local_file(member) as path:
         refuse_cut_nifti(path)
         try:
             return sitk.ReadImage(str(path))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise DatasetError(
-                f"{path} cannot be read ({reason}). The file is damaged, or not what its ending says: copy it again "
-                "from its source."
-            ) from error
+            raise unreadable(path, error) from error
 
 
 def _write(image, target: Path) -> None:
