@@ -15,13 +15,13 @@ class PromptBatch:
 
     Attributes:
         image_index: (N,) int64, row of the image batch that each prompt belongs to.
-        boxes: (N, K, 4) float32, x0 y0 x1 y1 in pixels of the network's input (256 grid).
+        boxes: (N, K, 4) float32, x0 y0 x1 y1 in pixels of the slice.
         boxes_valid: (N, K) bool.
-        points: (N, P, 2) float32, x y in pixels of the network's input; all of them positive (inside).
+        points: (N, P, 2) float32, x y in pixels of the slice; all of them positive (inside).
         points_valid: (N, P) bool.
         text: (N, D) float32, embedding of the structure's sentences.
         text_valid: (N,) bool.
-        mask_logits: (N, H, W) float32, saliency before the sigmoid, in the network's input size.
+        mask_logits: (N, H, W) float32, saliency before the sigmoid; H and W are the slice's size.
         mask_valid: (N,) bool.
     """
 
@@ -43,6 +43,11 @@ class PromptBatch:
     def __len__(self) -> int:
         """Number of prompts N."""
         return len(self.image_index)
+
+    @property
+    def slice_size(self) -> tuple[int, int]:
+        """(H, W) of the slices, in whose pixels boxes and points are counted."""
+        return tuple(self.mask_logits.shape[-2:])
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same prompts on another device."""

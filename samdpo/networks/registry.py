@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samdpo.errors import PlansError
+from samdpo.networks.lora import add_lora
 from samdpo.plans import NetworkPlan
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 Builder = Callable[[NetworkPlan, bool], "SamNetwork"]
 _BUILDERS: dict[str, Builder] = {}
-_BUILTIN = ("samdpo.networks.lite_medsam", "samdpo.networks.tiny_sam")
+# Modules of samdpo.networks.backbones.
+_BUILTIN = ("lite_medsam", "mobile_sam", "sam_med2d", "sam_vit", "tiny_sam")
 
 
 def register_backbone(name: str) -> Callable[[Builder], Builder]:
@@ -38,7 +40,7 @@ def register_backbone(name: str) -> Callable[[Builder], Builder]:
 def backbone_names() -> list[str]:
     """Names that ``network.backbone`` of a plan may have."""
     for module in _BUILTIN:
-        importlib.import_module(module)
+        importlib.import_module(f"samdpo.networks.backbones.{module}")
     return sorted(_BUILDERS)
 
 
@@ -49,16 +51,20 @@ def build_network(plan: NetworkPlan, pretrained: bool = True) -> SamNetwork:
     whatever was drawn since, and the global random state is left as it was.
 
     Args:
-        plan: names the backbone.
-        pretrained: load its published weights.
+        plan: names the backbone; with ``"train": "lora"`` the network has low-rank matrices.
+        pretrained: load its published weights, unless the plan does not want them.
 
     Raises:
-        PlansError: unknown backbone.
-        ModelFolderError: the published weights are missing or damaged.
+        PlansError: unknown backbone, or it cannot be what the plan asks for.
+        ModelFolderError: the published weights are damaged or do not fit.
+        ConfigurationError: the published weights are not there and cannot be downloaded.
     """
     names = backbone_names()
     if plan.backbone not in names:
         raise PlansError(f"'network.backbone' is {plan.backbone!r}; expected one of {', '.join(names)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed())
-        return _BUILDERS[plan.backbone](plan, pretrained).eval()
+        network = _BUILDERS[plan.backbone](plan, pretrained and plan.pretrained)
+        if plan.train == "lora":
+            add_lora(network, plan)
+        return network.eval()

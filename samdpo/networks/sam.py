@@ -7,6 +7,7 @@ from torch import nn
 
 from samdpo.networks.decoding import decode_masks
 from samdpo.networks.prompt_batch import PromptBatch
+from samdpo.networks.slice_input import SliceInput, resampled
 from samdpo.networks.stages import run_prefix, run_suffix
 
 TEXT_INIT_STD = 0.02  # a text token of norm 0.4 beside box tokens of norm 11: pretrained behaviour hardly moves
@@ -15,19 +16,29 @@ TEXT_INIT_STD = 0.02  # a text token of norm 0.4 beside box tokens of norm 11: p
 class SamNetwork(nn.Module):
     """SAM's three modules under SAM's names, and one linear layer that turns a text embedding into a prompt token.
 
+    Slices are (H, W) pixels, whatever size the encoder works at: they are resampled on the way in, prompts are counted
+    in their pixels, and logits come back in their size. That size is the one of ``PromptBatch.mask_logits``.
+
     BatchNorm stays in eval mode in :meth:`train`: batches of two slices would ruin the published statistics.
 
     Args:
-        image_encoder: images (B, 3, H, W) -> (B, C, h, w); stages as :mod:`samdpo.networks.stages` finds them.
+        image_encoder: what ``slice_input`` gives -> (B, C, h, w); stages as :mod:`samdpo.networks.stages` finds them.
         prompt_encoder: SAM's ``PromptEncoder``.
         mask_decoder: SAM's ``MaskDecoder``.
         text_dim: D of the text embeddings.
+        slice_input: resamples and normalises slices; default: to the prompt encoder's input size, values as they are.
     """
 
     def __init__(
-        self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module, text_dim: int
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: nn.Module,
+        mask_decoder: nn.Module,
+        text_dim: int,
+        slice_input: SliceInput | None = None,
     ) -> None:
         super().__init__()
+        self.slice_input = slice_input or SliceInput(prompt_encoder.input_image_size[0])
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
@@ -38,7 +49,7 @@ class SamNetwork(nn.Module):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(H, W) of the images, pixels."""
+        """(H, W) of what the image encoder sees, pixels."""
         return tuple(self.prompt_encoder.input_image_size)
 
     @property
@@ -55,16 +66,16 @@ class SamNetwork(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) in [0, 1] and N prompts -> logits (N, H, W), quality (N,)."""
+        """Slices (B, 3, H, W) in [0, 1] and N prompts -> logits (N, H, W), quality (N,)."""
         return self.decode(self.encode_image(images), batch)
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> embeddings (B, C, h, w)."""
-        return self.image_encoder(images)
+        """Slices (B, 3, H, W) in [0, 1] -> embeddings (B, C, h, w)."""
+        return self.image_encoder(self.slice_input(images))
 
     def encode_prefix(self, images: torch.Tensor, n_stages: int) -> torch.Tensor:
-        """What the first ``n_stages`` encoder stages make of images (B, 3, H, W); -1 is the whole encoder."""
-        return run_prefix(self.image_encoder, images, n_stages)
+        """What the first ``n_stages`` encoder stages make of slices (B, 3, H, W); -1 is the whole encoder."""
+        return run_prefix(self.image_encoder, self.slice_input(images), n_stages)
 
     def encode_suffix(self, activations: torch.Tensor, n_stages: int) -> torch.Tensor:
         """From the output of :meth:`encode_prefix` with the same ``n_stages`` to embeddings (B, C, h, w)."""
@@ -80,14 +91,15 @@ class SamNetwork(nn.Module):
         """
         encoder, k = self.prompt_encoder, batch.boxes.shape[1]
         inside, corners = encoder.point_embeddings[1].weight, [encoder.point_embeddings[i].weight for i in (2, 3)]
-        points = self._positions(batch.points) + inside
-        boxes = self._positions(batch.boxes.unflatten(-1, (2, 2)).flatten(1, 2)) + torch.cat(corners).repeat(k, 1)
+        size = batch.slice_size
+        points = self._positions(batch.points, size) + inside
+        boxes = self._positions(batch.boxes.unflatten(-1, (2, 2)).flatten(1, 2), size) + torch.cat(corners).repeat(k, 1)
         text = self.text_projection(batch.text)
         sparse = torch.cat([points, boxes, text[:, None]], dim=1)
         sparse = torch.where(given_tokens(batch)[..., None], sparse, encoder.not_a_point_embed.weight)
         # Zeros where invalid: a NaN there would reach the gradients through torch.where.
         logits = batch.mask_logits.masked_fill(~batch.mask_valid[:, None, None], 0.0)
-        dense = encoder.mask_downscaling(logits[:, None])
+        dense = encoder.mask_downscaling(resampled(logits[:, None], encoder.mask_input_size))
         no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return sparse, torch.where(batch.mask_valid[:, None, None, None], dense, no_mask)
 
@@ -115,13 +127,17 @@ class SamNetwork(nn.Module):
         """
         sparse, dense = self.encode_prompts(batch)
         image = embeddings[batch.image_index] + dense
-        return decode_masks(
+        logits, quality = decode_masks(
             self.mask_decoder, image, self.prompt_encoder.get_dense_pe(), sparse, self.token_valid(batch)
         )
+        return resampled(logits[:, None], batch.slice_size)[:, 0], quality
 
-    def _positions(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Position embeddings (N, M, C) of (N, M, 2) pixel indices x, y; SAM counts from the pixel's centre."""
-        return self.prompt_encoder.pe_layer.forward_with_coords(pixels + 0.5, self.input_size)
+    def _positions(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Position embeddings (N, M, C) of (N, M, 2) pixel indices x, y of a slice of ``size`` (H, W).
+
+        SAM counts from the pixel's centre and divides by the size, so that the encoder's own input size does not enter.
+        """
+        return self.prompt_encoder.pe_layer.forward_with_coords(pixels + 0.5, size)
 
 
 def given_tokens(batch: PromptBatch) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_path
 
+FITTING_WEIGHTS = "Use weights that were made with the same 'network' settings of the plan."
 REMEDY = "Copy the file once more, or train the model again."
 
 
@@ -44,13 +45,16 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_into(
+    module: nn.Module, state: Mapping[str, torch.Tensor], source: str, remedy: str = FITTING_WEIGHTS
+) -> None:
     """Copy weights into ``module``; every name and shape must fit.
 
     Args:
         module: changed in place, unless the weights do not fit.
         state: name -> tensor.
         source: where they come from, for the message.
+        remedy: what the message ends with.
 
     Raises:
         ModelFolderError: names the first weight that is missing, unexpected or of another shape.
@@ -71,7 +75,6 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], source: str)
         )
     if found:
         raise ModelFolderError(
-            f"The weights of {source} do not fit the network: {'; '.join(found)}. Use weights that were made with "
-            "the same 'network' settings of the plan."
+            f"The weights of {source} do not fit the network: {'; '.join(found)}. {remedy}"
         )
     module.load_state_dict(dict(state), strict=True)

@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.dataset_json import DatasetJson, StructureHints
+from samdpo.dataset.orientation import most_common
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
 from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
-from samdpo.plans import InferencePlan, NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
+from samdpo.plans import (
+    AugmentationPlan,
+    InferencePlan,
+    NetworkPlan,
+    Plans,
+    PreprocessingPlan,
+    PromptingPlan,
+    StagePlan,
+    StructurePlan,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +71,11 @@ class LitePlanner:
         """2 for pictures, 3 for volumes."""
         return 3 if any(shape[0] > 1 for shape in self.fingerprint["shapes"]) else 2
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether left and right are alike; see :func:`samdpo.planning.schedule.mirrors`."""
+        return schedule.mirrors(self.ndim, self.dataset_json.structures)
+
     def plan(self) -> Plans:
         """The whole plan; each hook below decides one part and may be overridden."""
         shapes, spacings = self.fingerprint["shapes"], self.fingerprint["spacings"]
@@ -105,13 +120,14 @@ class LitePlanner:
             data_identifier=f"{self.plans_name}_2d_{plan.image_size}",
             image_size=plan.image_size,
             slicing_axis=slicing_axis(self.fingerprint["modality"], spacing, shape),
+            orientation=most_common(self.fingerprint.get("orientations", ())) if self.ndim == 3 else "",
             normalization=[normalization(names, channel, self.fingerprint) for channel in range(len(names))],
             channel_mapping=channel_mapping(len(names)),
         )
 
     def plan_prompting(self) -> PromptingPlan:
         """How prompts are made."""
-        return PromptingPlan()
+        return PromptingPlan(mirror=self.mirrors, tower_steps=schedule.tower_steps(len(self.dataset_json.structures)))
 
     def plan_network(self) -> NetworkPlan:
         """The network, and how much of its encoder stage 1 trains."""
@@ -123,20 +139,26 @@ class LitePlanner:
         And of which structures of a volume only the largest part is kept: those of one part in every labelled case.
         """
         if self.ndim == 2:
-            return InferencePlan()
+            return InferencePlan(mirror=self.mirrors)
         counts = {name: entry["components"]["cases_with"] for name, entry in self.fingerprint["structures"].items()}
         return InferencePlan(
-            choose_place=False, largest_component=tuple(name for name, found in counts.items() if set(found) == {"1"})
+            choose_place=False,
+            mirror=self.mirrors,
+            largest_component=tuple(name for name, found in counts.items() if set(found) == {"1"}),
         )
 
     def plan_stages(self) -> dict[str, StagePlan]:
         """``finetune``, ``align``, and the two controls that learn from the same images without preferences."""
-        epochs = schedule.finetune_epochs(self.labelled_slices)
+        epochs = schedule.finetune_epochs(self.labelled_slices, self.device)
+        align_epochs = schedule.align_epochs(self.unlabelled_slices, self.device)
+        augmentation = AugmentationPlan(flip=self.mirrors)
         finetune = StagePlan(
             epochs=epochs,
+            slices_per_epoch=schedule.slices_per_epoch(self.device, self.ndim, self.labelled_slices, epochs),
             batch_size=schedule.batch_size(self.device, self.memory_gib, self.labelled_slices),
             lr_halving_epochs=schedule.halving_epochs(epochs),
             seed=self.seed,
+            augmentation=augmentation,
         )
 
         components = [self.plan_structure(name).components for name in self.dataset_json.structures]
@@ -146,13 +168,17 @@ class LitePlanner:
                 trainer="AlignTrainer",
                 previous_stage="finetune",
                 objective=objective,  # type: ignore[arg-type]
-                epochs=schedule.align_epochs(self.unlabelled_slices),
+                epochs=align_epochs,
+                slices_per_epoch=schedule.slices_per_epoch(
+                    self.device, self.ndim, self.unlabelled_slices, align_epochs, schedule.ALIGN_IMAGE_STEPS[1]
+                ),
                 batch_size=4,
                 prompt_rounds=schedule.prompt_rounds(self.ndim, components),
                 labelled_per_step=2,
                 lr=1e-4,
                 lr_halving_epochs=schedule.ALIGN_HALVING_EPOCHS,
                 seed=self.seed,
+                augmentation=augmentation,
             )
 
         return {

@@ -12,7 +12,10 @@ from samdpo.plans import Plans
 
 DEFAULT_PLANNER = "LitePlanner"
 ENTRY_POINTS = "samdpo.planners"  # group under which other packages announce theirs
-_OURS = {"LitePlanner": "samdpo.planning.lite_planner:LitePlanner"}
+_OURS = {
+    "LitePlanner": "samdpo.planning.lite_planner:LitePlanner",
+    "PaperPlanner": "samdpo.planning.paper_planner:PaperPlanner",
+}
 
 
 class Planner(Protocol):

@@ -7,16 +7,20 @@ kept embeddings about 0.2 s, so these numbers are minutes on a laptop.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 FINETUNE_IMAGE_STEPS = 90  # aimed at; few labels get more epochs
 FINETUNE_EPOCHS = (8, 16)  # at least, at most
-FINETUNE_MOST_IMAGE_STEPS = 2000  # volumes have thousands of slices: fewer epochs than the least above
+FINETUNE_MOST_IMAGE_STEPS = 100_000  # of a GPU; more slices get fewer epochs
+FINETUNE_CPU_IMAGE_STEPS = 2000  # of a CPU; more slices are drawn anew for each epoch
+FINETUNE_CPU_VOLUME_IMAGE_STEPS = 320  # a slice of a volume shows many structures, each of which is decoded
 ALIGN_EPOCHS = 3
 ALIGN_IMAGE_STEPS = (340, 400)  # at least, at most
 ALIGN_MOST_EPOCHS = 12
 ALIGN_HALVING_EPOCHS = 3
 PROMPT_ROUNDS = 2
+TOWER_STEPS = (200, 40, 800)  # for one structure, for each further one, at most
 MANY_LABELLED_SLICES = 40  # above, a CPU trains the last encoder stages only
 FROZEN_STAGES = 2  # then, of LiteMedSAM's 4
 LEAST_GIB = 3.0  # below, one slice at a time
@@ -24,16 +28,41 @@ GIB_PER_SLICE = 1.0  # of GPU memory, training LiteMedSAM's encoder at 256 pixel
 LARGEST_BATCH = 8
 
 
-def finetune_epochs(labelled_slices: int) -> int:
-    """Epochs of stage 1."""
+def finetune_epochs(labelled_slices: int, device: str = "cpu") -> int:
+    """Epochs of stage 1; a CPU, which draws slices where there are many, keeps to the least number."""
     least, most = FINETUNE_EPOCHS
     epochs = min(max(math.ceil(FINETUNE_IMAGE_STEPS / labelled_slices), least), most)
-    return max(1, min(epochs, FINETUNE_MOST_IMAGE_STEPS // labelled_slices))
+    return epochs if device == "cpu" else max(1, min(epochs, FINETUNE_MOST_IMAGE_STEPS // labelled_slices))
 
 
-def align_epochs(unlabelled_slices: int) -> int:
-    """Epochs of stage 2; the plain number where nothing is unlabelled yet."""
-    if unlabelled_slices == 0:
+def slices_per_epoch(device: str, ndim: int, slices: int, epochs: int, image_steps: int | None = None) -> int:
+    """Slices an epoch sees where a CPU could not afford all of them; 0 is every slice.
+
+    Args:
+        device: to plan for.
+        ndim: 2 for pictures, 3 for volumes.
+        slices: there are.
+        epochs: of the stage.
+        image_steps: of the whole stage that a CPU affords; stage 1's where None.
+    """
+    if image_steps is None:
+        image_steps = FINETUNE_CPU_VOLUME_IMAGE_STEPS if ndim == 3 else FINETUNE_CPU_IMAGE_STEPS
+    affordable = max(1, image_steps // epochs)
+    return affordable if device == "cpu" and slices > affordable else 0
+
+
+def mirrors(ndim: int, structures: Iterable[str]) -> bool:
+    """Whether a slice's left-right mirror image could be a slice as well.
+
+    Not of a volume: a body has its liver on one side. Not where a structure's name says left or right.
+    """
+    words = {word for name in structures for word in re.split(r"[^a-z]+", name.lower())}
+    return ndim == 2 and not words & {"left", "right"}
+
+
+def align_epochs(unlabelled_slices: int, device: str = "cpu") -> int:
+    """Epochs of stage 2; the plain number where nothing is unlabelled yet, and where a CPU draws slices."""
+    if unlabelled_slices == 0 or (device == "cpu" and ALIGN_EPOCHS * unlabelled_slices > ALIGN_IMAGE_STEPS[1]):
         return ALIGN_EPOCHS
     least, most = ALIGN_IMAGE_STEPS
     image_steps = min(max(ALIGN_EPOCHS * unlabelled_slices, least), most)
@@ -46,6 +75,12 @@ def prompt_rounds(ndim: int, components: Iterable[int]) -> int:
     None for volumes, whose structures are mostly absent from a slice and whose slices are many.
     """
     return PROMPT_ROUNDS if ndim == 2 and any(count == 1 for count in components) else 0
+
+
+def tower_steps(n_structures: int) -> int:
+    """Steps of the image-text model's fit: 15 organs are not told apart in the time that one tumour takes."""
+    least, each, most = TOWER_STEPS
+    return min(least + each * (n_structures - 1), most)
 
 
 def halving_epochs(epochs: int) -> int:

@@ -1,8 +1,11 @@
 import pytest
+import small_backbones  # noqa: F401
 import torch
 
 from samdpo.errors import PlansError
-from samdpo.networks.freezing import parameter_counts, set_trainable
+from samdpo.networks.freezing import frozen_stages, parameter_counts, set_trainable
+from samdpo.networks.registry import build_network
+from samdpo.plans import NetworkPlan
 
 
 def trained_parts(network):
@@ -82,3 +85,25 @@ def test_parameters_are_counted_by_part(tiny):
     assert counts["mask_decoder"]["trained"] == counts["mask_decoder"]["all"]
     assert counts["network"]["all"] == sum(p.numel() for p in tiny.parameters())
     assert counts["network"]["all"] == sum(v["all"] for k, v in counts.items() if k != "network")
+
+
+def test_decoder_trains_the_decoder_and_the_text_projection_alone(tiny):
+    set_trainable(tiny, 0, "decoder")
+    trained = {n.split(".")[0] for n, p in tiny.named_parameters() if p.requires_grad}
+    assert trained == {"mask_decoder", "text_projection"}
+    assert frozen_stages(0, "decoder") == -1
+
+
+def test_adapters_trains_of_the_encoder_the_adapters_alone():
+    network = build_network(NetworkPlan(backbone="small_vit", text_dim=8))
+    set_trainable(network, 1, "adapters")
+    trained = {n for n, p in network.image_encoder.named_parameters() if p.requires_grad}
+    assert {tuple(n.split(".")[1:3]) for n in trained} == {("2", "Adapter"), ("3", "Adapter")}
+    assert all(p.requires_grad for n, p in network.named_parameters() if not n.startswith("image_encoder"))
+    assert frozen_stages(1, "adapters") == 1
+
+
+@pytest.mark.parametrize(("train", "frozen"), [("adapters", 0), ("lora", 0), ("adapters", -1)])
+def test_what_the_encoder_does_not_have_cannot_train(tiny, train, frozen):
+    with pytest.raises(PlansError, match=rf"'network\.train' is '{train}', but the image encoder has none"):
+        set_trainable(tiny, frozen, train)

@@ -9,7 +9,7 @@ TINY = NetworkPlan(backbone="tiny_sam", text_dim=8)
 
 
 def test_an_unknown_backbone_is_answered_with_the_known_ones():
-    with pytest.raises(PlansError, match=r"'network\.backbone' is 'sam_huge'; expected one of lite_medsam, tiny_sam"):
+    with pytest.raises(PlansError, match=r"'network\.backbone' is 'sam_huge'; expected one of lite_medsam, medsam_"):
         build_network(NetworkPlan(backbone="sam_huge"))
 
 

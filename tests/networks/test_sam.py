@@ -177,3 +177,15 @@ def test_the_full_network_repeats_bit_for_bit(lite, prompts, embeddings):
 def test_sizes_are_known(lite):
     assert lite.input_size == (256, 256)
     assert lite.embedding_shape == (256, 64, 64)
+
+
+def test_slices_of_any_size_are_prompted_and_masked_in_their_own_pixels(tiny, prompts):
+    batch, images = prompts(2), torch.rand(2, 3, 256, 256)
+    small = dataclasses.replace(
+        batch, boxes=(batch.boxes + 0.5) / 2 - 0.5, points=(batch.points + 0.5) / 2 - 0.5,
+        mask_logits=nn.functional.avg_pool2d(batch.mask_logits[:, None], 2)[:, 0],
+    )
+    logits, _ = tiny(nn.functional.avg_pool2d(images, 2), small)
+    assert logits.shape == (2, 128, 128)
+    tokens, expected = tiny.encode_prompts(small)[0], tiny.encode_prompts(batch)[0]
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)

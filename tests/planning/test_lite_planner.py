@@ -138,17 +138,44 @@ def test_few_labels_train_the_whole_encoder_and_many_on_a_cpu_do_not() -> None:
     assert plan(labelled_slices=41, device="cuda").network.frozen_stages == 0
 
 
-@pytest.mark.parametrize(("slices", "epochs"), [(1, 16), (8, 12), (10, 9), (40, 8), (111, 8), (1000, 2), (5000, 1)])
+@pytest.mark.parametrize(("slices", "epochs"), [(1, 16), (8, 12), (10, 9), (40, 8), (111, 8), (5000, 8)])
 def test_fewer_labels_get_more_epochs(slices: int, epochs: int) -> None:
     assert schedule.finetune_epochs(slices) == epochs
     stage = plan(labelled_slices=slices).stage("finetune")
     assert stage.epochs == epochs
     assert 1 <= stage.lr_halving_epochs <= max(1, epochs // 2)
+    assert schedule.finetune_epochs(50_000, "cuda") == 2
 
 
-@pytest.mark.parametrize(("slices", "epochs"), [(0, 3), (1, 12), (25, 12), (51, 7), (100, 3), (400, 1), (5000, 1)])
+def test_a_cpu_draws_from_many_slices_what_it_affords_and_a_gpu_sees_all() -> None:
+    volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
+    many = {"labelled_slices": 5000, "unlabelled_slices": 9000}
+    drawn = plan(volumes, **many)
+    for made, steps in ((drawn, schedule.FINETUNE_CPU_VOLUME_IMAGE_STEPS), (plan(**many), 2000)):
+        stage = made.stage("finetune")
+        assert stage.slices_per_epoch * stage.epochs == steps
+    assert drawn.stage("align").slices_per_epoch * drawn.stage("align").epochs in range(340, 401)
+    assert plan(volumes, device="cuda", **many).stage("finetune").slices_per_epoch == 0
+    assert plan(labelled_slices=111, unlabelled_slices=100).stage("finetune").slices_per_epoch == 0
+    assert plan(labelled_slices=111, unlabelled_slices=100).stage("align").slices_per_epoch == 0
+
+
+def test_nothing_is_mirrored_where_left_and_right_differ() -> None:
+    def mirrors(made: Plans) -> set[bool]:
+        flips = {stage.augmentation.flip for stage in made.configurations.values()}
+        return flips | {made.prompting.mirror, made.inference.mirror}
+
+    volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
+    assert mirrors(plan()) == {True}
+    assert mirrors(plan(volumes)) == {False}
+    sided = DatasetJson({"0": "X-ray"}, {"background": 0, "Left_lung": 1}, 10, ".png")
+    assert mirrors(plan(changed(structures={"Left_lung": LUNG}), sided)) == {False}
+
+
+@pytest.mark.parametrize(("slices", "epochs"), [(0, 3), (1, 12), (25, 12), (51, 7), (100, 3), (400, 3), (5000, 3)])
 def test_alignment_sees_about_as_many_images_whatever_their_number(slices: int, epochs: int) -> None:
     assert schedule.align_epochs(slices) == epochs
+    assert schedule.align_epochs(400, "cuda") == 1
 
 
 def test_the_prompts_are_refitted_where_something_of_one_component_can_be_elsewhere() -> None:

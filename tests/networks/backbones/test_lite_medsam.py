@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samdpo.errors import ModelFolderError
-from samdpo.networks.lite_medsam import read_checkpoint
+from samdpo.networks.backbones.lite_medsam import read_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
