@@ -9,14 +9,14 @@ from scipy.special import expit
 from skimage.transform import resize
 
 from samdpo.plans import PromptingPlan, StructurePlan
-from samdpo.prompting.answers import measured_answer
+from samdpo.prompting.answers.measured import measured_answer
 from samdpo.prompting.calibration import StructureCalibration, presence_score
 from samdpo.prompting.crf import refine
 from samdpo.prompting.descriptions import describe, is_described
 from samdpo.prompting.hypotheses import box_hypotheses, least_mask
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.regions import boxes_of, largest_components, most_salient_component, points_in
-from samdpo.prompting.text_encoder import TEXT_DIM, shared_text_encoder
+from samdpo.prompting.text_encoder import TextEncoder
 
 
 def assemble_prompt(
@@ -28,7 +28,7 @@ def assemble_prompt(
     logits: np.ndarray,
     generator: np.random.Generator,
 ) -> StructurePrompt:
-    """Everything of a prompt but its text embedding, which is zero.
+    """Everything of a prompt but its text embedding, which is empty.
 
     Args:
         structure: its name.
@@ -75,17 +75,15 @@ def assemble_prompt(
         hypothesis_scores=hypothesis_scores,
         answer=measured_answer(name, regions) if prompting.use_answers and prompting.answers == "measured" else "",
         description=_description(structure, plan) if prompting.use_descriptions else "",
-        text_embedding=np.zeros(TEXT_DIM, np.float32),
+        text_embedding=np.zeros(0, np.float32),
     )
 
 
-def with_text_embeddings(prompts: list[StructurePrompt]) -> list[StructurePrompt]:
-    """The prompts with their texts embedded; a prompt without any text keeps the zero vector."""
-    texts = [prompt.text for prompt in prompts]
-    embeddings = dict(zip(texts, shared_text_encoder().encode(texts))) if any(texts) else {}
-    return [
-        replace(prompt, text_embedding=embeddings[text]) if text else prompt for prompt, text in zip(prompts, texts)
-    ]
+def with_text_embeddings(prompts: list[StructurePrompt], encoder: TextEncoder) -> list[StructurePrompt]:
+    """The prompts with their texts embedded; a prompt without any text gets the zero vector."""
+    texts = sorted({prompt.text for prompt in prompts} - {""})
+    embeddings = {"": np.zeros(encoder.dim, np.float32), **dict(zip(texts, encoder.encode(texts)))}
+    return [replace(prompt, text_embedding=embeddings[prompt.text]) for prompt in prompts]
 
 
 def _description(structure: str, plan: StructurePlan) -> str:

@@ -27,6 +27,8 @@ class StructureCalibration:
         cut: calibrated probability from which a pixel belongs to the coarse mask.
         least_area: share of the slice that is taken where nothing of a present structure passes the cut.
         presence_threshold: presence score from which the structure counts as present; 0 = always.
+        presence_missed: labelled slices with the structure that the threshold calls absent, of how many.
+        presence_false: labelled slices without it that the threshold calls present, of how many.
     """
 
     slope: float = 1.0
@@ -34,6 +36,8 @@ class StructureCalibration:
     cut: float = 0.5
     least_area: float = 0.0
     presence_threshold: float = 0.0
+    presence_missed: tuple[int, int] = (0, 0)
+    presence_false: tuple[int, int] = (0, 0)
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
         """Raw similarity to calibrated logits, any shape."""
@@ -55,7 +59,8 @@ def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_abs
     """Learn the calibration of one structure from slices that the towers have not seen.
 
     Slope and bias by logistic regression (Platt 1999) with each slice weighing the same; the cut by the mean Dice
-    of slices that show the structure; the presence threshold by balanced accuracy.
+    of slices that show the structure. The presence threshold is the one at which the coarse masks of all slices
+    together have the best Dice: a slice weighs what it adds to or takes from the volume.
 
     Args:
         raw: (h, w) raw similarities, one a slice.
@@ -72,20 +77,35 @@ def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_abs
     slope, bias = _platt(np.stack(raw), np.stack(masks))
     logits = [slope * one + bias for one in raw]
     dices = [np.mean([_dice(expit(logits[i]) >= cut, masks[i]) for i in showing]) for cut in _CUTS]
-    areas = [masks[i].mean() for i in showing]
+    least_area = float(np.percentile([masks[i].mean() for i in showing], 10))
+    cut = float(_CUTS[int(np.argmax(dices))])
+    scores = np.array([presence_score(one) for one in logits])
+    shown = np.array([mask.any() for mask in masks])
     threshold = 0.0
-    if may_be_absent and len(showing) < len(masks):
-        scores = np.array([presence_score(one) for one in logits])
-        shown = np.zeros(len(masks), bool)
-        shown[showing] = True
-        threshold = _balanced_threshold(scores, shown)
+    if may_be_absent and not shown.all():
+        threshold = _best_threshold(scores, [_coarse(one, cut, least_area) for one in logits], masks)
     return StructureCalibration(
         slope=slope,
         bias=bias,
-        cut=float(_CUTS[int(np.argmax(dices))]),
-        least_area=float(np.percentile(areas, 10)),
+        cut=cut,
+        least_area=least_area,
         presence_threshold=threshold,
+        presence_missed=(int((scores[shown] < threshold).sum()), int(shown.sum())),
+        presence_false=(int((scores[~shown] >= threshold).sum()), int((~shown).sum())),
     )
+
+
+def coarse_truth(shares: np.ndarray) -> np.ndarray:
+    """Masks of a structure on a coarse grid: pixels that it covers by half, or the fullest where there is none.
+
+    Args:
+        shares: (..., h, w) share of each pixel that is covered. A gland of a few millimetres covers none by half.
+
+    Returns:
+        bool, the same shape; empty only where nothing is covered.
+    """
+    fullest = shares.max((-2, -1), keepdims=True)
+    return (shares >= 0.5) | ((fullest > 0) & (fullest < 0.5) & (shares == fullest))
 
 
 def _platt(raw: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
@@ -109,12 +129,21 @@ def _dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * np.count_nonzero(predicted & truth) / max(1, predicted.sum() + truth.sum()))
 
 
-def _balanced_threshold(scores: np.ndarray, shown: np.ndarray) -> float:
-    """The score between two neighbours at which (sensitivity + specificity) / 2 is highest; ties: the lowest.
+def _coarse(logits: np.ndarray, cut: float, least_area: float) -> np.ndarray:
+    """The coarse mask of a slice that counts as present: what passes the cut, or its most salient pixels."""
+    mask = expit(logits) >= cut
+    return mask if mask.any() else logits >= np.quantile(logits, 1 - least_area)
+
+
+def _best_threshold(scores: np.ndarray, coarse: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> float:
+    """The score between two neighbours from which coarse masks together overlap the truth best; ties: the lowest.
 
     The lowest, since a structure that is wrongly prompted costs less than one that is never looked for.
     """
+    inside = np.array([np.count_nonzero(mask & true) for mask, true in zip(coarse, truth)])
+    area = np.array([np.count_nonzero(mask) for mask in coarse])
+    wanted = sum(np.count_nonzero(true) for true in truth)
     ordered = np.unique(scores)
     candidates = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2])
-    accuracy = [(np.mean(scores[shown] >= c) + np.mean(scores[~shown] < c)) / 2 for c in candidates]
-    return float(candidates[int(np.argmax(accuracy))])
+    dice = [2 * inside[scores >= c].sum() / (area[scores >= c].sum() + wanted) for c in candidates]
+    return float(candidates[int(np.argmax(dice))])

@@ -16,14 +16,14 @@ def describe(structure: str, own: str = "") -> str:
 
     Args:
         structure: name in dataset.json, or its phrase; case, plural and punctuation do not matter.
-        own: the user's description from the plan; wins if not empty.
+        own: the description of the plan, of dataset.json or of the dataset's descriptions.json; wins if not empty.
 
     Returns:
         The description; the bare name, with a warning, where nothing is bundled.
     """
     if own.strip():
         return own.strip()
-    key = _normal(structure)
+    key = normal_name(structure)
     texts = _bundled()
     if key in texts:
         return texts[key]
@@ -33,14 +33,14 @@ def describe(structure: str, own: str = "") -> str:
 
 def is_described(structure: str) -> bool:
     """Whether a description of ``structure`` is bundled."""
-    return _normal(structure) in _bundled()
+    return normal_name(structure) in _bundled()
 
 
 @functools.lru_cache(maxsize=1)
 def _bundled() -> dict[str, str]:
     text = resources.files("samdpo.prompting").joinpath("descriptions.json").read_text(encoding="utf-8")
     return {
-        _normal(name): entry["text"] for entry in json.loads(text)["structures"] for name in entry["names"]
+        normal_name(name): entry["text"] for entry in json.loads(text)["structures"] for name in entry["names"]
     }
 
 
@@ -48,13 +48,14 @@ def _bundled() -> dict[str, str]:
 def _warn_once(structure: str) -> None:
     log.warning(
         "No description of %r is bundled, so its prompts say only the name. Write one under 'samdpo' in "
-        "dataset.json or as structures.%s.description in the plan.",
+        "dataset.json or as structures.%s.description in the plan, or have it written with: samdpo_describe DATASET",
         structure,
         structure,
     )
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """A structure's name as it is compared: case, plural, spelling of tumour and punctuation do not matter."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower().replace("tumour", "tumor")).split()
     return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("us") else word
                     for word in words)

@@ -15,7 +15,8 @@ from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.registry import build_network
-from samdpo.plans import NetworkPlan, PreprocessingPlan
+from samdpo.paths import preprocessed_folder
+from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 4  # fastest on two cores with LiteMedSAM
 MAX_KEPT_SLICES = 4000  # 2 MiB each: beyond that, features are computed when needed instead of filling the disk
+
+
+def frozen_key(plan: NetworkPlan) -> str:
+    """Hash of all that the published encoder's output depends on, the image apart."""
+    return hash_of("frozen features", 2, plan.backbone, plan.pretrained, plan.input_size, plan.adapters)
 
 
 class FeatureExtractor:
@@ -41,7 +47,7 @@ class FeatureExtractor:
     @property
     def key(self) -> str:
         """Names the weights: features under another key are not these."""
-        return hash_of("frozen features", 1, self.plan.backbone)
+        return frozen_key(self.plan)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -119,3 +125,9 @@ class SliceFeatures:
     def _view(self, case: str, mirrored: bool) -> str:
         # The case's own hash: a replaced image must not find the features of the old one.
         return f"{self.store.properties(case).get('hash', '')}{'mirrored' if mirrored else 'identity'}"
+
+
+def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:
+    """Features of the plan's frozen encoder, kept in ``samdpoPlans_features`` beside the slices."""
+    folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_features"
+    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder)

@@ -19,9 +19,12 @@ import torch.nn.functional as functional
 from samdpo.errors import TrainingError
 from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
-from samdpo.prompting.calibration import StructureCalibration, calibrate
+from samdpo.prompting.calibrated import calibrate_structures
+from samdpo.prompting.calibration import StructureCalibration, coarse_truth
+from samdpo.prompting.description_file import with_descriptions
 from samdpo.prompting.features import FeatureExtractor
-from samdpo.prompting.lite_model import resize_maps
+from samdpo.prompting.lite_model import LiteTowersModel, resize_maps
+from samdpo.prompting.partly_known import anything_known, known_shares
 from samdpo.prompting.phrases import BACKGROUND_PHRASES, structure_phrases
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
@@ -50,11 +53,15 @@ class FittedPrompters:
 
     Attributes:
         full: fitted to every labelled case; for new slices.
-        held_out: labelled case -> prompter that has not seen the case's group.
+        held_out: labelled case -> prompter that has not seen the case's group; empty for a pretrained model, which
+            has seen none.
+        saliency: (case, slice) -> raw saliency (S, 64, 64) of a pretrained model, kept for fold after fold; None for
+            fitted towers, of which each fold has its own.
     """
 
     full: Prompter
     held_out: Mapping[str, Prompter]
+    saliency: Callable[[str, int], np.ndarray] | None = None
 
     def for_case(self, case: str) -> Prompter:
         """The prompter that may prompt ``case``: labelled cases get the one that has not seen them."""
@@ -88,33 +95,28 @@ def fit_prompter(
     Raises:
         TrainingError: no labelled case, or no structure is drawn in any of them.
     """
-    if not labelled:
-        raise TrainingError(
-            f"{plans.dataset_name} has no labelled case in this fold, so the prompts cannot be fitted. "
-            "Add labels under labelsTr, or raise --labelled."
-        )
-    device = resolve_device(device)
+    require_labelled(plans, labelled)
+    device, plans = resolve_device(device), with_descriptions(plans)
     labels = labels or store.label
-    drawn = _choose_slices(store, labelled, labels, seed)
-    slices = _LabelledSlices.read(store, drawn, features, labels, plans.structures, device)
-    if not bool((slices.shares > 0).any()):
-        raise TrainingError(
-            f"None of the {len(labelled)} labelled cases of {plans.dataset_name} shows one of "
-            f"{', '.join(plans.structures)}, so there is nothing to fit the prompts to. Check labelsTr."
-        )
+    drawn = choose_slices(store, labelled, labels, seed)
+    require_shown(plans, labelled, bool(drawn))
+    slices = _LabelledSlices.read(store, drawn, features, labels, plans, device)
+    require_shown(plans, labelled, bool((slices.shares > 0).any()))
     texts = _embed_phrases(plans.structures, device)
     settings = PrompterSettings(plans.structures, plans.prompting, plans.network, {}, slices.features.shape[1])
+    encode = extractor or FeatureExtractor(plans.network, device)
 
     def fit(rows: np.ndarray, number: int) -> Prompter:
         towers = fit_towers(
-            *slices.with_mirror_images(rows),
+            *slices.of(rows),
             texts,
             dim=plans.prompting.tower_dim,
             steps=plans.prompting.tower_steps,
             lr=plans.prompting.tower_lr,
             seed=seed + number,
+            known=slices.known_of(rows),
         )
-        return Prompter(settings, towers, texts, extractor, device)
+        return Prompter(settings, LiteTowersModel(towers.to(device), texts, encode), device)
 
     fold_of = cross_fit_folds(labelled, groups or {}, plans.prompting.cross_fit_folds, seed)
     fold_of_slice = np.array([fold_of[case] for case, _ in drawn])
@@ -134,12 +136,28 @@ def fit_prompter(
     calibrations = _calibrate(plans, slices, fold_of_slice, partial)
 
     def calibrated(prompter: Prompter) -> Prompter:
-        return Prompter(
-            replace(settings, calibrations=calibrations), prompter.towers, texts, extractor, device
-        )
+        return Prompter(replace(settings, calibrations=calibrations), prompter.model, device)
 
     done = {number: calibrated(prompter) for number, prompter in partial.items()}
     return FittedPrompters(calibrated(full), {case: done[number] for case, number in fold_of.items()})
+
+
+def require_labelled(plans: Plans, labelled: Sequence[str]) -> None:
+    """Raises TrainingError where there is no labelled case."""
+    if not labelled:
+        raise TrainingError(
+            f"{plans.dataset_name} has no labelled case in this fold, so the prompts cannot be fitted. "
+            "Add labels under labelsTr, or raise --labelled."
+        )
+
+
+def require_shown(plans: Plans, labelled: Sequence[str], shown: bool) -> None:
+    """Raises TrainingError where no structure is drawn in the labelled cases."""
+    if not shown:
+        raise TrainingError(
+            f"None of the {len(labelled)} labelled cases of {plans.dataset_name} shows one of "
+            f"{', '.join(plans.structures)}, so there is nothing to fit the prompts to. Check labelsTr."
+        )
 
 
 def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: int, seed: int) -> dict[str, int]:
@@ -160,31 +178,32 @@ def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: in
     return fold_of
 
 
-def _choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[tuple[str, int]]:
+def choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[tuple[str, int]]:
     """Labelled slices, at most ``MAX_SLICES``; evenly by case, so that no volume crowds out the others."""
     generator = np.random.default_rng(seed)
     share = max(1, MAX_SLICES // len(cases))
     chosen = []
     for case in sorted(cases):
-        indices = [i for i in range(store.slices(case)) if labels(case, i) is not None]
+        indices = [i for i in range(store.slices(case)) if anything_known(labels(case, i))]
         generator.shuffle(indices)
         chosen += [(case, index) for index in sorted(indices[:share])]
     if len(chosen) > MAX_SLICES:
         keep = sorted(generator.choice(len(chosen), MAX_SLICES, replace=False))
-        log.info("The towers are fitted to %d of %d labelled slices.", MAX_SLICES, len(chosen))
+        log.info("The prompts are fitted to %d of %d labelled slices.", MAX_SLICES, len(chosen))
         chosen = [chosen[index] for index in keep]
     return chosen
 
 
 @dataclass(frozen=True)
 class _LabelledSlices:
-    """What the towers are fitted to: features and mirrored features (N, C, h, w) float16, images (N, 3, h', w')
-    in [0, 1], shares (N, S, h, w) of each feature pixel that a structure covers."""
+    """What the towers are fitted to: features (N, C, h, w) float16, images (N, 3, h', w') in [0, 1], shares
+    (N, S, h, w) of each feature pixel that a structure covers; features of the mirror images where the plan mirrors."""
 
     features: torch.Tensor
-    mirrored: torch.Tensor
+    mirrored: torch.Tensor | None
     images: torch.Tensor
     shares: torch.Tensor
+    known: torch.Tensor | None = None  # (N, h, w) share of each feature pixel of which the label says anything
 
     @classmethod
     def read(
@@ -193,29 +212,38 @@ class _LabelledSlices:
         drawn: Sequence[tuple[str, int]],
         features: Features,
         labels: Labels,
-        structures: Mapping[str, StructurePlan],
+        plans: Plans,
         device: torch.device,
     ) -> _LabelledSlices:
         """Read slices, labels and features."""
-        tensor = torch.stack([features(case, index).to(device) for case, index in drawn]).half()
-        mirrored = torch.stack([features(case, index, mirrored=True).to(device) for case, index in drawn]).half()
+        tensor, mirrored = torch.stack([features(case, index).to(device) for case, index in drawn]).half(), None
+        if plans.prompting.mirror:
+            mirrored = torch.stack([features(case, index, mirrored=True).to(device) for case, index in drawn]).half()
         images = torch.from_numpy(np.stack([store.image(case, index) for case, index in drawn])).float()
-        shares = [
-            _structure_shares(np.asarray(labels(case, index)), structures, tuple(tensor.shape[-2:]))
-            for case, index in drawn
-        ]
-        return cls(tensor, mirrored, images.to(device), torch.stack(shares).to(device))
+        size = tuple(tensor.shape[-2:])
+        drawings = [np.asarray(labels(case, index)) for case, index in drawn]
+        shares = torch.stack([structure_shares(drawing, plans.structures, size) for drawing in drawings])
+        known = known_shares(drawings, size)
+        return cls(tensor, mirrored, images.to(device), shares.to(device), None if known is None else known.to(device))
 
-    def with_mirror_images(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features, images and shares of some rows and of their mirror images."""
+    def of(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features, images and shares of some rows, and of their mirror images where the plan mirrors."""
+        if self.mirrored is None:
+            return self.features[rows], self.images[rows], self.shares[rows]
         return (
             torch.cat([self.features[rows], self.mirrored[rows]]),
             torch.cat([self.images[rows], self.images[rows].flip(-1)]),
             torch.cat([self.shares[rows], self.shares[rows].flip(-1)]),
         )
 
+    def known_of(self, rows: np.ndarray) -> torch.Tensor | None:
+        """What is known of the slices of :meth:`of`; None where everything is."""
+        if self.known is None or self.mirrored is None:
+            return None if self.known is None else self.known[rows]
+        return torch.cat([self.known[rows], self.known[rows].flip(-1)])
 
-def _structure_shares(
+
+def structure_shares(
     label: np.ndarray, structures: Mapping[str, StructurePlan], size: tuple[int, int]
 ) -> torch.Tensor:
     """(H, W) label -> (S, h, w) share of each feature pixel that a structure covers."""
@@ -244,8 +272,8 @@ def _calibrate(
         partial[fold_of_slice[row]].raw_saliency(slices.images[row].cpu().numpy(), slices.features[row])
         for row in range(count)
     ]
-    masks = (resize_maps(slices.shares[:count].cpu(), SALIENCY_SIZE) >= 0.5).numpy()
-    return {
-        name: calibrate([one[s] for one in raw], list(masks[:, s]), plan.may_be_absent)
-        for s, (name, plan) in enumerate(plans.structures.items())
-    }
+    masks = coarse_truth(resize_maps(slices.shares[:count].cpu(), SALIENCY_SIZE).numpy())
+    known = None
+    if slices.known is not None:
+        known = (resize_maps(slices.known[:count, None].cpu(), SALIENCY_SIZE)[:, 0] >= 0.5).numpy()
+    return calibrate_structures(plans.structures, raw, masks, known)

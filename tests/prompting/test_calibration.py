@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from samdpo.prompting.calibration import calibrate, presence_score
+from samdpo.plans import StructurePlan
+from samdpo.prompting.calibrated import calibrate_structures
+from samdpo.prompting.calibration import calibrate, coarse_truth, presence_score
 
 
 def cases(n: int, showing: list[bool]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -50,3 +52,40 @@ def test_a_structure_that_was_never_seen_is_absent_where_that_is_allowed():
     raw, masks = cases(3, [False] * 3)
     assert calibrate(raw, masks, may_be_absent=True).presence_threshold > 1
     assert calibrate(raw, masks, may_be_absent=False).presence_threshold == 0
+
+
+def test_a_small_false_slice_is_worth_a_large_true_one_of_the_same_score():
+    # The smallest true slice scores below a false one: whether to keep both depends on what they hold.
+    def slices(true_pixels: int, false_pixels: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        raw, masks = [], []
+        for height, pixels, true in ((9.0, 900, True), (9.0, 900, True), (4.0, true_pixels, True),
+                                     (6.0, false_pixels, False), (-20.0, 1, False)):
+            mask = np.zeros(4096, bool)
+            mask[:pixels] = True
+            raw.append(np.where(mask, height, -9.0).reshape(64, 64))
+            masks.append(mask.reshape(64, 64) if true else np.zeros((64, 64), bool))
+        return raw, masks
+
+    kept = calibrate(*slices(true_pixels=800, false_pixels=50), may_be_absent=True)
+    assert (kept.presence_missed, kept.presence_false) == ((0, 3), (1, 2))
+    dropped = calibrate(*slices(true_pixels=50, false_pixels=800), may_be_absent=True)
+    assert (dropped.presence_missed, dropped.presence_false) == ((1, 3), (0, 2))
+
+
+def test_a_gland_smaller_than_half_a_pixel_is_there_all_the_same():
+    shares = np.zeros((3, 4, 4))
+    shares[0, 1, 1:3] = 0.1, 0.3
+    shares[1, 2, 2:4] = 0.5, 0.4
+    truth = coarse_truth(shares)
+    assert np.argwhere(truth).tolist() == [[0, 1, 2], [1, 2, 2]]
+
+
+def test_a_threshold_of_the_plan_wins_and_the_numbers_are_logged(caplog):
+    raw, masks = cases(8, [True, False] * 4)
+    stacked, truth = [one[None] for one in raw], np.stack(masks)[:, None]
+    with caplog.at_level("INFO"):
+        found = calibrate_structures({"liver": StructurePlan(1, "liver", may_be_absent=True)}, stacked, truth, None)
+    assert "missed on 0 of 4, found on 0 of 4" in caplog.text
+    set_by_hand = {"liver": StructurePlan(1, "liver", may_be_absent=True, presence_threshold=0.7)}
+    assert calibrate_structures(set_by_hand, stacked, truth, None)["liver"].presence_threshold == 0.7
+    assert 0 < found["liver"].presence_threshold < 1

@@ -18,8 +18,8 @@ class OneChannelCauses:
     def embed_text(self, phrases):
         return torch.eye(2)[[int(p) for p in phrases]]
 
-    def similarity(self, view):
-        raise NotImplementedError
+    def image_input(self, image):
+        return image
 
     def channel_activations(self, view, texts):
         importance = torch.full((len(texts), 6), -0.1)

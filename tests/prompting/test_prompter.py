@@ -109,7 +109,7 @@ def test_one_labelled_case_works_and_says_what_it_costs(caplog, monkeypatch):
 
     monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
     prompters, _ = fitted(["disc_1"])
-    assert prompters.held_out["disc_1"].towers is prompters.full.towers
+    assert prompters.held_out["disc_1"].model is prompters.full.model
     assert "Only one group" in caplog.text
 
 

@@ -26,18 +26,20 @@ def measured_answer(name: str, regions: np.ndarray) -> str:
 
     Returns:
         Like "The breast tumor is oval (1.6 times as long as wide), in the upper left of the image, covers 4% of it
-        as one region."; empty where the mask is empty.
+        as one region."; empty where the mask is empty. Shape and ratio are those of the largest component; an
+        irregular one's ratio follows the share of its convex hull that it fills.
     """
     parts = regionprops(regions.astype(np.int32))
     if not parts:
         return ""
-    shape = shape_word(parts[0])
-    ratio = _axis_ratio(parts[0])
+    shape, numbers = shape_word(parts[0]), f"{_axis_ratio(parts[0]):.1f} times as long as wide"
+    if shape == "irregular":
+        numbers = f"fills {100 * parts[0].solidity:.0f}% of its hull, {numbers}"
     places = list(dict.fromkeys(_place(part, regions.shape) for part in parts))
     share = 100 * np.count_nonzero(regions) / regions.size
     count = _COUNTS.get(len(parts), f"{len(parts)} regions")
     return (
-        f"The {name} is {shape} ({ratio:.1f} times as long as wide), in the {' and the '.join(places)} of the image, "
+        f"The {name} is {shape} ({numbers}), in the {' and the '.join(places)} of the image, "
         f"covers {_percent(share)} of it as {count}."
     )
 

@@ -1,0 +1,161 @@
+"""Where a pretrained image-text model's files are: a folder of one's own, the weights folder, or the hub's cache."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samdpo.errors import ConfigurationError
+from samdpo.files import read_json
+from samdpo.networks.published.folder import weights_folder
+from samdpo.plans import BIOMEDCLIP
+
+log = logging.getLogger(__name__)
+
+HUB, LOCAL = "hf-hub:", "local-dir:"
+BIOMEDCLIP_HOME = f"{HUB}microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"  # MIT licence, 784 MB
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TEXT_CONFIG = "config.json"
+LAYOUT = (
+    f"{CONFIG}, the weights ({WEIGHTS[0]} or {WEIGHTS[-1]}) and, for a text tower of transformers, the tokenizer's "
+    f"files ({TOKENIZER[0]}, {TOKENIZER[1]}) and the tower's {TEXT_CONFIG}, to which 'hf_model_name' in {CONFIG} points"
+)
+_CHUNK = 1 << 20  # bytes hashed at once
+
+
+@dataclass(frozen=True)
+class OpenClipFiles:
+    """A pretrained model on this machine.
+
+    Attributes:
+        name: as in the plan, aliases resolved.
+        folder: that holds all its files.
+        weights: in it.
+        config: content of ``open_clip_config.json``.
+    """
+
+    name: str
+    folder: Path
+    weights: Path
+    config: dict[str, Any] = field(repr=False, hash=False)
+
+    @property
+    def embed_dim(self) -> int:
+        """D of image and text embeddings."""
+        return int(self.config["model_cfg"]["embed_dim"])
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the weights' file, in hex."""
+        status = self.weights.stat()
+        return _sha256(self.weights, status.st_size, status.st_mtime_ns)
+
+
+def find_open_clip(name: str) -> OpenClipFiles:
+    """The files of an image-text model, downloaded where they are nowhere on this machine.
+
+    Args:
+        name: ``local-dir:FOLDER``; or ``hf-hub:OWNER/NAME``, which is a folder NAME in the weights folder, else a
+            repository of the hub, in its cache or downloaded; or ``biomedclip``, which is one of the latter.
+
+    Raises:
+        ConfigurationError: a folder is missing or incomplete, or the download failed; the message says where the
+            model is published and what folder to make of it.
+    """
+    name = BIOMEDCLIP_HOME if name == BIOMEDCLIP else name
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL)).expanduser().absolute()
+        return _in_folder(f"{LOCAL}{folder}", folder)
+    repository = name.removeprefix(HUB)
+    by_hand = weights_folder() / repository.rpartition("/")[2]
+    return _in_folder(name, by_hand if by_hand.is_dir() else _from_hub(repository, by_hand))
+
+
+def not_here(repository: str, error: Exception, remedy: str) -> ConfigurationError:
+    """The sentence for a repository that is neither in the hub's cache nor reachable."""
+    reason = (str(error).splitlines() or ["no answer"])[0]
+    return ConfigurationError(
+        f"{repository} is not on this machine and cannot be downloaded ({type(error).__name__}: {reason}). It is "
+        f"published at https://huggingface.co/{repository}. {remedy}"
+    )
+
+
+def _in_folder(name: str, folder: Path) -> OpenClipFiles:
+    remedy = f"Expected a folder of {LAYOUT}."
+    if not folder.is_dir():
+        raise ConfigurationError(f"'prompting.image_text_model' is {name}, but that folder does not exist. {remedy}")
+    config = read_json(folder / CONFIG, remedy=remedy)
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config.get("model_cfg", ())):
+        raise ConfigurationError(
+            f"{folder / CONFIG} does not describe an open_clip model: it needs 'model_cfg' with 'embed_dim', "
+            f"'vision_cfg' and 'text_cfg'. {remedy}"
+        )
+    weights = [folder / known for known in WEIGHTS if (folder / known).is_file()]
+    if not weights:
+        raise ConfigurationError(f"{folder} has no weights: none of {', '.join(WEIGHTS)} is there. {remedy}")
+    return OpenClipFiles(name, folder, weights[0], config)
+
+
+def _from_hub(repository: str, by_hand: Path) -> Path:
+    """The folder of a hub's repository in its cache, downloaded where it is not there.
+
+    ``by_hand`` is the folder that a person may fill instead.
+    """
+    known = [cached_file(repository, file) for file in WEIGHTS if cached_file(repository, file)]
+    if known and cached_file(repository, CONFIG):
+        return known[0].parent
+    try:
+        # The weights come last: where they are, all is there.
+        config, *_, weights = [
+            download(repository, CONFIG), *(download(repository, file) for file in (*TOKENIZER, TEXT_CONFIG)),
+            next((found for found in (download(repository, file) for file in WEIGHTS) if found), None),
+        ]
+    except Exception as error:  # the hub's client, its HTTP library and sockets each raise their own kinds
+        remedy = (
+            f"Without a network, fill the folder {by_hand}, or another that 'prompting.image_text_model' of the plan "
+            f"names as {LOCAL}FOLDER, with {LAYOUT}."
+        )
+        raise not_here(repository, error, remedy) from error
+    if config is None or weights is None:
+        raise ConfigurationError(
+            f"https://huggingface.co/{repository} holds no open_clip model: "
+            f"{CONFIG if config is None else ' or '.join(WEIGHTS)} is missing. Correct 'prompting.image_text_model'."
+        )
+    return config.parent
+
+
+def cached_file(repository: str, file: str) -> Path | None:
+    """A file of a hub's repository from the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, file)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def download(repository: str, file: str) -> Path | None:
+    """A file of a hub's repository, by way of the cache; None where the repository has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except LocalEntryNotFoundError:  # a kind of the next: it means that the hub could not be asked
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Hashed once a process; ``size`` and ``changed`` (nanoseconds) tell a replaced file from the one known."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""A CLIP built by open_clip from its configuration, with its published weights; nothing is unpickled."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.networks.published.reading import read_checkpoint
+from samdpo.networks.weights import load_into
+from samdpo.prompting.open_clip_files import OpenClipFiles, find_open_clip
+from samdpo.prompting.open_clip_text import Tokenizer, read_tokenizer, text_tower_folder
+
+log = logging.getLogger(__name__)
+
+_POSITION_IDS = "text.transformer.embeddings.position_ids"  # a buffer of transformers before 4.31
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """A pretrained model, frozen and in eval mode.
+
+    Attributes:
+        module: open_clip's CLIP or CustomTextCLIP.
+        tokenizer: of its text tower.
+        size: (h, w) of the image tower's input.
+        mean: of each channel.
+        std: of each channel.
+        interpolation: by which images are resized, ``bicubic`` or ``bilinear``.
+        embed_dim: D of the common space.
+        checksum: SHA-256 of the weights' file.
+    """
+
+    module: nn.Module
+    tokenizer: Tokenizer
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    embed_dim: int
+    checksum: str = ""
+
+
+@functools.lru_cache(maxsize=2)
+def shared_open_clip(name: str, device: str, checksum: str = "") -> OpenClip:
+    """The process's one copy of a model: the folds of a predictor and the text encoder share it.
+
+    Args:
+        name: of the plan.
+        device: where it runs.
+        checksum: of the weights that are expected; empty takes any.
+
+    Raises:
+        ConfigurationError: files are missing or unreadable.
+        ModelFolderError: the weights are others than expected, or do not fit the configuration.
+    """
+    files = find_open_clip(name)
+    if checksum and files.checksum != checksum:
+        raise ModelFolderError(
+            f"{files.weights} is not the file that this model's prompts were made with: its SHA-256 begins with "
+            f"{files.checksum[:12]}, expected {checksum[:12]}. Put the file of then there, or train the model again."
+        )
+    return load_open_clip(files, device)
+
+
+@torch.inference_mode(False)  # weights that are loaded in the midst of a pass must take part in gradients too
+def load_open_clip(files: OpenClipFiles, device: torch.device | str = "cpu") -> OpenClip:
+    """Build a model and load its weights; every name and shape must fit.
+
+    Raises:
+        ConfigurationError: the tokenizer or the text tower's configuration is missing.
+        ModelFolderError: the weights cannot be read, or do not fit; names the first that is missing, unexpected or of
+            another shape.
+    """
+    import open_clip
+
+    tokenizer = read_tokenizer(files)
+    model_cfg = files.config["model_cfg"]
+    towers: dict[str, Any] = {"vision_cfg": dict(model_cfg["vision_cfg"]), "text_cfg": dict(model_cfg["text_cfg"])}
+    if "timm_model_name" in towers["vision_cfg"]:
+        towers["vision_cfg"]["timm_model_pretrained"] = False
+    with text_tower_folder(files) as folder, _quiet_root_logger():
+        if folder is not None:
+            towers["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+        try:
+            module = open_clip.create_model(
+                f"local-dir:{files.folder}", load_weights=False, pretrained_hf=False, **towers
+            )
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            raise ConfigurationError(
+                f"open_clip cannot build the model that {files.folder} describes ({error}). Copy its "
+                "open_clip_config.json anew from where the model is published, or install a newer open_clip_torch."
+            ) from error
+    load_into(
+        module, fitting(read_checkpoint(files.weights), module), str(files.weights),
+        "Copy open_clip_config.json and the weights anew from where the model is published; they belong together.",
+    )
+    module = module.to(device).eval().requires_grad_(False)
+    preprocess = module.visual.preprocess_cfg
+    size = preprocess["size"]
+    log.info("%s: %.0f million parameters.", files.name, sum(p.numel() for p in module.parameters()) / 1e6)
+    return OpenClip(
+        module, tokenizer, (size, size) if isinstance(size, int) else (size[0], size[1]), tuple(preprocess["mean"]),
+        tuple(preprocess["std"]), "bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        files.embed_dim, files.checksum,
+    )
+
+
+def fitting(state: Mapping[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+    """Published weights under the names that open_clip's modules have today; what does not fit is left for
+    :func:`~samdpo.networks.weights.load_into` to name."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    own = module.state_dict()
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of training on several GPUs
+    state = dict(convert_state_dict(module, state))
+    if "positional_embedding" in state and "positional_embedding" not in own:
+        state = dict(convert_to_custom_text_state_dict(state))
+    if _POSITION_IDS not in own:
+        state.pop(_POSITION_IDS, None)
+    for scalar in ("logit_scale", "logit_bias"):
+        if scalar in state and scalar in own and state[scalar].numel() == 1:
+            state[scalar] = state[scalar].reshape(own[scalar].shape)
+    return state
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip speaks through the root logger: it sets it up where it has no handler, and warns of missing weights."""
+    root = logging.getLogger()
+    silent, level = logging.NullHandler(), root.level
+    root.addHandler(silent)
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(silent)
