@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
+from samdpo.preferences.database.locate import VARIABLE
 
 
 def main() -> None:
@@ -19,13 +21,18 @@ def main() -> None:
     arguments.add_argument("-tr", default=None, help="trainer: a class name, module:Class, or an entry point")
     arguments.add_argument("-p", default="samdpoPlans", help="plan")
     arguments.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    arguments.add_argument("-pretrained_weights", type=Path, default=None, help="safetensors file to start from")
+    arguments.add_argument("-pretrained_weights", type=Path, default=None,
+                           help="file of weights to start from, ours or as published")
     arguments.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
     arguments.add_argument("--val", action="store_true", help="only predict the validation cases again")
     arguments.add_argument("--npz", action="store_true", help="save the probabilities of the validation cases")
     arguments.add_argument("--epochs", type=int, default=None, help="instead of the plan's")
     arguments.add_argument("--lr", type=float, default=None, help="instead of the plan's")
     arguments.add_argument("--seed", type=int, default=None, help="instead of the plan's")
+    arguments.add_argument("--annotator", choices=("virtual", "recorded", "mixed"), default=None,
+                           help="align: who ranks, instead of the plan's; recorded and mixed use people's judgements")
+    arguments.add_argument("--database", metavar="URL", default=None,
+                           help="of people's judgements, instead of preferences.sqlite in the dataset's results")
     arguments.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
                            help="any key of the plan, for example loss.reduction=sum or prompting.n_points=8")
     add_processes(arguments)
@@ -34,7 +41,9 @@ def main() -> None:
     def body() -> None:
         from samdpo.training.run import get_trainer, train
 
-        flags = {"epochs": args.epochs, "lr": args.lr, "seed": args.seed}
+        flags = {"epochs": args.epochs, "lr": args.lr, "seed": args.seed, "annotator.kind": args.annotator}
+        if args.database:
+            os.environ[VARIABLE] = args.database
         overrides = [f"{key}={value}" for key, value in flags.items() if value is not None] + args.set
         trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
                               args.pretrained_weights, args.np)

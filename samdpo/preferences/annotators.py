@@ -1,9 +1,13 @@
-"""Who ranks candidates: the virtual annotator of the paper, and the protocol that recorded people will follow."""
+"""What an annotator says about candidates, and the virtual annotator of the paper.
+
+People are in :mod:`samdpo.preferences.recorded`: they have seen stored candidates and no others.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +28,8 @@ class Ranking:
         rating: (N, K) long from 1 (worst) to the number of bins + 1 (best; 4 in the paper), in candidate order.
         valid: (N,) bool; False where nothing is preferred to anything: such images carry no signal.
         scoring: which of the three the annotator was asked for; it decides the weights of Eq. 5.
+        weights: (N, K) float, the weights of Eq. 5 themselves, in candidate order, where they do not follow from one
+            order: the mean over several people.
     """
 
     order: Tensor
@@ -31,14 +37,12 @@ class Ranking:
     rating: Tensor
     valid: Tensor
     scoring: Scoring
+    weights: Tensor | None = None
 
-
-class Annotator(Protocol):
-    """Anyone who can say which candidate is better."""
-
-    def rank(self, candidates: Tensor, truth: Tensor | None) -> Ranking:
-        """Rank ``candidates`` (N, K, H, W) bool. ``truth`` (N, H, W) bool is only for annotators that are simulated."""
-        ...
+    def to(self, device: torch.device | str) -> Ranking:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved)
 
 
 class VirtualAnnotator:

@@ -34,7 +34,11 @@ def candidate_weights(ranking: Ranking, plan: PreferenceLossPlan) -> Tensor:
       weights, which is the mean over all ways of breaking the tie.
     - ``best``: beta1 for the best candidate and -beta1 / (K - 1) for each other one: all that is known is that it
       beats the rest.
+
+    A ranking that brings weights of its own keeps them.
     """
+    if ranking.weights is not None:
+        return ranking.weights
     order = ranking.order
     n, k = order.shape
     if ranking.scoring == "best":
@@ -128,7 +132,7 @@ def segmentation_loss(
         between the images of a batch.
     """
     logits, truth = logits.float(), truth.float()
-    counted = torch.ones_like(truth) if counted is None else counted.float()
+    counted = torch.ones_like(truth) if counted is None else counted.to(truth)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     alpha = plan.focal_alpha * truth + (1 - plan.focal_alpha) * (1 - truth)
     miss = -torch.expm1(-entropy)  # 1 - p of the true class

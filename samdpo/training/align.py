@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 
 from samdpo.errors import TrainingError
 from samdpo.files import read_json
-from samdpo.networks.weights import load_into, load_weights
+from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, plans_option
-from samdpo.plans import Plans
+from samdpo.plans import NetworkPlan, Plans
 from samdpo.preferences.annotators import Ranking, VirtualAnnotator
 from samdpo.preferences.candidates import make_candidates
 from samdpo.preferences.losses import (
@@ -28,15 +28,17 @@ from samdpo.preferences.losses import (
     self_training_target,
 )
 from samdpo.preferences.metrics import preference_metrics
+from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.training import checkpoints
-from samdpo.training.batches import Batch, SliceKey, epoch_order
+from samdpo.training.batches import Batch, SliceKey, known_part
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
 from samdpo.training.prompt_alignment import align_prompts
+from samdpo.training.recorded_align import annotate, judged_slices, ranked_by_people, recorded_annotator
 from samdpo.training.reference import ReferenceModel
 from samdpo.training.trainer import Metrics, Trainer
-from samdpo.training.views import FLIPPED, IDENTITY
+from samdpo.training.views import draw_kept, kept_views
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class AlignTrainer(Trainer):
     ``self_training`` (label = the finetuned model's own mask) and ``best_candidate`` (label = the best candidate).
     """
 
-    views = (IDENTITY, FLIPPED)
+    people: RecordedAnnotator | None = None  # who ranked stored candidates, where the plan's annotator is not virtual
 
     @classmethod
     def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
@@ -72,11 +74,15 @@ class AlignTrainer(Trainer):
                 f"Type first: samdpo_train {number} {previous} {fold}{plans_option(plans.plans_name)}"
             )
 
+    def starting_plan(self) -> NetworkPlan:
+        """Without published weights: those of the previous stage replace all of them."""
+        return replace(self.plans.network, pretrained=False)
+
     def load_initial_weights(self) -> None:
         """The previous stage's final weights of the same fold, or ``-pretrained_weights``."""
         previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
         self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
-        load_into(self.network, load_weights(self.reference_file), str(self.reference_file))
+        load_file(self.network, self.reference_file)
         self.mask_cut = read_json(previous / "model.json", error=TrainingError)["mask_cut"]
 
     def configure_trainable(self) -> None:
@@ -98,23 +104,31 @@ class AlignTrainer(Trainer):
                 f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
                 f"samdpo_plan_and_preprocess -d {number} --labelled 0.1"
             )
-        if self.stage.objective == "self_training":
+        if self.asks_people or self.stage.objective == "self_training":
             return keys
         judged = [k for k in keys if self.data.slices.has_label(k[0])]
         if not judged:
             raise TrainingError(
                 f"None of the {len(keys)} unlabelled slices has a hidden truth, which the virtual annotator compares "
-                f"candidates with. Simulate with: samdpo_plan_and_preprocess -d {number} --labelled 0.1, or learn "
-                f"from the model's own masks with: samdpo_train {number} align_self_training {self.data.fold}"
-                + plans_option(self.plans.plans_name)
+                f"candidates with. Simulate with: samdpo_plan_and_preprocess -d {number} --labelled 0.1, let people "
+                f"rank them with: {annotate(self)}, or learn from the model's own masks with: "
+                f"samdpo_train {number} align_self_training {self.data.fold}" + plans_option(self.plans.plans_name)
             )
         if len(judged) < len(keys):
             log.warning("%d unlabelled slices have no hidden truth; the virtual annotator leaves them out.",
                         len(keys) - len(judged))
         return judged
 
+    @property
+    def asks_people(self) -> bool:
+        """Whether recorded judgements are learned from."""
+        return self.stage.annotator.kind != "virtual" and self.stage.objective != "self_training"
+
     def on_train_start(self) -> None:
-        """Compute what the frozen encoder says, once; align the prompts."""
+        """Find what people said; compute what the frozen encoder says, once; align the prompts."""
+        if self.asks_people:
+            self.people = recorded_annotator(self)
+            self.unlabelled_keys = judged_slices(self)
         super().on_train_start()
         self.features = FeatureCache(self, n_stages=-1)
         self.fill_features()
@@ -124,8 +138,8 @@ class AlignTrainer(Trainer):
             self.use_prompts(aligned)
 
     def fill_features(self) -> None:
-        """Embeddings of every slice that trains or is held back, where they are missing."""
-        self.features.fill([*self.unlabelled_keys, *self.train_keys, *self.held_back_keys], self.views)
+        """Embeddings of every slice that an epoch sees or that is held back, where they are missing."""
+        self.features.fill([*self.confidence_keys(), *self.held_back_keys], kept_views(self.stage.augmentation))
 
     def use_prompts(self, data: FoldData) -> None:
         """Train on the same fold under other prompts; a slice may show more structures or fewer."""
@@ -139,28 +153,31 @@ class AlignTrainer(Trainer):
         """The finetuned network; after a resume its weights are read again, since the policy has moved."""
         if self.current_epoch == 0:
             return self.network
-        network = self.place(self.build_network_architecture(self.plans.network))
-        load_into(network, load_weights(self.reference_file), str(self.reference_file))
+        network = self.place(self.build_network_architecture(self.starting_plan()))
+        load_file(network, self.reference_file)
         return network.requires_grad_(False).eval()
 
     def train_batches(self, epoch: int) -> Iterator[AlignBatch]:
         """Shuffled unlabelled slices, each batch with some labelled ones for the anchor."""
         generator = self.generator(epoch)
-        anchors = self._anchor_keys(generator)
-        for keys in self.sharded(epoch_order(self.unlabelled_keys, self.stage.batch_size, generator)):
+        anchors = self._anchor_keys(epoch, generator)
+        for keys in self.sharded(self.epoch_slices.batches(self.unlabelled_keys, epoch, generator)):
             labelled = [next(anchors) for _ in range(self.stage.labelled_per_step)]
             yield AlignBatch(self._batch(keys, generator), self._batch(labelled, generator) if labelled else None)
 
-    def _anchor_keys(self, generator: torch.Generator) -> Iterator[SliceKey]:
+    def _anchor_keys(self, epoch: int, generator: torch.Generator) -> Iterator[SliceKey]:
+        keys = self.epoch_slices.of(self.train_keys, epoch)
         while True:
-            yield from (self.train_keys[i] for i in torch.randperm(len(self.train_keys), generator=generator))
+            yield from (keys[i] for i in torch.randperm(len(keys), generator=generator))
 
     def _batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
-        choice = torch.randint(len(self.views), (len(keys),), generator=generator)
-        return self.samples.collate([self.samples.sample(k, self.views[i]) for k, i in zip(keys, choice)])
+        views = draw_kept(len(keys), self.stage.augmentation, generator)
+        return self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
-        """Kept embeddings (B, C, h, w) of a batch, float32."""
+        """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""
+        if not self.features.has(batch):
+            return super().embeddings(batch)
         return self.features.get(batch).to(self.device).float()
 
     def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,11 +193,13 @@ class AlignTrainer(Trainer):
         if batch.labelled is not None:
             anchor_logits = self.decode(batch.labelled)[1]
             truth = batch.labelled.truth.to(self.device)
-            anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss).mean()
+            counted = batch.labelled.counted
+            anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss, counted).mean()
             loss = loss + self.stage.loss.anchor_weight * anchor
-            metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth)}
+            metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth, counted)}
         if batch.unlabelled.truth is not None:  # simulated: what the annotator sees; logged, never learned from
-            metrics["unlabelled_dice"] = batch_dice(logits.detach(), batch.unlabelled.truth.to(self.device))
+            truth, counted = batch.unlabelled.truth.to(self.device), batch.unlabelled.counted
+            metrics["unlabelled_dice"] = batch_dice(logits.detach(), truth, counted)
         self.optimizer_step(loss)
         return {"loss": loss.item(), **metrics}
 
@@ -195,7 +214,7 @@ class AlignTrainer(Trainer):
         candidates, ranking = self.ranked_candidates(batch, embeddings, logits)
         if self.stage.objective == "best_candidate":
             target = best_candidate_target(candidates, ranking)
-            loss = segmentation_loss(logits, target, settings)
+            loss = segmentation_loss(logits, target, settings, batch.counted)
             # Where the annotator prefers nothing, no candidate is best.
             return (loss * ranking.valid).sum() / ranking.valid.sum().clamp(min=1), {}
         plan = self.stage.loss
@@ -212,18 +231,27 @@ class AlignTrainer(Trainer):
     def ranked_candidates(
         self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor
     ) -> tuple[torch.Tensor, Ranking]:
-        """Candidates (N, K, H, W) of the current policy, and the annotator's word on them."""
+        """Candidates (N, K, H, W) and the annotator's word on them: of the current policy, or stored ones."""
+        if self.people is not None:
+            return ranked_by_people(self, batch, embeddings, logits)
+        return self.drawn_candidates(batch, embeddings, logits, batch.truth)
+
+    def drawn_candidates(
+        self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor, truth: torch.Tensor
+    ) -> tuple[torch.Tensor, Ranking]:
+        """Candidates (N, K, H, W) of the current policy, and the virtual annotator's word on them."""
         # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
         generator = self.generator(self.current_epoch, zlib.crc32(repr([s.key for s in batch.samples]).encode()))
         plan = self.stage.candidates
         hypotheses = self.reference.hypotheses(batch, embeddings) if plan.kind == "hypotheses" else None
-        candidates = make_candidates(logits.detach(), plan, generator, hypotheses)
-        ranking = VirtualAnnotator(self.stage.annotator, generator).rank(candidates, batch.truth.to(logits.device))
+        # Candidates agree on ignored pixels, which nobody can judge, so that these carry no signal.
+        candidates = known_part(make_candidates(logits.detach(), plan, generator, hypotheses), batch.counted)
+        ranking = VirtualAnnotator(self.stage.annotator, generator).rank(candidates, truth.to(logits.device))
         return candidates, ranking
 
     def confidence_keys(self) -> list[SliceKey]:
         """The unlabelled slices too: the decoder has learned from them."""
-        return [*self.train_keys, *self.unlabelled_keys]
+        return [*self.epoch_slices.seen(self.train_keys), *self.epoch_slices.seen(self.unlabelled_keys)]
 
 
 def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from samdpo.networks.prompt_batch import PromptBatch
-from samdpo.plans import AugmentationPlan, Plans
-from samdpo.preprocessing.store import SliceStore
+from samdpo.plans import AugmentationPlan, Plans, StagePlan
+from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.views import IDENTITY, View, view_image, view_mask, view_prompt
@@ -29,6 +29,7 @@ class Sample:
         image: (3, H, W) in [0, 1].
         prompts: one per structure present.
         truth: (len(prompts), H, W) bool, or None where the case has no label.
+        counted: (H, W) bool, False on pixels of the label ``ignore``; None where there are none.
     """
 
     key: SliceKey
@@ -36,16 +37,22 @@ class Sample:
     image: torch.Tensor
     prompts: list[StructurePrompt]
     truth: torch.Tensor | None
+    counted: torch.Tensor | None = None
 
 
 @dataclass
 class Batch:
-    """Tensors of one step: images (B, 3, H, W), N prompts, truth (N, H, W) bool or None."""
+    """Tensors of one step: images (B, 3, H, W), N prompts, truth (N, H, W) bool or None.
+
+    ``counted`` (N, H, W) bool is False on pixels of the label ``ignore``, of which nothing is learned; None where all
+    count.
+    """
 
     samples: list[Sample]
     images: torch.Tensor
     prompts: PromptBatch
     truth: torch.Tensor | None
+    counted: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,12 +65,13 @@ class SliceSamples:
         self.plans, self.slices, self.prompts, self.augmentation = plans, slices, prompts, augmentation
 
     def keys(self, cases: Sequence[str]) -> list[SliceKey]:
-        """The slices of ``cases`` in which at least one structure is present."""
+        """The slices of ``cases`` in which at least one structure is present; not those that are ignored all over."""
         return [
             (case, index)
             for case in cases
             for index in range(self.slices.slices(case))
-            if any(p.present for p in self.prompts.get(case, index))
+            if index not in self.slices.properties(case).get("ignored_slices", ())
+            and any(p.present for p in self.prompts.get(case, index))
         ]
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
@@ -76,12 +84,14 @@ class SliceSamples:
         ]
         prompts = [p for p in prompts if p.present]
         label = self.slices.label(case, index) if with_truth else None
-        truth = None
+        truth = counted = None
         if label is not None:
             label = torch.from_numpy(np.asarray(label).astype(np.int16))
             masks = [label == p.label for p in prompts]
             truth = view_mask(torch.stack(masks), view) if masks else torch.zeros(0, *label.shape, dtype=torch.bool)
-        return Sample(key, view, image, prompts, truth)
+            ignored = label == IGNORED
+            counted = ~view_mask(ignored[None], view)[0] if ignored.any() else None
+        return Sample(key, view, image, prompts, truth, counted)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples; the truth is kept only when every sample has one."""
@@ -91,7 +101,24 @@ class SliceSamples:
             images=torch.stack([s.image for s in samples]),
             prompts=prompt_tensors([s.prompts for s in samples], self.plans),
             truth=torch.cat(truths) if len(truths) == len(samples) else None,
+            counted=_counted(samples),
         )
+
+
+def known_part(masks: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """Masks or probabilities (N, H, W) or (N, K, H, W), 0 on pixels that do not count; see :class:`Batch`."""
+    if counted is None:
+        return masks
+    counted = counted.to(masks.device)
+    return masks * (counted if masks.ndim == 3 else counted[:, None])
+
+
+def _counted(samples: Sequence[Sample]) -> torch.Tensor | None:
+    if all(s.counted is None for s in samples):
+        return None
+    size = samples[0].image.shape[-2:]
+    every = torch.ones(size, dtype=torch.bool)
+    return torch.cat([(every if s.counted is None else s.counted).expand(len(s.prompts), *size) for s in samples])
 
 
 def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:
@@ -117,7 +144,7 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
         if plan.use_points:
             k = min(plan.n_points, len(prompt.points))
             points[row, :k], points_valid[row, :k] = prompt.points[:k], True
-        if use_text and len(prompt.text_embedding):
+        if use_text and prompt.text:  # the embedding of no text is zero, and no token
             text[row], text_valid[row] = prompt.text_embedding, True
     if n and plan.use_saliency:
         small = torch.from_numpy(np.stack([p.saliency for _, p in flat]).astype(np.float32))
@@ -133,6 +160,36 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
         mask_logits=saliency[:, 0],
         mask_valid=torch.full((n,), plan.use_saliency),
     )
+
+
+class EpochSlices:
+    """Which slices an epoch sees: all, or ``slices_per_epoch`` drawn for it; the same whenever it is asked.
+
+    Args:
+        stage: gives the number, the seed and the epochs.
+    """
+
+    def __init__(self, stage: StagePlan) -> None:
+        self.most, self.seed, self.epochs = stage.slices_per_epoch, stage.seed, stage.epochs
+        self.batch_size = stage.batch_size
+
+    def of(self, keys: Sequence[SliceKey], epoch: int) -> list[SliceKey]:
+        """Those of ``keys`` that ``epoch`` sees, in their order."""
+        if self.most == 0 or len(keys) <= self.most:
+            return list(keys)
+        drawn = np.random.default_rng([self.seed, epoch]).choice(len(keys), self.most, replace=False)
+        return [keys[i] for i in sorted(drawn)]
+
+    def seen(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """Those of ``keys`` that some epoch sees, in their order."""
+        seen = {key for epoch in range(self.epochs) for key in self.of(keys, epoch)}
+        return [key for key in keys if key in seen]
+
+    def batches(
+        self, keys: Sequence[SliceKey], epoch: int, generator: torch.Generator
+    ) -> Iterator[list[SliceKey]]:
+        """What ``epoch`` sees of ``keys``, shuffled, in batches; the last one may be smaller."""
+        return epoch_order(self.of(keys, epoch), self.batch_size, generator)
 
 
 def epoch_order(keys: Sequence[SliceKey], batch_size: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:

@@ -40,8 +40,8 @@ def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size
 
     Args:
         trainer: gives samples and probabilities.
-        keys: training slices; up to 64, evenly chosen, are looked at, averaged with their mirror image as in
-            prediction.
+        keys: training slices; up to 64, evenly chosen, are looked at, averaged with their mirror image where
+            prediction does so.
         batch_size: slices a pass.
 
     Returns:
@@ -51,10 +51,11 @@ def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size
     found: dict[str, list[float]] = {}
     for start in range(0, len(chosen), batch_size):
         of_views, chunk = [], chosen[start : start + batch_size]
-        for view in (IDENTITY, FLIPPED):
+        for view in (IDENTITY, FLIPPED) if trainer.plans.inference.mirror else (IDENTITY,):
             batch = trainer.samples.collate([trainer.samples.sample(k, view, with_truth=False) for k in chunk])
             of_views.append(trainer.probabilities(batch))
-        mean = ((of_views[0] + of_views[1].flip(-1)) / 2).cpu().numpy()
+        views = [of_views[0], *(probabilities.flip(-1) for probabilities in of_views[1:])]
+        mean = torch.stack(views).mean(0).cpu().numpy()
         prompts = [prompt for sample in batch.samples for prompt in sample.prompts]
         for prompt, probability in zip(prompts, mean):
             confidence = confidence_of(probability, trainer.mask_cut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from samdpo.files import hash_of
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast
-from samdpo.networks.stages import check_stages, encoder_stages
+from samdpo.networks.stages import in_leading_stages
 from samdpo.paths import preprocessed_folder
 from samdpo.training.batches import Batch, SliceKey
 from samdpo.training.views import FLIPPED, IDENTITY, View
@@ -37,8 +37,9 @@ class FeatureCache:
     def __init__(self, trainer: Trainer, n_stages: int) -> None:
         self.trainer, self.n_stages = trainer, n_stages
         data = trainer.data
-        frozen = frozen_part(trainer.network.image_encoder, n_stages)
-        key = hash_of(weights_hash(frozen), n_stages, trainer.precision, data.plans.preprocessing)
+        frozen = frozen_weights(trainer.network.image_encoder, n_stages)
+        network = (data.plans.network.backbone, trainer.network.input_size)
+        key = hash_of(weights_hash(frozen), network, n_stages, trainer.precision, data.plans.preprocessing)
         self.store = EmbeddingStore(self.folder(data.plans.dataset_name, data.fold), key)
 
     @staticmethod
@@ -92,17 +93,16 @@ def feature_name(key: SliceKey, view: View) -> str:
     return f"{key[0]}_{key[1]:04d}_{'flip' if view == FLIPPED else 'identity'}"
 
 
-def frozen_part(encoder: torch.nn.Module, n_stages: int) -> torch.nn.Module:
-    """The modules that :class:`FeatureCache` runs: the leading stages, -1 for the whole encoder."""
-    if check_stages(encoder, n_stages) == -1:
-        return encoder
-    return torch.nn.ModuleList(module for stage in encoder_stages(encoder)[:n_stages] for module in stage)
+def frozen_weights(encoder: torch.nn.Module, n_stages: int) -> dict[str, torch.Tensor]:
+    """What :class:`FeatureCache` computes with: weights of the leading stages, -1 for the whole encoder."""
+    frozen = in_leading_stages(encoder, n_stages)
+    return {name: tensor for name, tensor in encoder.state_dict().items() if frozen(name)}
 
 
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 over a module's weights."""
+def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over weights and their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
     return digest.hexdigest()

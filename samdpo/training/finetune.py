@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from samdpo.networks.freezing import set_trainable
+from samdpo.networks.freezing import frozen_stages, set_trainable
 from samdpo.networks.precision import autocast
 from samdpo.preferences.losses import segmentation_loss
-from samdpo.training.batches import Batch, epoch_order
+from samdpo.training.batches import Batch, known_part
 from samdpo.training.features import FeatureCache
 from samdpo.training.trainer import Metrics, Trainer
-from samdpo.training.views import FLIPPED, IDENTITY
+from samdpo.training.views import draw_kept, kept_views
 
 
 class FinetuneTrainer(Trainer):
@@ -26,15 +26,16 @@ class FinetuneTrainer(Trainer):
     features: FeatureCache | None = None
 
     def configure_trainable(self) -> None:
-        """Everything trains but the plan's frozen encoder stages."""
-        set_trainable(self.network, self.plans.network.frozen_stages)
+        """What the plan's ``network.train`` names, but nothing in its frozen encoder stages."""
+        set_trainable(self.network, self.plans.network.frozen_stages, self.plans.network.train)
 
     def on_train_start(self) -> None:
         """Compute the boundary activations where part of the encoder is frozen."""
         super().on_train_start()
-        if self.plans.network.frozen_stages != 0:
-            self.features = FeatureCache(self, self.plans.network.frozen_stages)
-            self.features.fill(self.train_keys, (IDENTITY, FLIPPED))
+        frozen = frozen_stages(self.plans.network.frozen_stages, self.plans.network.train)
+        if frozen != 0:
+            self.features = FeatureCache(self, frozen)
+            self.features.fill(self.epoch_slices.seen(self.train_keys), kept_views(self.stage.augmentation))
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """Freshly drawn views; with kept activations, the slice or its mirror image."""
@@ -42,9 +43,8 @@ class FinetuneTrainer(Trainer):
             yield from super().train_batches(epoch)
             return
         generator = self.generator(epoch)
-        for keys in self.sharded(epoch_order(self.train_keys, self.stage.batch_size, generator)):
-            flips = torch.rand(len(keys), generator=generator) < 0.5
-            views = [FLIPPED if flip else IDENTITY for flip in flips]
+        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
+            views = draw_kept(len(keys), self.stage.augmentation, generator)
             yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
@@ -68,15 +68,16 @@ class FinetuneTrainer(Trainer):
             logits, _ = self.network.decode(self.embeddings(part), part.prompts.to(self.device))
             truth = part.truth.to(self.device)
             # Summed gradients of the parts are those of the mean over the whole batch.
-            loss = segmentation_loss(logits, truth, self.stage.segmentation_loss).sum() / len(batch.prompts)
+            loss = segmentation_loss(logits, truth, self.stage.segmentation_loss, part.counted).sum()
+            loss = loss / len(batch.prompts)
             loss.backward()
             losses.append(loss.item())
-            dice.append(batch_dice(logits.detach(), truth))
+            dice.append(batch_dice(logits.detach(), truth, part.counted))
         self.apply_gradients()
         return {"loss": sum(losses), "train_dice": float(np.mean(dice))}
 
 
-def batch_dice(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean Dice at probability 0.5 over (N, H, W) logits."""
-    prediction, reference = (logits > 0).flatten(1).float(), truth.flatten(1).float()
+def batch_dice(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None = None) -> float:
+    """Mean Dice at probability 0.5 over (N, H, W) logits, on the pixels that count."""
+    prediction, reference = known_part(logits > 0, counted).flatten(1).float(), truth.flatten(1).float()
     return (2 * (prediction * reference).sum(1) / (prediction.sum(1) + reference.sum(1)).clamp(min=1)).mean().item()

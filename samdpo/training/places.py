@@ -81,8 +81,9 @@ def decode_places(
 
 
 def has_places(prompt: StructurePrompt, plans: Plans) -> bool:
-    """Whether a prompt's structure has one component and there are hypotheses of where it is."""
-    return plans.structures[prompt.structure].components == 1 and len(prompt.hypotheses) > 0
+    """Whether a prompt's structure has one component and there are hypotheses, which are boxes, of where it is."""
+    one = plans.structures[prompt.structure].components == 1
+    return one and plans.prompting.use_boxes and len(prompt.hypotheses) > 0
 
 
 def hypothesis_prompts(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:

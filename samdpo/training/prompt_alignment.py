@@ -26,7 +26,7 @@ from samdpo.preferences.losses import best_candidate_target
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.batches import Batch, SliceKey, SliceSamples
+from samdpo.training.batches import Batch, SliceKey, SliceSamples, known_part
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.places import Places, decode_places
 from samdpo.training.places_figure import draw_places
@@ -49,11 +49,19 @@ def align_prompts(trainer: AlignTrainer) -> FoldData:
 
     Returns:
         the trainer's data with the new prompts and their prompter; as it was where there are no rounds, no structure
-        has other places, or nothing was preferred.
+        has other places, the image-text model is not one that is fitted, or nothing was preferred.
     """
     folder, rounds = own_prompts(trainer.fold_folder), trainer.stage.prompt_rounds
+    if rounds and trainer.people is not None:
+        log.info("The %d rounds about places (prompt_rounds) are left out: people have ranked the stored candidates "
+                 "and no places, so the prompts stay as they are.", rounds)
+        rounds = 0
     movable = any(structure.components == 1 for structure in trainer.plans.structures.values())
-    if rounds == 0 or not movable:
+    fitted = trainer.plans.prompting.fits_towers
+    if rounds and movable and not fitted:
+        log.info("%s is pretrained and is not refitted to the places that were ranked best; its prompts stay.",
+                 trainer.plans.prompting.image_text_model)
+    if rounds == 0 or not movable or not fitted:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier training with other settings
         return trainer.data
     store = PromptStore(folder, _key(trainer))
@@ -71,7 +79,7 @@ def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
     masks: dict[SliceKey, np.ndarray] = {}
     labelled = set(data.split.labelled)
     features = slice_features(trainer.plans, data.slices, trainer.device)
-    learned_from = {*labelled, *(case for case, _ in trainer.unlabelled_keys)}
+    learned_from = {*labelled, *(case for case, _ in trainer.unlabelled_keys)} if trainer.plans.prompting.mirror else ()
     features.prepare([
         (case, index, mirrored)
         for case in _cases(trainer)
@@ -117,7 +125,8 @@ def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -
         number: of the round, counted from 1; salts the annotator's noise.
     """
     masks, own, best = {}, [], []
-    for i, key in enumerate(trainer.unlabelled_keys):
+    keys = trainer.epoch_slices.seen(trainer.unlabelled_keys)  # of which there are embeddings
+    for i, key in enumerate(keys):
         batch = samples.collate([samples.sample(key)])
         if not len(batch.prompts):
             continue
@@ -127,8 +136,9 @@ def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -
         movable = places.quality.isfinite().sum(1) > 1
         if batch.truth is not None:
             truth = batch.truth.to(found.device)
-            own.append(overlap(places.at(places.chosen)[:, None] > 0, truth)[movable].cpu())
-            best.append(overlap(found[:, None], truth)[movable].cpu())
+            chosen = known_part(places.at(places.chosen) > 0, batch.counted)
+            own.append(overlap(chosen[:, None], truth)[movable].cpu())
+            best.append(overlap(known_part(found, batch.counted)[:, None], truth)[movable].cpu())
         if not movable.any() or not bool(valid[movable].all()):
             continue
         label = np.zeros(tuple(found.shape[-2:]), np.int16)
@@ -138,7 +148,7 @@ def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -
     if own and len(torch.cat(own)):
         log.info("Round %d: overlap (IoU) with the hidden truth: the model's own choice %.3f, what is learned from "
                  "%.3f; %d of %d slices.", number, torch.cat(own).mean(), torch.cat(best).mean(), len(masks),
-                 len(trainer.unlabelled_keys))
+                 len(keys))
     return masks
 
 
@@ -151,7 +161,7 @@ def _best_places(
         return own, own.flatten(1).any(1)
     candidates = places.logits > 0
     annotator = VirtualAnnotator(trainer.stage.annotator, generator)
-    ranking = annotator.rank(candidates, batch.truth.to(candidates.device))
+    ranking = annotator.rank(known_part(candidates, batch.counted), batch.truth.to(candidates.device))
     return best_candidate_target(candidates, ranking), ranking.valid
 
 

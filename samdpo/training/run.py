@@ -38,7 +38,7 @@ def get_trainer(
         plans_name: file name of the plan without ``.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
-        pretrained_weights: safetensors file to start from.
+        pretrained_weights: file of weights to start from, ours or as published for the backbone.
         processes: for comparing the validation cases with the truth.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from samdpo.files import write_json
 from samdpo.networks.device import resolve_device
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.weights import load_into, load_weights, save_weights
+from samdpo.networks.weights import load_into, save_weights
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
-from samdpo.training.batches import Batch, SliceKey, epoch_order
+from samdpo.training.batches import Batch, EpochSlices, SliceKey, known_part
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
@@ -49,7 +51,7 @@ class Trainer:
         stage: name of the plan's configuration, for example ``finetune``.
         folder: the model folder ``TRAINER__PLANS__STAGE``; the fold writes to ``folder/fold_X``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-        pretrained_weights: safetensors file loaded into the network before training.
+        pretrained_weights: file of weights, ours or as published, that replaces the published ones.
     """
 
     def __init__(
@@ -64,18 +66,16 @@ class Trainer:
 
         self.data, self.plans = data, data.plans
         self.stage_name, self.stage = stage, data.plans.stage(stage)
-        self.folder = folder
-        self.fold_folder = folder / f"fold_{data.fold}"
+        self.folder, self.fold_folder = folder, folder / f"fold_{data.fold}"
         self.pretrained_weights = pretrained_weights
         self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
         self.device = self.accelerator.device if device in ("auto", "cpu") else resolve_device(device)
         self.precision = resolve_precision(self.stage.precision, self.device)
-        self.num_epochs = self.stage.epochs
-        self.current_epoch = 0
-        self.mask_cut = self.stage.mask_cut
-        self.best_metric = -1.0
+        self.num_epochs, self.current_epoch = self.stage.epochs, 0
+        self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch = Stopwatch()
         self.samples = data.samples(self.stage.augmentation)
+        self.epoch_slices = EpochSlices(self.stage)
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
         self.network: SamNetwork
@@ -91,7 +91,7 @@ class Trainer:
     def initialize(self) -> None:
         """Build the network, load weights, choose what trains, make the optimiser, split off held-back cases."""
         torch.manual_seed(self.stage.seed)
-        self.network = self.build_network_architecture(self.plans.network)
+        self.network = self.build_network_architecture(self.starting_plan())
         self.load_initial_weights()
         self.place(self.network)
         self.configure_trainable()
@@ -107,20 +107,22 @@ class Trainer:
 
     def place(self, network: SamNetwork) -> SamNetwork:
         """Move a network to the device, in the memory layout that is fastest there."""
-        network.to(self.device)
-        if self.device.type == "cpu":
-            network.to(memory_format=torch.channels_last)  # faster convolutions
-        return network
+        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format  # faster convolutions
+        return network.to(self.device, memory_format=layout)
 
     @staticmethod
     def build_network_architecture(plan: NetworkPlan) -> SamNetwork:
         """The network with its published weights. Override to change the architecture."""
         return build_network(plan, pretrained=True)
 
+    def starting_plan(self) -> NetworkPlan:
+        """The network to build: without published weights where a file's replace all of them."""
+        return replace(self.plans.network, pretrained=False) if self.pretrained_weights else self.plans.network
+
     def load_initial_weights(self) -> None:
         """``-pretrained_weights``, if given; strict on every key and shape."""
         if self.pretrained_weights:
-            load_into(self.network, load_weights(self.pretrained_weights), str(self.pretrained_weights))
+            load_file(self.network, self.pretrained_weights)
 
     def configure_trainable(self) -> None:
         """Set ``requires_grad``."""
@@ -186,7 +188,7 @@ class Trainer:
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """Shuffled labelled slices, each under a freshly drawn view."""
         generator = self.generator(epoch)
-        for keys in self.sharded(epoch_order(self.train_keys, self.stage.batch_size, generator)):
+        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
             views = [draw_view(self.stage.augmentation, generator) for _ in keys]
             yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
 
@@ -197,9 +199,8 @@ class Trainer:
         if world > 1:
             everything += everything[: -len(everything) % world]
             everything = everything[rank::world]
-        bar = tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
-                   disable=None if rank == 0 else True)
-        yield from bar
+        yield from tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
+                        disable=None if rank == 0 else True)
 
     def timed_train_step(self, batch: Batch) -> Metrics:
         """``train_step`` with its seconds per image noted."""
@@ -235,7 +236,7 @@ class Trainer:
     @torch.no_grad()
     def validation_step(self, batch: Batch) -> np.ndarray:
         """Dice of each prompt of the batch at each of ``CUTS``: (N, len(CUTS))."""
-        return dice_at_cuts(self.probabilities(batch).cpu(), batch.truth)
+        return dice_at_cuts(known_part(self.probabilities(batch).cpu(), batch.counted), batch.truth)
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> torch.Tensor:
@@ -251,7 +252,7 @@ class Trainer:
 
     def confidence_keys(self) -> list[SliceKey]:
         """The slices on which the network's confidence is measured after training."""
-        return self.train_keys
+        return self.epoch_slices.seen(self.train_keys)
 
     def on_epoch_end(self, epoch: int, outputs: list[Metrics], validation: list[np.ndarray]) -> None:
         """Log means, draw, keep the best epoch of the held-back cases, write the resumable checkpoint."""
@@ -323,8 +324,7 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint was made with other settings.
         """
-        found = checkpoints.load_latest(self.fold_folder)
-        if found is None:
+        if (found := checkpoints.load_latest(self.fold_folder)) is None:
             return False
         weights, state = found
         changed = [k for k, v in self.settings().items() if state["settings"].get(k) != v and k != "epochs"]

@@ -67,6 +67,17 @@ def draw_view(plan: AugmentationPlan, generator: torch.Generator) -> View:
     )
 
 
+def kept_views(plan: AugmentationPlan) -> tuple[View, ...]:
+    """The views of which a frozen encoder's output is kept: the slice, and its mirror image where the plan flips."""
+    return (IDENTITY, FLIPPED) if plan.flip else (IDENTITY,)
+
+
+def draw_kept(count: int, plan: AugmentationPlan, generator: torch.Generator) -> list[View]:
+    """``count`` of :func:`kept_views`, each as likely."""
+    views = kept_views(plan)
+    return [views[i] for i in torch.randint(len(views), (count,), generator=generator).tolist()]
+
+
 def view_image(image: torch.Tensor, view: View) -> torch.Tensor:
     """Image (3, H, W) in [0, 1] under ``view``; same shape and range."""
     image = _warp(image, view, mode="bilinear")

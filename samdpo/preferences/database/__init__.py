@@ -1,0 +1,1 @@
+"""The preference database: SQLite or PostgreSQL through SQLAlchemy, with a versioned schema."""

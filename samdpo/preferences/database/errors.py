@@ -1,0 +1,25 @@
+"""What the preference database refuses, as sentences."""
+
+from __future__ import annotations
+
+from samdpo.errors import SamdpoError
+
+
+class DatabaseError(SamdpoError):
+    """The preference database cannot be opened, or what is asked of it contradicts what it holds."""
+
+
+class NewerSchemaError(DatabaseError):
+    """A later version of samdpo has written the database."""
+
+
+class UnknownItemError(DatabaseError):
+    """A judgement names an item that is not in the database."""
+
+
+class AlreadyJudgedError(DatabaseError):
+    """This person has judged this item already, under another client key."""
+
+
+class ClientKeyError(DatabaseError):
+    """A client key that is known comes with another item or another person."""

@@ -1,0 +1,1 @@
+"""The ranking page: people order candidates in a browser, and every judgement goes to the preference database."""

@@ -1,0 +1,248 @@
+// One person's work: an item on the desk, what is said about it, and the way to the next.
+
+import { Refused, SignedOut, newKey } from "./api.js";
+import { Cards } from "./cards.js";
+import { Clock } from "./clock.js";
+import { showHelp, showNotice } from "./dialogs.js";
+import { newJudgement } from "./judgement.js";
+import { Loader } from "./loader.js";
+import { WHOLE_RANGE } from "./picture.js";
+import { untilReached } from "./retry.js";
+import { Status } from "./status.js";
+import { Viewer } from "./viewer.js";
+
+const LOOK_AGAIN = 20_000; // milliseconds between questions whether somebody has left an item
+const SOON = 250; // milliseconds in which storing needs no words
+const BRIGHTNESS_STEP = 0.04; // of the window
+
+const byId = (id) => document.getElementById(id);
+
+export class Desk {
+  constructor({ api, outbox, mode, volumes }) {
+    Object.assign(this, { api, outbox, mode });
+    this.loader = new Loader(api, mode);
+    this.clock = new Clock();
+    this.status = new Status(this.clock, volumes);
+    this.viewer = new Viewer(byId("image"));
+    this.cards = new Cards(byId("candidates"), mode, {
+      look: (index) => this.look(index),
+      press: (index, stars) => this.press(index, stars),
+    });
+    this.viewer.addEventListener("change", () => this.showView());
+    this.item = null;
+    this.busy = false;
+  }
+
+  /** Deliver what an earlier page could not, then take the next item. */
+  start() {
+    const waiting = this.outbox.waiting;
+    return waiting ? this.during(() => this.deliver(waiting)) : this.takeNext();
+  }
+
+  takeNext() {
+    return this.during(() => untilReached(this.api.next, this.told));
+  }
+
+  /** Whether a judgement is not stored yet. */
+  get unsaved() {
+    return this.outbox.waiting !== null;
+  }
+
+  // ---- what keys and buttons do ---------------------------------------------------------------------------------
+
+  act(action) {
+    if (action === "help") showHelp();
+    else if (action === "undo") this.undo();
+    else if (this.item && !this.busy) this[action]?.();
+  }
+
+  hide = () => this.viewer.toggleHidden();
+  zoom = () => this.viewer.toggleZoom();
+  reset = () => this.viewer.reset();
+  darker = () => this.viewer.moveWindow(0, BRIGHTNESS_STEP);
+  brighter = () => this.viewer.moveWindow(0, -BRIGHTNESS_STEP);
+  left = () => this.lookBy(-1);
+  right = () => this.lookBy(1);
+  skip = () => this.submit({ verdict: "skipped" });
+  tie = () => this.change(() => this.judgement.toggleTie?.());
+
+  none = () => {
+    this.change(() => this.judgement.toggleNone());
+    if (this.mode === "best") this.next();
+  };
+
+  next = () => {
+    const answer = this.judgement.answer();
+    if (answer) this.submit(answer);
+    else this.urge();
+  };
+
+  digit(number) {
+    if (!this.item || this.busy) return;
+    if (this.mode === "rating") {
+      if (number <= 4) this.press(this.selected, number);
+    } else if (number <= this.item.outlines.length) this.press(number - 1);
+  }
+
+  /** A letter chooses a candidate to rate; says whether it did. */
+  letter(index) {
+    if (this.mode !== "rating" || !this.item || index >= this.item.outlines.length) return false;
+    this.look(index);
+    return true;
+  }
+
+  /** Place a candidate, give it stars, or choose it as the best. */
+  press(index, stars) {
+    if (!this.item || this.busy) return;
+    this.change(() => (this.mode === "rating" ? this.judgement.press(stars, index) : this.judgement.press(index)));
+    if (this.mode === "rating") this.selectNextOpen(index);
+    if (this.mode === "best" && this.judgement.answer()) this.next();
+  }
+
+  /** Show one candidate alone, or all with null. */
+  look(index) {
+    if (!this.item) return;
+    if (index !== null) this.selected = index;
+    this.viewer.showOnly(index);
+    this.showMarks();
+  }
+
+  lookBy(step) {
+    const places = this.item.outlines.length + 1; // the last one is: all together
+    const now = this.viewer.only ?? places - 1;
+    const then = (now + step + places) % places;
+    this.look(then === places - 1 ? null : then);
+  }
+
+  selectNextOpen(index) {
+    const open = this.judgement.nextOpen(index);
+    if (open === null || this.judgement.ratings[index] === null) return;
+    if (this.viewer.only === null) this.selected = open;
+    else this.look(open);
+    this.showMarks();
+  }
+
+  change(make) {
+    make();
+    this.showMarks();
+  }
+
+  // ---- from one item to the next --------------------------------------------------------------------------------
+
+  submit(answer) {
+    const judgement = {
+      item: this.item.id, mode: this.mode, seconds: this.clock.seconds, client_key: newKey(), ...answer,
+    };
+    return this.during(() => this.deliver(judgement));
+  }
+
+  async deliver(judgement) {
+    const reply = await this.outbox.deliver(judgement, this.told);
+    this.status.showStored("stored");
+    return reply;
+  }
+
+  undo() {
+    const undoKey = newKey();
+    return this.during(async () => {
+      const reply = await untilReached(() => this.api.undo(undoKey), this.told);
+      this.status.showStored("idle");
+      return reply;
+    });
+  }
+
+  /** Ask for something that is answered with the next item, one thing at a time; words where it takes long. */
+  async during(ask) {
+    if (this.busy) return;
+    this.busy = true;
+    clearTimeout(this.lookingAgain);
+    const words = setTimeout(() => this.status.showStored("sending"), SOON);
+    document.body.classList.add("busy");
+    try {
+      await this.show(await ask());
+    } catch (error) {
+      this.failed(error);
+    } finally {
+      clearTimeout(words);
+      document.body.classList.remove("busy");
+      this.busy = false;
+    }
+  }
+
+  told = () => this.status.showStored("waiting");
+
+  async failed(error) {
+    if (error instanceof SignedOut) {
+      await showNotice("You are signed out", "Sign in again to go on. What was not stored yet is kept in this browser "
+        + "and is stored then.", "Sign in");
+      window.location.assign("/sign-in");
+    } else if (error instanceof Refused) {
+      await showNotice("This was not stored", error.message);
+      this.takeNext();
+    } else {
+      await showNotice("The page has a fault", `Load it again; nothing that is stored is lost. (${error.message})`);
+      throw error;
+    }
+  }
+
+  async show({ item: id, progress, upcoming, undone }) {
+    this.status.show(progress);
+    const item = id === null ? null : await this.loader.load(id);
+    const back = undone?.item === id ? undone : null;
+    this.item = item;
+    this.selected = 0;
+    this.judgement = item && newJudgement(this.mode, item.outlines.length);
+    if (back) this.judgement.restore(back);
+    this.clock.restart(back?.seconds);
+    this.status.showItem(item);
+    this.cards.show(item);
+    this.viewer.show(item);
+    document.body.classList.toggle("finished", item === null);
+    if (item) {
+      this.showMarks();
+      this.loader.prefetch(upcoming);
+    } else this.lookingAgain = setTimeout(() => this.takeNext(), LOOK_AGAIN);
+  }
+
+  // ---- what is seen ---------------------------------------------------------------------------------------------
+
+  showView() {
+    const { viewer, item } = this;
+    pressed("hide", viewer.hidden);
+    if (!item) return;
+    const { centre, width } = viewer.window;
+    byId("window").textContent = viewer.window === WHOLE_RANGE ? ""
+      : `window ${Math.round(100 * width)} % · level ${Math.round(100 * centre)} %`;
+    byId("image").classList.toggle("zoomed", !viewer.viewport.whole);
+    document.querySelector("[data-action=zoom] span").textContent = viewer.viewport.whole ? "Zoom in" : "Zoom out";
+    this.cards.draw(item, viewer.window, viewer.viewport.whole ? null : viewer.viewport.seen, viewer.hidden);
+    this.showWhich();
+  }
+
+  showMarks() {
+    const { judgement, mode } = this;
+    this.cards.mark(judgement.marks(), mode === "rating" ? this.selected : this.viewer.only);
+    pressed("none", judgement.none);
+    pressed("tie", judgement.tieNext === true);
+    const missing = judgement.missing();
+    byId("hint").textContent = missing || `${judgement.none ? "None is acceptable" : "Complete"} – Enter stores it`;
+    byId("hint").classList.remove("urging");
+    document.querySelector("[data-action=next]").classList.toggle("ready", missing === "");
+    this.showWhich();
+  }
+
+  showWhich() {
+    const { only, hidden } = this.viewer;
+    byId("shown").textContent = hidden ? "Outlines are hidden"
+      : only === null ? "" : `Candidate ${this.item.styles[only].label} alone`;
+  }
+
+  urge() {
+    byId("hint").classList.remove("urging");
+    requestAnimationFrame(() => byId("hint").classList.add("urging"));
+  }
+}
+
+function pressed(action, on) {
+  for (const button of document.querySelectorAll(`[data-action=${action}]`)) button.setAttribute("aria-pressed", on);
+}

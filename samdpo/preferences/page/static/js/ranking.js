@@ -1,0 +1,83 @@
+// Rules of ranking mode.
+
+import { range } from "./ranges.js";
+
+const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th"];
+
+/** Candidates in order, best first; those that tie share a place. */
+export class Ranking {
+  constructor(count) {
+    this.count = count;
+    this.groups = []; // lists of candidates, best first
+    this.tieNext = false;
+    this.none = false;
+  }
+
+  /** Place a candidate next, or with the last where a tie was asked for; take it back where it has a place. */
+  press(candidate) {
+    this.none = false;
+    const taken = this.groups.map((group) => group.filter((other) => other !== candidate)).filter((g) => g.length);
+    const placed = taken.flat().length < this.groups.flat().length;
+    this.groups = placed ? taken : withPlaced(this.groups, candidate, this.tieNext);
+    this.tieNext = false;
+  }
+
+  toggleTie() {
+    this.tieNext = !this.tieNext && this.groups.length > 0 && this.unplaced.length > 0;
+  }
+
+  toggleNone() {
+    Object.assign(this, { none: !this.none, groups: [], tieNext: false });
+  }
+
+  get unplaced() {
+    return range(this.count).filter((candidate) => !this.groups.some((group) => group.includes(candidate)));
+  }
+
+  /** Groups with the last candidate left, whose place is clear without a key. */
+  get completed() {
+    const [last, ...others] = this.unplaced;
+    const clear = last !== undefined && others.length === 0 && this.groups.length > 0;
+    return clear ? withPlaced(this.groups, last, this.tieNext) : this.groups;
+  }
+
+  /** For each candidate its rank from 1, or null. */
+  get ranks() {
+    return range(this.count).map((candidate) => {
+      const rank = this.completed.findIndex((group) => group.includes(candidate));
+      return rank < 0 ? null : rank + 1;
+    });
+  }
+
+  marks() {
+    const open = this.unplaced;
+    return this.ranks.map((rank, i) => ({
+      text: rank === null ? "" : ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : ""),
+      rank,
+      byItself: rank !== null && open.includes(i),
+    }));
+  }
+
+  answer() {
+    if (this.none) return { verdict: "none_acceptable" };
+    return this.ranks.includes(null) ? null : { verdict: "ranked", ranks: this.ranks };
+  }
+
+  missing() {
+    if (this.answer()) return "";
+    if (this.groups.length === 0) return "Which outline is best?";
+    return this.tieNext ? `Which one is ${ORDINALS[this.groups.length - 1]} too?`
+      : `Which is ${ORDINALS[this.groups.length]}?`;
+  }
+
+  restore({ verdict, ranks }) {
+    this.none = verdict === "none_acceptable";
+    const places = new Set(ranks ?? []);
+    this.groups = [...places].sort((a, b) => a - b)
+      .map((rank) => range(this.count).filter((candidate) => ranks[candidate] === rank));
+  }
+}
+
+function withPlaced(groups, candidate, tied) {
+  return tied ? [...groups.slice(0, -1), [...groups.at(-1), candidate]] : [...groups, [candidate]];
+}

@@ -1,0 +1,213 @@
+"""Candidates made once and kept: what people are shown, and what training on their judgements learns from.
+
+A folder holds ``candidates.json`` and per case ``cases/CASE.npz`` and ``cases/CASE.json``. A case counts when its JSON
+is there, a set when ``candidates.json`` is; each is written last.
+"""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samdpo.errors import ModelFolderError
+from samdpo.files import atomic_path, read_json, write_json
+from samdpo.paths import results_root
+from samdpo.preferences.database.as_json import set_from_json, set_to_json
+from samdpo.preferences.database.records import CandidateSet, Item, item_id
+
+VERSION = 1
+_FILE = "candidates.json"
+_KEPT = 256  # items whose packed masks stay in memory: training comes back to them
+_DEPTH = 65535  # images are kept as 16-bit numbers: 8 bits would cost a CT window its contrast
+
+
+@dataclass(frozen=True)
+class ItemCandidates:
+    """The candidates of one structure on one slice.
+
+    Attributes:
+        slice_index: of the case.
+        structure: name.
+        masks: (K, H, W) bool.
+        boxes: (M, 4) float32 of the prompt, x0, y0, x1, y1 in pixels.
+        disagreement: 1 - mean pairwise IoU of the masks.
+    """
+
+    slice_index: int
+    structure: str
+    masks: np.ndarray
+    boxes: np.ndarray
+    disagreement: float
+
+
+class CandidateWriter:
+    """Writes a set case by case; what is there already is kept, so that a stopped run goes on.
+
+    Args:
+        folder: of the set.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, case: str, case_key: str) -> bool:
+        """Whether a case is there, whole.
+
+        Raises:
+            ModelFolderError: it is there, made from another image of that name: judgements on it may exist.
+        """
+        file = _case_file(self.folder, case)
+        if not file.is_file():
+            return False
+        if read_json(file, error=ModelFolderError)["case_key"] != case_key:
+            raise ModelFolderError(
+                f"{file} holds candidates of another image of the case {case!r}: it was replaced after they were "
+                f"made. Give the new image another name, or remove {self.folder}, which makes the judgements on these "
+                "candidates void."
+            )
+        return True
+
+    def put(
+        self, case: str, case_key: str, images: Mapping[int, np.ndarray], items: Sequence[ItemCandidates]
+    ) -> None:
+        """Write a case.
+
+        Args:
+            case: identifier.
+            case_key: hash of its image.
+            images: slice index -> (H, W) or (3, H, W) in [0, 1], of the slices that have items.
+            items: those with something to choose between; may be none.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        for index, image in images.items():
+            arrays[f"image_{index}"] = np.round(np.clip(image, 0, 1) * _DEPTH).astype(np.uint16)
+        for row, item in enumerate(items):
+            arrays[f"masks_{row}"] = np.packbits(item.masks, axis=-1)
+            arrays[f"boxes_{row}"] = item.boxes.astype(np.float32)
+        file = _case_file(self.folder, case)
+        with atomic_path(file.with_suffix(".npz")) as temporary, temporary.open("wb") as opened:
+            np.savez_compressed(opened, **arrays)
+        write_json(file, {"case_key": case_key, "items": [
+            {"case": case, "row": row, "slice_index": item.slice_index, "structure": item.structure,
+             "disagreement": item.disagreement, "candidates": len(item.masks), "width": item.masks.shape[-1]}
+            for row, item in enumerate(items)
+        ]})
+
+    def finish(self, candidate_set: CandidateSet, description: Mapping[str, Any]) -> None:
+        """Write ``candidates.json`` over the items of every case that is there.
+
+        Args:
+            candidate_set: what made them; of a set that was finished before, the first ``created`` stays.
+            description: settings and whatever else a reader of the folder wants to know.
+        """
+        file = self.folder / _FILE
+        described = set_to_json(candidate_set)
+        if file.is_file():
+            described["created"] = read_json(file, error=ModelFolderError)["candidate_set"]["created"]
+        cases = sorted(one for one in (self.folder / "cases").glob("*.json") if not one.name.startswith("."))
+        items = [entry for case in cases for entry in read_json(case, error=ModelFolderError)["items"]]
+        write_json(file, {"version": VERSION, "candidate_set": described, **description, "items": items})
+
+
+class StoredCandidates:
+    """A candidate set on disk. Threads may share one.
+
+    Attributes:
+        folder: where it lies.
+        candidate_set: what made it; ``PreferenceDatabase.add_candidate_set(stored.candidate_set, stored.items)``.
+        items: highest disagreement first.
+        description: everything else in ``candidates.json``.
+    """
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.description = {key: value for key, value in content.items() if key not in ("items", "candidate_set")}
+        self.candidate_set = set_from_json({**content["candidate_set"], "folder": str(folder)})
+        self._entries: dict[int, Mapping[str, Any]] = {}
+        items = []
+        for entry in content["items"]:
+            place = (entry["case"], entry["slice_index"], entry["structure"])
+            number = item_id(self.candidate_set.id, *place)
+            self._entries[number] = entry
+            items.append(Item(number, self.candidate_set.id, *place, entry["disagreement"], entry["candidates"]))
+        self.items = sorted(items, key=lambda item: (item.position, item.id), reverse=True)
+        self._packed: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> StoredCandidates:
+        """Open a finished folder.
+
+        Raises:
+            ModelFolderError: ``candidates.json`` is missing, broken or of another version.
+        """
+        file = Path(folder) / _FILE
+        remedy = "Candidates are made by: samdpo_annotate DATASET FOLD"
+        content = read_json(file, error=ModelFolderError, remedy=remedy)
+        if not isinstance(content, dict) or content.get("version") != VERSION:
+            found = content.get("version") if isinstance(content, dict) else None
+            raise ModelFolderError(f"{file} has the version {found!r}, expected {VERSION}. {remedy}")
+        try:
+            return cls(Path(folder), content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFolderError(f"{file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+
+    @classmethod
+    def find(cls, candidate_set: CandidateSet) -> StoredCandidates:
+        """Open the candidates of a set that a database knows, also where the results have moved since.
+
+        Raises:
+            ModelFolderError: they are neither where they were made nor in the results folder of this machine.
+        """
+        known = Path(candidate_set.folder)
+        here = results_root() / candidate_set.dataset
+        moved = here.glob(f"*/fold_{candidate_set.fold}/candidates/{candidate_set.id}")
+        return cls.open(known if (known / _FILE).is_file() else next(moved, known))
+
+    def masks(self, item: Item) -> np.ndarray:
+        """The candidates of an item: (K, H, W) bool."""
+        entry = self._entry(item)
+        with self._lock:
+            packed = self._packed.get(item.id)
+        if packed is None:
+            packed = self._read(entry["case"], f"masks_{entry['row']}")
+            with self._lock:
+                self._packed[item.id] = packed
+                while len(self._packed) > _KEPT:
+                    self._packed.popitem(last=False)
+        return np.unpackbits(packed, axis=-1, count=entry["width"]).astype(bool)
+
+    def image(self, item: Item) -> np.ndarray:
+        """The slice of an item: (H, W) float32 in [0, 1], or (3, H, W) where its channels differ."""
+        return self._read(item.case, f"image_{self._entry(item)['slice_index']}").astype(np.float32) / _DEPTH
+
+    def boxes(self, item: Item) -> np.ndarray:
+        """Boxes of the prompt: (M, 4) float32 x0, y0, x1, y1 in pixels of the image."""
+        return self._read(item.case, f"boxes_{self._entry(item)['row']}")
+
+    def _entry(self, item: Item) -> Mapping[str, Any]:
+        if item.id not in self._entries:
+            raise KeyError(f"{self.folder} has no candidates of item {item.id}")
+        return self._entries[item.id]
+
+    def _read(self, case: str, name: str) -> np.ndarray:
+        file = _case_file(self.folder, case).with_suffix(".npz")
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays[name]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ModelFolderError(
+                f"{file} is missing or damaged ({error}). Remove {file.with_suffix('.json').name} beside it and make "
+                "the same candidates again with: samdpo_annotate DATASET FOLD"
+            ) from error
+
+
+def _case_file(folder: Path, case: str) -> Path:
+    return folder / "cases" / f"{case}.json"
