@@ -10,7 +10,9 @@ from samdpo.demo import METRICS, STAGES, DemoSize, run_demo
 from samdpo.errors import ConfigurationError
 from samdpo.files import read_json
 
-SMALL = DemoSize(cases=6, test=2, finetune_epochs=1, align_epochs=1, tower_steps=5, backbone="tiny_sam")
+SMALL = DemoSize(
+    cases={"xray": 6, "ultrasound": 6}, test=2, finetune_epochs=1, align_epochs=1, tower_steps=5, backbone="tiny_sam"
+)
 
 
 def test_the_demo_ends_with_a_table_and_a_figure(roots, tmp_path):

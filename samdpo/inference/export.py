@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samdpo.dataset.images import write_label
+from samdpo.dataset.images import check_writable, write_label
 from samdpo.files import atomic_path, write_json
 from samdpo.inference.dicom_seg import write_dicom_seg
 from samdpo.inference.predictor import Prediction
@@ -31,6 +31,7 @@ def write_prediction(
     folder.mkdir(parents=True, exist_ok=True)
     sources = prediction.properties.get("dicom_files")
     mask = folder / f"{case}{DICOM_RESULT_ENDING if sources else plans.file_ending}"
+    check_writable(prediction.segmentation.shape, mask)
     write_json(folder / f"{case}.json", {"case": case, **prediction.report})
     if save_probabilities:
         with atomic_path(folder / f"{case}.npz") as temporary:

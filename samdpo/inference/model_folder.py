@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.files import read_json
@@ -12,7 +12,11 @@ from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import dataset_name, results_root
 from samdpo.plans import Plans, load_plans
+from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
+
+if TYPE_CHECKING:
+    import torch
 
 STAGE_ORDER = ("align", "finetune")  # where several stages are trained, the latest is used
 NEEDED = ("trainer", "stage", "mask_cut")  # keys of model.json
@@ -42,8 +46,10 @@ def trained_folds(folder: Path, checkpoint: str) -> list[str]:
     return sorted(f.name.removeprefix("fold_") for f in folder.glob("fold_*") if (f / checkpoint).is_file())
 
 
-def load_fold(folder: Path, fold: str, plans: Plans, checkpoint: str) -> FoldModel:
-    """Network with its weights, and prompter, of one fold; every file is checked.
+def load_fold(
+    folder: Path, fold: str, plans: Plans, checkpoint: str, device: torch.device | str = "cpu"
+) -> FoldModel:
+    """Network with its weights, on the CPU, and prompter, on ``device``, of one fold; every file is checked.
 
     Raises:
         ModelFolderError: a file is missing, truncated or does not fit the plan.
@@ -56,12 +62,13 @@ def load_fold(folder: Path, fold: str, plans: Plans, checkpoint: str) -> FoldMod
     lacking = [key for key in NEEDED if not isinstance(settings, dict) or key not in settings]
     if lacking:
         raise ModelFolderError(f"{path / 'model.json'} has no {', '.join(map(repr, lacking))}. {REMEDY}")
-    network = _architecture(settings)(plans.network)
+    network = _architecture(settings)(replace(plans.network, pretrained=False))
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
     try:
-        prompter = Prompter.load(path / "prompter")
+        prompter = Prompter.load(path / "prompter", device)
     except (OSError, KeyError, ValueError) as error:
         raise ModelFolderError(f"{path / 'prompter'} cannot be read ({error}). {REMEDY}") from error
+    keep_answers(plans)  # what a model was asked before is not asked again
     return FoldModel(network.eval(), prompter, settings)
 
 

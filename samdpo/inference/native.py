@@ -44,9 +44,11 @@ class NativeCollector:
 
         Args:
             start: index of the first one.
-            probabilities: (s, L, size, size) of slices ``start`` to ``start + s``.
+            probabilities: (s, L, size, size) of slices ``start`` to ``start + s``; s may be 0.
         """
         axis, count = self.geometry.axis, len(probabilities)
+        if count == 0:
+            return
         shape = list(self.geometry.native_shape)
         shape[axis] = count
         native = dataclasses.replace(self.geometry, native_shape=tuple(shape)).to_native(probabilities)

@@ -13,11 +13,13 @@ import torch
 from tqdm import tqdm
 
 from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.orientation import axes_to_flip, flipped
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
 from samdpo.inference.native import NativeCollector
 from samdpo.inference.slices import predict_slices
+from samdpo.inference.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
 from samdpo.networks.precision import resolve_precision
 from samdpo.plans import Plans
@@ -59,7 +61,8 @@ class Predictor:
     """
 
     def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
-        self.plans, self.folds, self.device, self.mirror = plans, folds, device, mirror
+        self.plans, self.folds, self.device = plans, folds, device
+        self.mirror = mirror and plans.inference.mirror
         stage = folds[0].settings["stage"]
         self.precision = resolve_precision(plans.stage(stage).precision, device)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
@@ -81,7 +84,7 @@ class Predictor:
             folds: to average over; by default those that are trained.
             checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-            mirror: average with the mirror image's prediction (twice the time).
+            mirror: average with the mirror image's prediction (twice the time) where the plan says so.
 
         Raises:
             ModelFolderError: a file is missing or truncated, or a fold is not trained.
@@ -98,7 +101,7 @@ class Predictor:
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
         place = resolve_device(device)
-        models = [load_fold(folder, fold, plans, file) for fold in wanted]
+        models = [load_fold(folder, fold, plans, file, place) for fold in wanted]
         for model in models:
             model.network.to(place)
             if place.type == "cpu":
@@ -129,14 +132,15 @@ class Predictor:
         """
         if self._image is None:
             raise DatasetError("There is no image yet; call set_image first.")
-        channels, geometry = prepare_channels(self._image.data, self.plans)
+        axes = axes_to_flip(self._image.properties, self.plans.preprocessing.orientation)
+        channels, geometry = prepare_channels(flipped(self._image.data, axes), self.plans)
         channels = channels.astype(np.float16)  # as the store of training keeps them
         shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
         return self.predict_prepared(
             geometry,
             lambda index: channels[index][shown].astype(np.float32),
             lambda fold, _, image: fold.prompter.prompt(image),
-            self._image.spacing, self._image.properties, keep_probabilities,
+            self._image.spacing, self._image.properties, keep_probabilities, axes,
         )
 
     def predict_prepared(
@@ -147,6 +151,7 @@ class Predictor:
         spacing: Sequence[float],
         properties: dict[str, Any],
         keep_probabilities: bool = True,
+        flipped_axes: Sequence[int] = (),
     ) -> Prediction:
         """Segment slices that are already cut; a few are in memory at once.
 
@@ -157,10 +162,12 @@ class Predictor:
             spacing: (z, y, x) mm.
             properties: of the image file.
             keep_probabilities: whether the result holds them.
+            flipped_axes: of (Z, Y, X), along which the image was turned over before it was cut.
         """
         labels = [s.label for s in self.plans.structures.values()]
         collected = NativeCollector(geometry, labels, self.mask_cut, keep_probabilities)
         used: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plans.structures}
+        smoother = SliceSmoother(self.plans.inference.smooth_mm / spacing[geometry.axis], geometry.n_slices)
         starts = range(0, geometry.n_slices, SLICES_AT_ONCE)
         for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
             indices = range(start, min(start + SLICES_AT_ONCE, geometry.n_slices))
@@ -171,14 +178,20 @@ class Predictor:
                 prompts = [prompts_of(fold, index, image) for index, image in zip(indices, slices)]
                 of_folds.append(predict_slices(fold.network, images, prompts, self.plans, self.device, self.precision,
                                                self.mirror))
-            collected.add(start, np.mean([predicted.probabilities for predicted in of_folds], axis=0))
+            collected.add(*smoother.push(np.mean([predicted.probabilities for predicted in of_folds], axis=0)))
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
                     used[prompt.structure].append(_prompt_entry(index, prompt, place))
         whole = [self.plans.structures[name].label for name in self.plans.inference.largest_component]
         keep_largest_components(collected.segmentation, whole)
         report = self._report(collected, used, spacing)
-        return Prediction(collected.segmentation, collected.probabilities, report, properties)
+        if len(flipped_axes):
+            report["flipped_axes"] = list(flipped_axes)  # slices, boxes and points are counted after it
+        probabilities = collected.probabilities
+        return Prediction(
+            flipped(collected.segmentation, flipped_axes),
+            None if probabilities is None else flipped(probabilities, flipped_axes), report, properties,
+        )
 
     def _report(
         self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], spacing: Sequence[float]

@@ -42,6 +42,7 @@ def validate_fold(
             lambda index, case=case: data.slices.image(case, index),
             lambda _, index, __, case=case: prompts.get(case, index),
             properties["spacing"], properties["image_properties"], save_probabilities,
+            properties.get("flipped_axes", ()),
         )
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
