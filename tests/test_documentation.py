@@ -25,7 +25,8 @@ from samdpo.schema import to_dict
 LONGEST_HELP = 0.5  # seconds
 TRAINING_PAGES = {"prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md", "training.md",
                   "alignment.md",
-                  "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md"}
+                  "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
+                  "annotate.md", "models.md", "performance.md", "preferences.md", "texts.md"}
 EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY / "CONTRIBUTING.md",
                                                             REPOSITORY / "CHANGELOG.md"]]
 
@@ -60,7 +61,7 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("page", EVERY_PAGE)
 def test_commands_and_flags_that_a_page_names_exist(page: Path) -> None:
     for command, *words in documented.named_invocations(page):
-        if command in ("samdpo_debug", "samdpo_real_data"):  # variables
+        if command in ("samdpo_database", "samdpo_debug", "samdpo_llm_model", "samdpo_real_data"):  # variables
             continue
         assert command in console_scripts(), f"{page.name} names {command}"
         flags = [w.partition("=")[0] for w in words if re.fullmatch(r"--?[A-Za-z]\w*(=.*)?", w)]
