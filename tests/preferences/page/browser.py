@@ -32,7 +32,10 @@ def chromium() -> Iterator[Any]:
 class Screen:
     """One person's browser window, signed in; ``faults`` are the errors of its console."""
 
-    def __init__(self, browser: Any, address: str, name: str = "anna", width: int = 1280, height: int = 800, **context):
+    def __init__(
+        self, browser: Any, address: str, name: str = "anna", width: int = 1280, height: int = 800, token: str = TOKEN,
+        **context,
+    ):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
         self.page = self.context.new_page()
         self.faults: list[str] = []
@@ -40,7 +43,7 @@ class Screen:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.goto(address)
         self.page.fill("#name", name)
-        self.page.fill("#token", TOKEN)
+        self.page.fill("#token", token)
         self.page.click("button[type=submit]")
         self.wait_for_item()
 

@@ -8,10 +8,14 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
+from browser import Screen, chromium
 from page_process import free_port
 
 from samdpo.cli import annotate
@@ -61,10 +65,11 @@ def test_a_port_in_use_is_told_before_candidates_are_made(
         assert f"port {port}" in refused(monkeypatch, caplog, "901", "0", "--port", str(port))
 
 
-def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) -> None:
+@contextmanager
+def typed(phantoms, *words: str) -> Iterator[tuple[str, str, list[str]]]:
+    """``samdpo_annotate 901 0 WORDS`` until Ctrl-C: its address, its token, and what it says, whole at the end."""
     port = free_port()
-    process = finetuned.start("annotate", "901", "0", "--port", str(port), "--no_browser", "--mode", "best",
-                              "--max_slices", "3", "-device", "cpu")
+    process = phantoms.start("annotate", "901", "0", "--port", str(port), "--no_browser", "-device", "cpu", *words)
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
     reader.start()
@@ -75,8 +80,20 @@ def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) 
         time.sleep(0.05)
     assert f"Open    {address}\n" in said
     token = next(line for line in said if line.startswith("Token")).split()[1]
+    try:
+        yield address, token, said
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        reader.join(timeout=10)
+    assert process.returncode == 0, "".join(said)
 
-    with httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=20) as client:
+
+def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) -> None:
+    with (
+        typed(finetuned, "--mode", "best", "--max_slices", "3") as (address, token, said),
+        httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=20) as client,
+    ):
         page = client.post("/sign-in", data={"name": "anna", "token": token}).text
         client.headers["x-csrf-token"] = re.search(r'csrf-token" content="(\w+)"', page)[1]
         first = client.post("/api/next", json={}).json()
@@ -88,14 +105,25 @@ def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) 
             "client_key": "3c1c4bb6-6df5-4a4c-9a8b-0d4b3f6d2a11",
         })
         assert reply.status_code == 200
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
-    reader.join(timeout=10)
     text = "".join(said)
-    assert process.returncode == 0, text
     assert "Judgements stored this time: 1; in all: 1 (anna 1)." in text
     assert "Next: samdpo_train 901 align 0 --annotator recorded" in text
     assert (finetuned.results / "preferences.sqlite").is_file()
+
+
+@pytest.mark.slow
+def test_what_is_pressed_in_a_browser_is_what_align_learns(finetuned) -> None:
+    with chromium() as browser, typed(finetuned, "--max_slices", "4") as (address, token, said):
+        screen = Screen(browser, address, token=token)
+        for number in range(1, 5):
+            screen.wait_for_item()
+            screen.press("2 1 4 3 Enter")
+            screen.page.locator("#judged", has_text=str(number)).wait_for()
+    assert "Judgements stored this time: 4" in "".join(said)
+    settings = ("epochs=5", "lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")
+    trainer = finetuned.train("align", "annotator.kind=recorded", *settings)
+    margins = trainer.run_log.history["rewards/margins"]
+    assert all(later > earlier for earlier, later in pairwise(margins)), margins
 
 
 def test_the_command_says_what_training_needs(monkeypatch: pytest.MonkeyPatch) -> None:
