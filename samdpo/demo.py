@@ -38,13 +38,13 @@ class DemoSize:
         backbone: of the plan.
     """
 
-    cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 15, "ultrasound": 25})
+    cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 12, "ultrasound": 25})
     labelled: float = 0.3
-    test: int = 4
+    test: int = 3
     finetune_epochs: int = 6
     align_epochs: int = 3
     prompt_rounds: int = 1
-    tower_steps: int = 120
+    tower_steps: int = 100
     backbone: str = "lite_medsam"
 
 
