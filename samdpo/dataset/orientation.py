@@ -55,15 +55,18 @@ def axes_to_flip(properties: Mapping[str, Any], wanted: str, name: str = "The vo
     found = orientation(properties)
     if not found or not wanted or found == wanted:
         return []
-    body = [{_TOWARDS[i], _AWAY[i]} for i in range(3)]
-    axes = [next(i for i in range(3) if letter in body[i]) for letter in found]
-    if axes != [next(i for i in range(3) if letter in body[i]) for letter in wanted]:
+    if _body_axes(found) != _body_axes(wanted):
         log.warning(
             "%s has its axes in another order (%s) than the volumes of training (%s), so it is taken as it lies. "
             "Resample it to their order for a better result.", name, found, wanted,
         )
         return []
     return [2 - i for i in range(3) if found[i] != wanted[i]]  # x is the last axis of an array
+
+
+def _body_axes(letters: str) -> list[int]:
+    """The body axis that each letter is an end of."""
+    return [max(_TOWARDS.find(letter), _AWAY.find(letter)) for letter in letters]
 
 
 def flipped(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:

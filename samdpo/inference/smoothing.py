@@ -44,6 +44,9 @@ class SliceSmoother:
             index of the first slice that is ready, and (t, L, H, W) the ready ones; t may be 0. With the volume's last
             slice all that are left come out.
         """
+        if self.radius == 0:  # nothing to wait for, nothing to copy
+            start, self._given = self._given, self._given + len(probabilities)
+            return start, probabilities
         kept = probabilities if self._kept is None else np.concatenate([self._kept, probabilities])
         seen = self._first + len(kept)
         ready = seen if seen == self.n_slices else max(self._given, seen - self.radius)
