@@ -85,7 +85,7 @@ def _architecture(settings: dict[str, Any]) -> Any:
             return find_trainer(trainer.rpartition(":")[2]).build_network_architecture
     from samdpo.networks.registry import build_network
 
-    return lambda plan: build_network(plan, pretrained=False)
+    return build_network
 
 
 def find_model(dataset: int | str | None, trainer: str | None, plans: str | None, stage: str | None) -> Path:

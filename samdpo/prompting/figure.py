@@ -88,7 +88,7 @@ def _draw_row(axes: np.ndarray, store: SliceStore, row: list[StructurePrompt], c
             _rectangle(axes[3], box, colour if rank == 1 else _HYPOTHESIS, width=1.4 if rank == 1 else 0.9)
             axes[3].text(box[0] + 2, box[1] + 3, f"{rank}: {score:.2f}", color=_HYPOTHESIS, fontsize=6, va="top")
     text = " ".join(prompt.answer or f"{prompt.structure}: absent." for prompt in row)
-    axes[2].set_xlabel("\n".join(textwrap.wrap(text, 52)[:3]), fontsize=6)
+    axes[2].set_xlabel("\n".join(textwrap.wrap(text, 52)[:4]), fontsize=6)
 
 
 def _rectangle(axis: object, box: np.ndarray, colour: str, width: float) -> None:
