@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
 
@@ -124,6 +124,7 @@ class NetworkPlan:
     train: Literal["full", "adapters", "lora", "decoder"] = "full"  # what stage 1 trains
     frozen_stages: int = 0  # leading encoder stages that stage 1 does not train; -1 freezes the whole encoder
     lora: LoraPlan = field(default_factory=LoraPlan)
+    outputs: int = 0  # structures that a network without prompts tells apart; 0 for networks that are prompted
 
 
 @dataclass(frozen=True)
@@ -196,13 +197,28 @@ class PreferenceLossPlan:
 
 
 @dataclass(frozen=True)
+class ConsistencyPlan:
+    """What the stages ``mean_teacher`` and ``fixmatch`` learn from unlabelled images."""
+
+    weight: float = 1.0  # of the loss on unlabelled images, once ramped up
+    ramp_up: float = 0.4  # share of the steps over which the weight grows (Laine & Aila 2017)
+    ema_decay: float = 0.99  # mean_teacher: of the teacher's weights (Tarvainen & Valpola 2017)
+    confidence: float = 0.95  # fixmatch: probability from which a pixel's pseudo-label counts (Sohn et al. 2020)
+    feature_dropout: float = 0.5  # fixmatch: share of the embedding's channels dropped (Yang et al. 2023)
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One training stage: a configuration of the plan."""
 
     trainer: str = "FinetuneTrainer"
     previous_stage: str | None = None
-    objective: Literal["supervised", "preferences", "self_training", "best_candidate"] = "supervised"
+    objective: Literal[
+        "supervised", "preferences", "self_training", "best_candidate", "mean_teacher", "fixmatch"
+    ] = "supervised"
+    plan: dict[str, Any] = field(default_factory=dict)  # sections of the plan that are otherwise in this stage
     epochs: int = 12
+    minutes: float = 0.0  # of computing after which no further step begins; 0 is no limit
     slices_per_epoch: int = 0  # drawn anew for every epoch; 0 is every slice
     batch_size: int = 2
     lr: float = 1e-4
@@ -221,3 +237,4 @@ class StagePlan:
     candidates: CandidatePlan = field(default_factory=CandidatePlan)
     annotator: AnnotatorPlan = field(default_factory=AnnotatorPlan)
     loss: PreferenceLossPlan = field(default_factory=PreferenceLossPlan)
+    consistency: ConsistencyPlan = field(default_factory=ConsistencyPlan)

@@ -22,6 +22,7 @@ from samdpo.plan_sections import (
     AugmentationPlan,
     CandidatePlan,
     ChannelNormalization,
+    ConsistencyPlan,
     CrfPlan,
     InferencePlan,
     LoraPlan,
@@ -42,6 +43,7 @@ __all__ = [
     "AugmentationPlan",
     "CandidatePlan",
     "ChannelNormalization",
+    "ConsistencyPlan",
     "CrfPlan",
     "InferencePlan",
     "LoraPlan",
@@ -86,6 +88,18 @@ class Plans:
                 "Add one under 'configurations' with \"inherits_from\": \"align\"."
             )
         return self.configurations[name]
+
+    def for_stage(self, name: str) -> Plans:
+        """The plan as the stage called ``name`` has it: the sections under its ``plan`` merged over the others.
+
+        Raises:
+            PlansError: no such stage, or a wrong key or type in its ``plan``.
+        """
+        own = self.stage(name).plan
+        source = f"{self.plans_name}, 'configurations.{name}.plan'"
+        if "configurations" in own:
+            raise PlansError(f"{source} has 'configurations'; what the stage itself has otherwise stands beside it.")
+        return from_dict(Plans, merge(to_dict(self), own), source=source) if own else self
 
     def with_overrides(self, stage: str, overrides: list[str]) -> Plans:
         """A copy with ``key=value`` texts applied; see :func:`apply_overrides`."""

@@ -87,6 +87,26 @@ def test_a_configuration_of_a_variant_inherits_from_one_of_its_parent(file: Path
     assert load_plans(mine).stage("short").epochs == 1
 
 
+def test_a_stage_has_sections_of_the_plan_otherwise(file: Path) -> None:
+    edit(file, configurations={"finetune": {"plan": {"network": {"train": "lora"}, "prompting": {"n_points": 3}}}})
+    plans = load_plans(file)
+    own = plans.for_stage("finetune")
+    assert (own.network.train, own.prompting.n_points) == ("lora", 3)
+    assert own.network.backbone == plans.network.backbone and own.for_stage("finetune") == own
+    assert plans.for_stage("align") == plans and plans.network.train == "full"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"network": {"trian": "lora"}}, "network.trian"), ({"configurations": {"align": {}}}, "stands beside it")],
+)
+def test_a_wrong_section_of_a_stage_is_named(file: Path, wrong: dict[str, Any], said: str) -> None:
+    edit(file, configurations={"finetune": {"plan": wrong}})
+    with pytest.raises(PlansError, match=said) as error:
+        load_plans(file).for_stage("finetune")
+    assert "configurations.finetune.plan" in str(error.value)
+
+
 def test_plans_that_inherit_in_a_circle_are_refused(file: Path) -> None:
     variant(file, inherits_from="samdpoPlans")
     edit(file, inherits_from="mine")

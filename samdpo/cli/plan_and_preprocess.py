@@ -100,6 +100,8 @@ def _add_planning(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-overwrite_plans_name", default=None, metavar="PLANS", help="name of the plan; default samdpoPlans"
     )
+    command.add_argument("-backbone", default=None, metavar="NAME", help="network, for example mobile_sam; default: "
+                         "the planner's")
     command.add_argument(
         "-gpu_memory_target", type=float, default=None, metavar="GIB", help="plan for this memory; default: look"
     )
@@ -125,6 +127,7 @@ def _planning(args: argparse.Namespace) -> dict:
         "unlabelled": args.unlabelled,
         "seed": args.seed,
         "memory_gib": args.gpu_memory_target,
+        "backbone": args.backbone,
     }
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.files import read_json
+from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
+from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import dataset_name, results_root
 from samdpo.plans import Plans, load_plans
@@ -27,8 +29,8 @@ REMEDY = "Train it again, or copy the whole model folder once more."
 class FoldModel:
     """One fold's network, what prompts for it, and its own settings (``model.json``)."""
 
-    network: SamNetwork
-    prompter: Prompter
+    network: SamNetwork | PromptFreeNetwork | VolumeNetwork
+    prompter: Prompter | None  # None of a network that needs no prompt
     settings: dict[str, Any]
 
 
@@ -55,7 +57,7 @@ def load_fold(
         ModelFolderError: a file is missing, truncated or does not fit the plan.
     """
     path = folder / f"fold_{fold}"
-    for needed in (path / checkpoint, path / "model.json", path / "prompter"):
+    for needed in (path / checkpoint, path / "model.json"):
         if not needed.exists():
             raise ModelFolderError(f"{needed} is missing. {REMEDY}")
     settings = read_json(path / "model.json", error=ModelFolderError, remedy=REMEDY)
@@ -64,6 +66,10 @@ def load_fold(
         raise ModelFolderError(f"{path / 'model.json'} has no {', '.join(map(repr, lacking))}. {REMEDY}")
     network = _architecture(settings)(replace(plans.network, pretrained=False))
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
+    if isinstance(network, (PromptFreeNetwork, VolumeNetwork)):
+        return FoldModel(network.eval(), None, settings)
+    if not (path / "prompter").is_dir():
+        raise ModelFolderError(f"{path / 'prompter'} is missing. {REMEDY}")
     try:
         prompter = Prompter.load(path / "prompter", device)
     except (OSError, KeyError, ValueError) as error:

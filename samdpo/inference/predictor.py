@@ -18,10 +18,13 @@ from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
 from samdpo.inference.native import NativeCollector
-from samdpo.inference.slices import predict_slices
+from samdpo.inference.prompt_free import segment_slices
+from samdpo.inference.slices import SlicePredictions, predict_slices
 from samdpo.inference.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
 from samdpo.networks.precision import resolve_precision
+from samdpo.networks.prompt_free import PromptFreeNetwork
+from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
@@ -102,6 +105,10 @@ class Predictor:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place) for fold in wanted]
+        if isinstance(models[0].network, VolumeNetwork):
+            from samdpo.inference.sam_med3d import VolumePredictor
+
+            return VolumePredictor(plans, models, place, mirror)
         for model in models:
             model.network.to(place)
             if place.type == "cpu":
@@ -171,13 +178,8 @@ class Predictor:
         starts = range(0, geometry.n_slices, SLICES_AT_ONCE)
         for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
             indices = range(start, min(start + SLICES_AT_ONCE, geometry.n_slices))
-            slices = [np.asarray(image_of(index), np.float32) for index in indices]
-            images = torch.from_numpy(np.stack(slices))
-            of_folds = []
-            for fold in self.folds:
-                prompts = [prompts_of(fold, index, image) for index, image in zip(indices, slices)]
-                of_folds.append(predict_slices(fold.network, images, prompts, self.plans, self.device, self.precision,
-                                               self.mirror))
+            images = torch.from_numpy(np.stack([np.asarray(image_of(index), np.float32) for index in indices]))
+            of_folds = [self._predict_fold(fold, indices, images, prompts_of) for fold in self.folds]
             collected.add(*smoother.push(np.mean([predicted.probabilities for predicted in of_folds], axis=0)))
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
@@ -192,6 +194,15 @@ class Predictor:
             flipped(collected.segmentation, flipped_axes),
             None if probabilities is None else flipped(probabilities, flipped_axes), report, properties,
         )
+
+    def _predict_fold(
+        self, fold: FoldModel, indices: range, images: torch.Tensor,
+        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]],
+    ) -> SlicePredictions:
+        if isinstance(fold.network, PromptFreeNetwork):
+            return segment_slices(fold.network, images, self.device, self.precision, self.mirror)
+        prompts = [prompts_of(fold, index, image) for index, image in zip(indices, images.numpy())]
+        return predict_slices(fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror)
 
     def _report(
         self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], spacing: Sequence[float]

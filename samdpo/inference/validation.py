@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
@@ -12,6 +12,7 @@ from samdpo.evaluation.summary import evaluate_folder
 from samdpo.inference.export import write_prediction
 from samdpo.inference.predictor import Predictor
 from samdpo.paths import preprocessed_folder
+from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.fold_data import own_prompts
 
@@ -21,19 +22,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class PromptSource(Protocol):
+    """What gives the prompts of a slice, as a :class:`PromptStore` does."""
+
+    def get(self, case: str, index: int) -> list[StructurePrompt]:
+        """Prompts of one slice, one a structure."""
+
+
 def validate_fold(
     model_folder: Path, data: FoldData, device: str = "auto", save_probabilities: bool = False,
-    checkpoint: str = "checkpoint_final",
+    checkpoint: str = "checkpoint_final", prompts: PromptSource | None = None, folder: str = "validation",
 ) -> dict[str, Any]:
     """Predict and evaluate; writes ``fold_X/validation/`` with masks, reports and ``summary.json``.
+
+    Args:
+        model_folder: ``TRAINER__PLANS__STAGE``.
+        data: the fold.
+        device: as in :meth:`Predictor.from_model_folder`.
+        save_probabilities: beside the masks.
+        checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
+        prompts: where the prompts of a slice come from; by default the fold's own, else those of its data.
+        folder: name of the folder that is written.
 
     Returns:
         the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
     predictor = Predictor.from_model_folder(model_folder, [data.fold], checkpoint, device)
     own = own_prompts(model_folder / f"fold_{data.fold}")
-    prompts = PromptStore(own) if own.is_dir() else data.prompts
-    output = model_folder / f"fold_{data.fold}" / "validation"
+    prompts = prompts or (PromptStore(own) if own.is_dir() else data.prompts)
+    output = model_folder / f"fold_{data.fold}" / folder
     cases = [c for c in data.split.val if data.slices.has_label(c)]
     for case in tqdm(cases, desc="validation", unit="case"):
         properties = data.slices.properties(case)

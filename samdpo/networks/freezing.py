@@ -52,11 +52,12 @@ def frozen_stages(frozen: int, train: str) -> int:
     return -1 if train == "decoder" else frozen
 
 
-def parameter_counts(network: SamNetwork) -> dict[str, dict[str, int]]:
+def parameter_counts(network: nn.Module) -> dict[str, dict[str, int]]:
     """Number of parameters of every part and of the whole: ``{"mask_decoder": {"all": ..., "trained": ...}}``."""
 
     def count(module: nn.Module) -> dict[str, int]:
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
         return {"all": sum(n for n, _ in sizes), "trained": sum(n for n, trains in sizes if trains)}
 
-    return {**{name: count(getattr(network, name)) for name in PARTS}, "network": count(network)}
+    parts = {name: count(getattr(network, name)) for name in PARTS if hasattr(network, name)}
+    return {**parts, "network": count(network)}

@@ -11,6 +11,7 @@ from samdpo.dataset.dataset_json import DatasetJson, StructureHints
 from samdpo.dataset.orientation import most_common
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
+from samdpo.planning.baseline_stages import baseline_stages, peer_stages
 from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
@@ -44,7 +45,10 @@ class LitePlanner:
         labelled_slices: of a fold that show a structure; None for 80% of all.
         unlabelled_slices: of a fold.
         seed: of training.
+        backbone: of the network; None for LiteMedSAM.
     """
+
+    sam_backbone = "mobile_sam"  # of the baseline ``sam``: a SAM that has seen no medical image
 
     def __init__(
         self,
@@ -57,9 +61,11 @@ class LitePlanner:
         labelled_slices: int | None = None,
         unlabelled_slices: int = 0,
         seed: int = 12345,
+        backbone: str | None = None,
     ) -> None:
         self.fingerprint, self.dataset_json, self.dataset_name = fingerprint, dataset_json, dataset_name
         self.plans_name, self.seed, self.unlabelled_slices = plans_name, seed, unlabelled_slices
+        self.backbone = backbone
         machine = detect_machine() if device is None or memory_gib is None else None
         self.device = device or machine.device
         self.memory_gib = memory_gib or machine.memory_gib
@@ -131,7 +137,12 @@ class LitePlanner:
 
     def plan_network(self) -> NetworkPlan:
         """The network, and how much of its encoder stage 1 trains."""
-        return NetworkPlan(frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices))
+        backbone = self.backbone or NetworkPlan.backbone
+        return NetworkPlan(
+            backbone=backbone,
+            input_size=schedule.input_size(self.device, backbone),
+            frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices),
+        )
 
     def plan_inference(self) -> InferencePlan:
         """Whether other places are decoded too: not for volumes, where it would cost six times the decoder.
@@ -148,7 +159,7 @@ class LitePlanner:
         )
 
     def plan_stages(self) -> dict[str, StagePlan]:
-        """``finetune``, ``align``, and the two controls that learn from the same images without preferences."""
+        """``finetune``, ``align``, its controls on the same images without preferences, and what they compare with."""
         epochs = schedule.finetune_epochs(self.labelled_slices, self.device)
         align_epochs = schedule.align_epochs(self.unlabelled_slices, self.device)
         augmentation = AugmentationPlan(flip=self.mirrors)
@@ -186,6 +197,8 @@ class LitePlanner:
             "align": align("preferences"),
             "align_self_training": align("self_training"),
             "align_best_candidate": align("best_candidate"),
+            **baseline_stages(finetune, len(self.dataset_json.structures), self.sam_backbone, self.device),
+            **peer_stages(align("preferences")),
         }
 
     def describe(self) -> str:

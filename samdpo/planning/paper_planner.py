@@ -30,6 +30,8 @@ RATING_BINS = (0.4, 0.55, 0.7)  # IoU, paper's supplement
 BETAS = (1.0, 0.5)  # paper's supplement
 TOP_K = 300  # channels, gScoreCAM (Chen et al. 2022)
 TEXT_DIM = 512  # BiomedCLIP's
+KEPT = ("unet", "nnunet")  # stages whose settings are not the paper's to give
+PEERS = ("mean_teacher", "fixmatch")  # of stage 2's length, but they cannot do without labelled images
 
 # The paper mentions no augmentation.
 NO_AUGMENTATION = AugmentationPlan(
@@ -42,6 +44,8 @@ class PaperPlanner(LitePlanner):
 
     Normalisation, slicing axis and structures are planned as :class:`LitePlanner` does; the arguments are its own.
     """
+
+    sam_backbone = "sam_vit_b"
 
     def plan_prompting(self) -> PromptingPlan:
         """BiomedCLIP's gScoreCAM gives box and points, its text tower the text token (paper Sec. 3.1).
@@ -59,7 +63,8 @@ class PaperPlanner(LitePlanner):
 
     def plan_network(self) -> NetworkPlan:
         """SAM-Med2D, all of which trains in stage 1: "all components are fine-tuned" (paper Sec. 4)."""
-        return NetworkPlan(backbone="sam_med2d_b", adapters=True, text_dim=TEXT_DIM, train="full", frozen_stages=0)
+        backbone = self.backbone or "sam_med2d_b"
+        return NetworkPlan(backbone=backbone, adapters=True, text_dim=TEXT_DIM, train="full", frozen_stages=0)
 
     def plan_inference(self) -> InferencePlan:
         """One mask for the prompt there is."""
@@ -90,7 +95,16 @@ class PaperPlanner(LitePlanner):
                 ),
             )
 
-        return {name: as_in_the_paper(stage) for name, stage in super().plan_stages().items()}
+        def planned(name: str, stage: StagePlan) -> StagePlan:
+            if name in KEPT:
+                return stage
+            papers = as_in_the_paper(stage)
+            if name in PEERS:
+                anchored = replace(papers.loss, anchor_weight=1.0)
+                return replace(papers, labelled_per_step=BATCH_SIZE, loss=anchored)
+            return papers
+
+        return {name: planned(name, stage) for name, stage in super().plan_stages().items()}
 
     def describe(self) -> str:
         """What was decided, in a line for the log."""

@@ -35,6 +35,7 @@ def plan_and_preprocess(
     preprocess: bool = True,
     clean: bool = False,
     memory_gib: float | None = None,
+    backbone: str | None = None,
 ) -> Plans:
     """Everything before training: fingerprint, plan, splits, slices.
 
@@ -50,11 +51,14 @@ def plan_and_preprocess(
         preprocess: also cut the slices.
         clean: make everything anew.
         memory_gib: of the device to plan for; None looks.
+        backbone: of the network; None for the planner's own.
     """
     get_planner(planner)  # a wrong name is told before minutes of work
+    if backbone:
+        checked_backbone(backbone)
     check_fractions(labelled, unlabelled)
     extract(dataset, processes, verify, clean)
-    plans = plan_experiment(dataset, planner, plans_name, labelled, unlabelled, seed, memory_gib)
+    plans = plan_experiment(dataset, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone)
     if preprocess:
         preprocess_planned(dataset, plans.plans_name, processes, clean)
     return plans
@@ -78,15 +82,20 @@ def plan_experiment(
     unlabelled: float | None = None,
     seed: int = SPLIT_SEED,
     memory_gib: float | None = None,
+    backbone: str | None = None,
 ) -> Plans:
     """Write ``splits_final.json`` and the plan; configurations that a user added to an old plan are kept.
 
+    Arguments as in :func:`plan_and_preprocess`.
+
     Raises:
+        PlansError: there is no such backbone.
         DatasetError: no fingerprint.
         PlansError: a configuration that the user added does not fit.
     """
     check_fractions(labelled, unlabelled)
     planner_class = get_planner(planner)
+    chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
     name, folder = dataset_name(dataset), preprocessed_folder(dataset)
     contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
     splits = update_splits(
@@ -97,6 +106,7 @@ def plan_experiment(
     worker = planner_class(
         fingerprint, contents, name, plans_name=plans_name or PLANS_NAME, memory_gib=memory_gib,
         labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
+        **chosen,
     )
     file = folder / f"{plans_name or PLANS_NAME}.json"
     plans = save_with_additions(worker.plan(), file)
@@ -114,6 +124,19 @@ def preprocess_planned(
 
     plans = load_plans(preprocessed_folder(dataset) / f"{plans_name}.json")
     return preprocess_dataset(dataset, plans, processes, clean)
+
+
+def checked_backbone(name: str) -> str:
+    """``name`` if there is a backbone of this name.
+
+    Raises:
+        PlansError: there is none; the message lists the names.
+    """
+    from samdpo.networks.registry import backbone_names  # imports torch
+
+    if name not in backbone_names():
+        raise PlansError(f"There is no backbone {name!r}. Backbones: {', '.join(backbone_names())}.")
+    return name
 
 
 def slices_of_a_fold(splits: list[Fold], fingerprint: dict[str, Any]) -> tuple[int, int]:

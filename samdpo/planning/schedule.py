@@ -23,6 +23,7 @@ PROMPT_ROUNDS = 2
 TOWER_STEPS = (200, 40, 800)  # for one structure, for each further one, at most
 MANY_LABELLED_SLICES = 40  # above, a CPU trains the last encoder stages only
 FROZEN_STAGES = 2  # then, of LiteMedSAM's 4
+CPU_INPUT_SIZE = {"mobile_sam": 512}  # a quarter of the cost of its own 1024 pixels
 LEAST_GIB = 3.0  # below, one slice at a time
 GIB_PER_SLICE = 1.0  # of GPU memory, training LiteMedSAM's encoder at 256 pixels, with room to spare
 LARGEST_BATCH = 8
@@ -91,6 +92,11 @@ def halving_epochs(epochs: int) -> int:
 def frozen_stages(device: str, labelled_slices: int) -> int:
     """Leading encoder stages that stage 1 leaves alone: none, unless many labels meet a slow device."""
     return FROZEN_STAGES if device == "cpu" and labelled_slices > MANY_LABELLED_SLICES else 0
+
+
+def input_size(device: str, backbone: str) -> int:
+    """Side of the encoder's input that a device affords; 0 is the backbone's own."""
+    return CPU_INPUT_SIZE.get(backbone, 0) if device == "cpu" else 0
 
 
 def batch_size(device: str, memory_gib: float, labelled_slices: int) -> int:

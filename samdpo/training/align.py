@@ -104,7 +104,7 @@ class AlignTrainer(Trainer):
                 f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
                 f"samdpo_plan_and_preprocess -d {number} --labelled 0.1"
             )
-        if self.asks_people or self.stage.objective == "self_training":
+        if self.asks_people or not self.asks_annotator:
             return keys
         judged = [k for k in keys if self.data.slices.has_label(k[0])]
         if not judged:
@@ -122,7 +122,12 @@ class AlignTrainer(Trainer):
     @property
     def asks_people(self) -> bool:
         """Whether recorded judgements are learned from."""
-        return self.stage.annotator.kind != "virtual" and self.stage.objective != "self_training"
+        return self.stage.annotator.kind != "virtual" and self.asks_annotator
+
+    @property
+    def asks_annotator(self) -> bool:
+        """Whether anybody ranks candidates; the other objectives learn from what the model itself says."""
+        return self.stage.objective in ("preferences", "best_candidate")
 
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
@@ -163,12 +168,17 @@ class AlignTrainer(Trainer):
         anchors = self._anchor_keys(epoch, generator)
         for keys in self.sharded(self.epoch_slices.batches(self.unlabelled_keys, epoch, generator)):
             labelled = [next(anchors) for _ in range(self.stage.labelled_per_step)]
-            yield AlignBatch(self._batch(keys, generator), self._batch(labelled, generator) if labelled else None)
+            unlabelled = self.unlabelled_batch(keys, generator)
+            yield AlignBatch(unlabelled, self._batch(labelled, generator) if labelled else None)
 
     def _anchor_keys(self, epoch: int, generator: torch.Generator) -> Iterator[SliceKey]:
         keys = self.epoch_slices.of(self.train_keys, epoch)
         while True:
             yield from (keys[i] for i in torch.randperm(len(keys), generator=generator))
+
+    def unlabelled_batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
+        """Unlabelled slices as one step sees them; what :meth:`unlabelled_loss` takes."""
+        return self._batch(keys, generator)
 
     def _batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
         views = draw_kept(len(keys), self.stage.augmentation, generator)
@@ -186,10 +196,8 @@ class AlignTrainer(Trainer):
         return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
 
     def train_step(self, batch: AlignBatch) -> Metrics:
-        """One decoder pass over unlabelled and labelled slices; preference loss plus anchor."""
-        embeddings, logits = self.decode(batch.unlabelled)
-        reference = self.reference.logits(batch.unlabelled, embeddings)
-        loss, metrics = self.objective_loss(batch.unlabelled, embeddings, logits, reference)
+        """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
+        loss, metrics = self.unlabelled_loss(batch.unlabelled)
         if batch.labelled is not None:
             anchor_logits = self.decode(batch.labelled)[1]
             truth = batch.labelled.truth.to(self.device)
@@ -197,11 +205,17 @@ class AlignTrainer(Trainer):
             anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss, counted).mean()
             loss = loss + self.stage.loss.anchor_weight * anchor
             metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth, counted)}
-        if batch.unlabelled.truth is not None:  # simulated: what the annotator sees; logged, never learned from
-            truth, counted = batch.unlabelled.truth.to(self.device), batch.unlabelled.counted
-            metrics["unlabelled_dice"] = batch_dice(logits.detach(), truth, counted)
         self.optimizer_step(loss)
         return {"loss": loss.item(), **metrics}
+
+    def unlabelled_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
+        """Loss on the unlabelled slices of a step, weighted as it is summed, and what to log."""
+        embeddings, logits = self.decode(batch)
+        reference = self.reference.logits(batch, embeddings)
+        loss, metrics = self.objective_loss(batch, embeddings, logits, reference)
+        if batch.truth is not None:  # simulated: what the annotator sees; logged, never learned from
+            metrics["unlabelled_dice"] = batch_dice(logits.detach(), batch.truth.to(self.device), batch.counted)
+        return loss, metrics
 
     def objective_loss(
         self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor, reference: torch.Tensor

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "FinetuneTrainer": "samdpo.training.finetune",
     "AlignTrainer": "samdpo.training.align",
+    "UNetTrainer": "samdpo.training.baselines.unet",
+    "NnUNetTrainer": "samdpo.training.baselines.nnunet",
+    "SamTrainer": "samdpo.training.baselines.sam",
+    "SelfPromptTrainer": "samdpo.training.baselines.self_prompt",
+    "PromptOnlyTrainer": "samdpo.training.baselines.prompt_only",
+    "MeanTeacherTrainer": "samdpo.training.baselines.mean_teacher",
+    "FixMatchTrainer": "samdpo.training.baselines.fixmatch",
 }
 ENTRY_POINTS = "samdpo.trainers"
 FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders joined by os.pathsep, as in nnU-Net

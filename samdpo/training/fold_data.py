@@ -34,8 +34,8 @@ class FoldData:
         fold: number of the fold, or ``all``.
         split: which cases train, validate, are labelled, are unlabelled.
         slices: the preprocessed slices.
-        prompts: prompts of every slice of the fold.
-        prompter: what made them, and makes those of new images.
+        prompts: prompts of every slice of the fold; None where the trainer uses none.
+        prompter: what made them, and makes those of new images; None likewise.
         groups: patient (or near-duplicate cluster) of each case.
         processes: for case-level work.
     """
@@ -44,14 +44,16 @@ class FoldData:
     fold: int | str
     split: Fold
     slices: SliceStore
-    prompts: PromptStore
-    prompter: Prompter
+    prompts: PromptStore | None
+    prompter: Prompter | None
     groups: Mapping[str, str]
     processes: int = 2
 
     @classmethod
-    def load(cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2) -> FoldData:
-        """Open a fold; prompts that are missing are made.
+    def load(
+        cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2, with_prompts: bool = True
+    ) -> FoldData:
+        """Open a fold; prompts that are missing are made, unless none are wanted.
 
         Raises:
             TrainingError: not preprocessed, no such fold, nothing labelled.
@@ -64,14 +66,14 @@ class FoldData:
                 f"samdpo_preprocess -d {_number(plans.dataset_name)}"
             )
         split = fold_of(load_splits(folder), fold, folder)
-        prompts = make_prompts(plans, fold, device)
+        prompts = make_prompts(plans, fold, device) if with_prompts else None
         return cls(
             plans=plans,
             fold=fold,
             split=split,
             slices=SliceStore(store),
             prompts=prompts,
-            prompter=Prompter.load(prompts.folder / "prompter"),
+            prompter=Prompter.load(prompts.folder / "prompter") if prompts else None,
             groups=_groups(folder, plans.dataset_name),
             processes=processes,
         )

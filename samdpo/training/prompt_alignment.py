@@ -30,19 +30,21 @@ from samdpo.training.batches import Batch, SliceKey, SliceSamples, known_part
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.places import Places, decode_places
 from samdpo.training.places_figure import draw_places
+from samdpo.training.shared_prompts import FIGURE, copy_from_sibling
 
 if TYPE_CHECKING:
     from samdpo.training.align import AlignTrainer
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # raise when the code makes other prompts from the same settings
+_VERSION = 2  # raise when the code makes other prompts from the same settings
 
 
 def align_prompts(trainer: AlignTrainer) -> FoldData:
     """The fold with prompts refitted in ``prompt_rounds`` rounds; they lie in ``fold_X/prompts``.
 
-    What is there of the same settings is kept, so that a training that was stopped goes on with the same prompts.
+    What is there of the same settings is kept, so that a training that was stopped goes on with the same prompts, and
+    what another stage of the fold has made of the same choice of places is taken over.
 
     Args:
         trainer: after its embeddings and its reference model are there.
@@ -68,7 +70,9 @@ def align_prompts(trainer: AlignTrainer) -> FoldData:
     with trainer.accelerator.main_process_first():
         if not _is_whole(store, trainer):
             shutil.rmtree(folder, ignore_errors=True)
-            _run_rounds(trainer, store, rounds)
+            if not copy_from_sibling(store, trainer.fold_folder, trainer.plans.plans_name,
+                                     lambda found: _is_whole(found, trainer)):
+                _run_rounds(trainer, store, rounds)
     if not _is_whole(store, trainer):  # nothing was preferred
         return trainer.data
     return dataclasses.replace(trainer.data, prompts=store, prompter=Prompter.load(store.prompter_folder))
@@ -105,7 +109,7 @@ def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
         log.info("Round %d of %d: prompts refitted to %d labelled cases and %d ranked slices, %.0f s.", number, rounds,
                  len(labelled), len(masks), time.perf_counter() - started)
     if fitted is not None:
-        figure = trainer.fold_folder / "places.png"
+        figure = trainer.fold_folder / FIGURE
         draw_places(data.slices, data.prompts, store, masks, figure)
         log.info("Where the prompts pointed and where they point now: %s", figure)
         fitted.full.save(store.prompter_folder)  # comes last: the store is whole when it is there
@@ -115,8 +119,8 @@ def _run_rounds(trainer: AlignTrainer, store: PromptStore, rounds: int) -> None:
 def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -> dict[SliceKey, np.ndarray]:
     """What each unlabelled slice is taken to show: (H, W) label map of the places chosen by the stage's objective.
 
-    ``preferences`` and ``best_candidate`` take what the annotator ranked first; ``self_training``, which has no
-    annotator, the place that the finetuned model itself thinks best of. A slice on which nothing is preferred has
+    ``preferences`` and ``best_candidate`` take what the annotator ranked first; the objectives without an annotator
+    take the place that the finetuned model itself thinks best of. A slice on which nothing is preferred has
     none.
 
     Args:
@@ -127,7 +131,7 @@ def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -
     masks, own, best = {}, [], []
     keys = trainer.epoch_slices.seen(trainer.unlabelled_keys)  # of which there are embeddings
     for i, key in enumerate(keys):
-        batch = samples.collate([samples.sample(key)])
+        batch = samples.collate([samples.sample(key, with_truth=trainer.asks_annotator)])
         if not len(batch.prompts):
             continue
         places = decode_places(trainer.reference.network, trainer.embeddings(batch), [batch.samples[0].prompts],
@@ -156,7 +160,7 @@ def _best_places(
     trainer: AlignTrainer, batch: Batch, places: Places, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks (N, H, W) bool of the places to learn from, and (N,) bool whether anything is preferred."""
-    if trainer.stage.objective == "self_training":
+    if not trainer.asks_annotator:
         own = places.at(places.chosen).sigmoid() > trainer.mask_cut
         return own, own.flatten(1).any(1)
     candidates = places.logits > 0
@@ -175,9 +179,10 @@ def _is_whole(store: PromptStore, trainer: AlignTrainer) -> bool:
 
 
 def _key(trainer: AlignTrainer) -> str:
+    """Of what makes the prompts: whose choice of places it is, whatever the objective learns from it afterwards."""
     stage, data = trainer.stage, trainer.data
+    choice = [stage.annotator, stage.seed] if trainer.asks_annotator else ["the model's own", trainer.mask_cut]
     return hash_of(
         _VERSION, data.prompts.key, hashlib.sha256(Path(trainer.reference_file).read_bytes()).hexdigest(),
-        trainer.unlabelled_keys, trainer.mask_cut, stage.objective, stage.annotator, stage.prompt_rounds, stage.seed,
-        trainer.plans.inference,
+        trainer.unlabelled_keys, choice, stage.slices_per_epoch, stage.prompt_rounds, trainer.plans.inference,
     )

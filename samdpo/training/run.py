@@ -53,11 +53,12 @@ def get_trainer(
         )
     if pretrained_weights is not None and not pretrained_weights.is_file():
         raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")
-    plans = load_plans(file).with_overrides(stage, list(overrides))
+    # What is typed wins over what the stage has otherwise.
+    plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
     found = find_trainer(trainer or plans.stage(stage).trainer)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage)
-    data = FoldData.load(plans, fold, device=device, processes=processes)
+    data = FoldData.load(plans, fold, device=device, processes=processes, with_prompts=found.uses_prompts)
     return found(data, stage, folder, device, pretrained_weights)
 
 

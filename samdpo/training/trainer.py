@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.weights import load_into, save_weights
+from samdpo.networks.weights import save_weights
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
 from samdpo.training.batches import Batch, EpochSlices, SliceKey, known_part
+from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
+from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
 from samdpo.training.places import decode_places
+from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.views import draw_view
 
@@ -54,6 +58,8 @@ class Trainer:
         pretrained_weights: file of weights, ours or as published, that replaces the published ones.
     """
 
+    uses_prompts = True  # whether prompts are made before training and a prompter is kept with the model
+
     def __init__(
         self,
         data: FoldData,
@@ -73,7 +79,7 @@ class Trainer:
         self.precision = resolve_precision(self.stage.precision, self.device)
         self.num_epochs, self.current_epoch = self.stage.epochs, 0
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
-        self.stopwatch = Stopwatch()
+        self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
         self.epoch_slices = EpochSlices(self.stage)
         self.train_keys: list[SliceKey] = []
@@ -145,8 +151,12 @@ class Trainer:
         """Train from ``current_epoch`` to the last one. Can be stopped at any moment and continued with ``--c``."""
         self.on_train_start()
         for epoch in range(self.current_epoch, self.num_epochs):
+            if not self.has_time():
+                log.info("The %g minutes of the plan are spent after %d of %d epochs.", self.budget.minutes, epoch,
+                         self.num_epochs)
+                break
             self.on_epoch_start(epoch)
-            outputs = [self.timed_train_step(batch) for batch in self.train_batches(epoch)]
+            outputs = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
             validation = [self.validation_step(batch) for batch in self.validation_batches()]
             self.on_epoch_end(epoch, outputs, validation)
         self.on_train_end()
@@ -202,10 +212,17 @@ class Trainer:
         yield from tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
                         disable=None if rank == 0 else True)
 
+    def has_time(self, batch: Batch | None = None) -> bool:
+        """Whether the plan's ``minutes`` leave time for one more step; all processes stop at the same one."""
+        if self.budget.minutes == 0 or self.accelerator.num_processes == 1:
+            return not self.budget.spent
+        return not self.accelerator.reduce(torch.tensor(float(self.budget.spent), device=self.device)).item()
+
     def timed_train_step(self, batch: Batch) -> Metrics:
         """``train_step`` with its seconds per image noted."""
         started = time.perf_counter()
-        metrics = self.train_step(batch)
+        with self.budget:
+            metrics = self.train_step(batch)
         self.stopwatch.add("train", time.perf_counter() - started, len(batch))
         return metrics
 
@@ -279,8 +296,10 @@ class Trainer:
     def on_train_end(self) -> None:
         """Write the final weights and the fold's own description, remove the resumable checkpoint."""
         if self.accelerator.is_main_process:
-            self.data.prompter.save(self.fold_folder / "prompter")
+            if self.data.prompter is not None:
+                self.data.prompter.save(self.fold_folder / "prompter")
             write_json(self.fold_folder / "model.json", self.describe())
+            write_json(self.fold_folder / "cost.json", cost_of(self))
             # The weights come last: a fold counts as trained when they are there.
             save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
             checkpoints.remove_latest(self.fold_folder)
@@ -289,29 +308,19 @@ class Trainer:
         self.run_log.close()
 
     def describe(self) -> dict[str, Any]:
-        """What prediction needs to know of this fold beyond the plans."""
-        custom = type(self).build_network_architecture is not Trainer.build_network_architecture
-        return {
-            "trainer": f"{type(self).__module__}:{type(self).__qualname__}",
-            "custom_architecture": custom,
-            "stage": self.stage_name,
-            "mask_cut": self.mask_cut,
-            "confidence_threshold": confidence_thresholds(self, self.confidence_keys()),
-            "seed": self.stage.seed,
-            "epochs": self.current_epoch,
-            "held_back_dice": self.best_metric if self.held_back_keys else None,
-            "labelled_cases": sorted({case for case, _ in self.train_keys}),
-        }
+        """What prediction needs to know of this fold beyond the plans; see :func:`describe_fold`."""
+        own = type(self).build_network_architecture is not Trainer.build_network_architecture
+        return describe_fold(self, custom_architecture=own)
+
+    def measure_confidence(self) -> dict[str, float]:
+        """Of each structure the confidence below which a person should look at a mask."""
+        return confidence_thresholds(self, self.confidence_keys())
 
     # ---- stop and continue --------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint from which ``--c`` goes on bit for bit (on CPU)."""
-        state = {
-            "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
-            "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": self.settings(),
-        }
-        checkpoints.save_latest(self.fold_folder, self.current_epoch, self.network.state_dict(), state)
+        save_state(self)
 
     def settings(self) -> dict[str, Any]:
         """Everything of the plan that a continued run must share with the one it continues."""
@@ -324,22 +333,7 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint was made with other settings.
         """
-        if (found := checkpoints.load_latest(self.fold_folder)) is None:
-            return False
-        weights, state = found
-        changed = [k for k, v in self.settings().items() if state["settings"].get(k) != v and k != "epochs"]
-        if changed:
-            raise TrainingError(
-                f"The checkpoint in {self.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
-                "with the settings it was started with, or start again without --c."
-            )
-        load_into(self.network, weights, "the resumable checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.current_epoch, self.best_metric = state["epoch"], state["best_metric"]
-        self.mask_cut = state["mask_cut"]
-        self.run_log = RunLog(self.fold_folder, state["history"])
-        log.info("Continuing %s after epoch %d.", self.fold_folder, self.current_epoch)
-        return True
+        return load_state(self)
 
     # ---- validation ---------------------------------------------------------------------------------------------
 

@@ -50,7 +50,10 @@ def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
     save_plans(made, tmp_path / "p.json")
     assert load_plans(tmp_path / "p.json") == made
     assert made.ndim == 2
-    assert list(made.configurations) == ["finetune", "align", "align_self_training", "align_best_candidate"]
+    assert list(made.configurations) == [
+        "finetune", "align", "align_self_training", "align_best_candidate", "unet", "nnunet", "sam", "sam_med2d",
+        "self_prompt", "prompt_only", "mean_teacher", "fixmatch",
+    ]
     for name, objective in (("align", "preferences"), ("align_self_training", "self_training"),
                             ("align_best_candidate", "best_candidate")):
         assert made.stage(name).objective == objective
@@ -59,8 +62,23 @@ def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_the_controls_cost_what_align_costs() -> None:
-    made = plan(unlabelled_slices=51)
-    assert len({(s.epochs, s.batch_size, s.lr) for n, s in made.configurations.items() if n != "finetune"}) == 1
+    stages = [s for s in plan(unlabelled_slices=51).configurations.values() if s.previous_stage == "finetune"]
+    assert len(stages) == 5 and len({(s.epochs, s.batch_size, s.lr, s.prompt_rounds) for s in stages}) == 1
+
+
+def test_baselines_of_sam_train_as_long_as_stage_1() -> None:
+    stages = plan().configurations
+    names = ("finetune", "sam", "sam_med2d", "self_prompt", "prompt_only")
+    assert len({(stages[n].epochs, stages[n].batch_size, stages[n].lr, stages[n].encoder_lr) for n in names}) == 1
+    assert plan().for_stage("sam").network.backbone == "mobile_sam"
+    assert plan().for_stage("sam_med2d").network.backbone == plan().network.backbone
+    assert plan().for_stage("unet").network.outputs == 1
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 512), ("cuda", 0)])
+def test_another_backbone_works_at_a_size_that_the_device_affords(device: str, size: int) -> None:
+    network = plan(backbone="mobile_sam", device=device).network
+    assert (network.backbone, network.input_size) == ("mobile_sam", size)
 
 
 def test_components_are_those_of_the_labels_at_most_two() -> None:

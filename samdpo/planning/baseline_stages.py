@@ -1,0 +1,66 @@
+"""The stages that others are compared with: baselines of the paper, and semi-supervised peers of ``align``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from samdpo.plans import AugmentationPlan, StagePlan
+
+UNET_EPOCHS = 60
+UNET_SLICES_PER_EPOCH = {"cpu": 40, "gpu": 400}  # however many there are
+NNUNET_EPOCHS = 1000  # nnU-Net's own
+CPU_MINUTES = 10.0  # of a stage that would take days on a CPU
+
+# SAM is prompted with a box and nothing else, and decodes that box alone.
+BOX_ONLY: dict[str, Any] = {
+    "prompting": {"use_points": False, "use_saliency": False, "use_answers": False, "use_descriptions": False},
+    "inference": {"choose_place": False},
+}
+
+
+def baseline_stages(finetune: StagePlan, n_structures: int, sam_backbone: str, device: str) -> dict[str, StagePlan]:
+    """Stages that learn from masks alone.
+
+    Args:
+        finetune: stage 1, whose epochs and rates the SAM-type baselines share.
+        n_structures: that networks without prompts tell apart.
+        sam_backbone: of ``sam``; ``sam_med2d`` has the plan's own, which has seen medical images.
+        device: to plan for.
+    """
+    prompt_free = {"pretrained": False, "frozen_stages": 0, "train": "full", "outputs": n_structures}
+    lora = {"frozen_stages": 0, "train": "lora"}
+    affordable = CPU_MINUTES if device == "cpu" else 0.0
+    return {
+        "unet": replace(
+            finetune, trainer="UNetTrainer", epochs=UNET_EPOCHS, minutes=affordable, batch_size=4, lr=1e-3,
+            slices_per_epoch=UNET_SLICES_PER_EPOCH["cpu" if device == "cpu" else "gpu"],
+            lr_halving_epochs=max(1, UNET_EPOCHS // 3), augmentation=unet_augmentation(finetune.augmentation.flip),
+            plan={"network": {"backbone": "unet", **prompt_free}},
+        ),
+        "nnunet": replace(
+            finetune, trainer="NnUNetTrainer", epochs=NNUNET_EPOCHS, slices_per_epoch=0, minutes=affordable,
+        ),
+        "sam": replace(
+            finetune, trainer="SamTrainer",
+            plan={"network": {"backbone": sam_backbone, "input_size": 256, **lora}, **BOX_ONLY},
+        ),
+        "sam_med2d": replace(finetune, trainer="SamTrainer", plan={"network": lora, **BOX_ONLY}),
+        "self_prompt": replace(
+            finetune, trainer="SelfPromptTrainer", plan={"network": {"outputs": n_structures}},
+        ),
+        "prompt_only": replace(finetune, trainer="PromptOnlyTrainer"),
+    }
+
+
+def unet_augmentation(flip: bool) -> AugmentationPlan:
+    """Wider than stage 1's: a network without published weights has only these views to learn from."""
+    return AugmentationPlan(flip=flip, rotation=20.0, scale=0.25, translation=0.1, brightness=0.15, contrast=0.3)
+
+
+def peer_stages(align: StagePlan) -> dict[str, StagePlan]:
+    """Stages that learn from the unlabelled images without anybody's preferences, at the cost of ``align``."""
+    return {
+        "mean_teacher": replace(align, trainer="MeanTeacherTrainer", objective="mean_teacher"),
+        "fixmatch": replace(align, trainer="FixMatchTrainer", objective="fixmatch"),
+    }
