@@ -13,16 +13,17 @@ from samdpo.networks.lora import add_lora
 from samdpo.plans import NetworkPlan
 
 if TYPE_CHECKING:
+    from samdpo.networks.prompt_free import PromptFreeNetwork
     from samdpo.networks.sam import SamNetwork
 
-Builder = Callable[[NetworkPlan, bool], "SamNetwork"]
+Builder = Callable[[NetworkPlan, bool], "SamNetwork | PromptFreeNetwork"]
 _BUILDERS: dict[str, Builder] = {}
 # Modules of samdpo.networks.backbones.
-_BUILTIN = ("lite_medsam", "mobile_sam", "sam_med2d", "sam_vit", "tiny_sam")
+_BUILTIN = ("lite_medsam", "mobile_sam", "sam_med2d", "sam_vit", "tiny_sam", "unet")
 
 
 def register_backbone(name: str) -> Callable[[Builder], Builder]:
-    """Decorate ``build(plan, pretrained) -> SamNetwork`` to make it a backbone of plans.
+    """Decorate ``build(plan, pretrained) -> SamNetwork | PromptFreeNetwork`` to make it a backbone of plans.
 
     Raises:
         ValueError: the name is taken.
@@ -45,7 +46,7 @@ def backbone_names() -> list[str]:
 
 
 def build_network(plan: NetworkPlan, pretrained: bool = True) -> SamNetwork:
-    """The network of a plan, float32 on the CPU, in eval mode.
+    """The network of a plan, float32 on the CPU, in eval mode; a :class:`PromptFreeNetwork` where the backbone is one.
 
     What has no published weights (the text projection) is drawn from the current seed (``torch.manual_seed``)
     whatever was drawn since, and the global random state is left as it was.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from samdpo.planning.schedule import input_size
 from samdpo.plans import AugmentationPlan, StagePlan
 
-UNET_EPOCHS = 60
+UNET_EPOCHS = 42  # with the slices of an epoch about 6 minutes of one core
 UNET_SLICES_PER_EPOCH = {"cpu": 40, "gpu": 400}  # however many there are
 NNUNET_EPOCHS = 1000  # nnU-Net's own
 CPU_MINUTES = 10.0  # of a stage that would take days on a CPU
@@ -19,11 +20,20 @@ BOX_ONLY: dict[str, Any] = {
 }
 
 
-def baseline_stages(finetune: StagePlan, n_structures: int, sam_backbone: str, device: str) -> dict[str, StagePlan]:
+def baseline_stages(
+    finetune: StagePlan,
+    every_label: StagePlan,
+    every_label_frozen: int,
+    n_structures: int,
+    sam_backbone: str,
+    device: str,
+) -> dict[str, StagePlan]:
     """Stages that learn from masks alone.
 
     Args:
         finetune: stage 1, whose epochs and rates the SAM-type baselines share.
+        every_label: stage 1 as it were planned if every label of a fold's training cases was used.
+        every_label_frozen: encoder stages that it would then leave alone.
         n_structures: that networks without prompts tell apart.
         sam_backbone: of ``sam``; ``sam_med2d`` has the plan's own, which has seen medical images.
         device: to plan for.
@@ -43,13 +53,18 @@ def baseline_stages(finetune: StagePlan, n_structures: int, sam_backbone: str, d
         ),
         "sam": replace(
             finetune, trainer="SamTrainer",
-            plan={"network": {"backbone": sam_backbone, "input_size": 256, **lora}, **BOX_ONLY},
+            plan={
+                "network": {"backbone": sam_backbone, "input_size": input_size(device, sam_backbone), **lora},
+                **BOX_ONLY,
+            },
         ),
         "sam_med2d": replace(finetune, trainer="SamTrainer", plan={"network": lora, **BOX_ONLY}),
         "self_prompt": replace(
             finetune, trainer="SelfPromptTrainer", plan={"network": {"outputs": n_structures}},
         ),
-        "prompt_only": replace(finetune, trainer="PromptOnlyTrainer"),
+        "prompt_only": replace(
+            every_label, trainer="PromptOnlyTrainer", plan={"network": {"frozen_stages": every_label_frozen}},
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -29,7 +30,7 @@ from samdpo.plans import (
 log = logging.getLogger(__name__)
 
 MOST_COMPONENTS = 2  # guessed from the labels; more only where dataset.json says so
-_TRAIN_SHARE = 0.8  # of the labelled cases: a fold's, where no splits are given
+_TRAIN_SHARE = 0.8  # of the cases: a fold's training cases
 
 
 class LitePlanner:
@@ -70,7 +71,8 @@ class LitePlanner:
         self.device = device or machine.device
         self.memory_gib = memory_gib or machine.memory_gib
         every = sum(fingerprint["n_foreground_slices"].values())
-        self.labelled_slices = max(1, round(_TRAIN_SHARE * every) if labelled_slices is None else labelled_slices)
+        self.every_slice = max(1, round(_TRAIN_SHARE * every))  # of a fold's training cases that shows a structure
+        self.labelled_slices = self.every_slice if labelled_slices is None else max(1, labelled_slices)
 
     @property
     def ndim(self) -> int:
@@ -158,20 +160,28 @@ class LitePlanner:
             largest_component=tuple(name for name, found in counts.items() if set(found) == {"1"}),
         )
 
-    def plan_stages(self) -> dict[str, StagePlan]:
-        """``finetune``, ``align``, its controls on the same images without preferences, and what they compare with."""
+    def plan_finetune(self) -> StagePlan:
+        """Stage 1, as long as its labelled slices ask for."""
         epochs = schedule.finetune_epochs(self.labelled_slices, self.device)
-        align_epochs = schedule.align_epochs(self.unlabelled_slices, self.device)
-        augmentation = AugmentationPlan(flip=self.mirrors)
-        finetune = StagePlan(
+        return StagePlan(
             epochs=epochs,
             slices_per_epoch=schedule.slices_per_epoch(self.device, self.ndim, self.labelled_slices, epochs),
             batch_size=schedule.batch_size(self.device, self.memory_gib, self.labelled_slices),
             lr_halving_epochs=schedule.halving_epochs(epochs),
             seed=self.seed,
-            augmentation=augmentation,
+            augmentation=AugmentationPlan(flip=self.mirrors),
         )
 
+    def with_every_label(self) -> LitePlanner:
+        """This planner, were no label of a fold's training cases left out."""
+        other = copy.copy(self)
+        other.labelled_slices = max(self.labelled_slices, self.every_slice)
+        return other
+
+    def plan_stages(self) -> dict[str, StagePlan]:
+        """``finetune``, ``align``, its controls on the same images without preferences, and what they compare with."""
+        align_epochs = schedule.align_epochs(self.unlabelled_slices, self.device)
+        finetune, every_label = self.plan_finetune(), self.with_every_label()
         components = [self.plan_structure(name).components for name in self.dataset_json.structures]
 
         def align(objective: str) -> StagePlan:
@@ -189,7 +199,7 @@ class LitePlanner:
                 lr=1e-4,
                 lr_halving_epochs=schedule.ALIGN_HALVING_EPOCHS,
                 seed=self.seed,
-                augmentation=augmentation,
+                augmentation=finetune.augmentation,
             )
 
         return {
@@ -197,7 +207,10 @@ class LitePlanner:
             "align": align("preferences"),
             "align_self_training": align("self_training"),
             "align_best_candidate": align("best_candidate"),
-            **baseline_stages(finetune, len(self.dataset_json.structures), self.sam_backbone, self.device),
+            **baseline_stages(
+                finetune, every_label.plan_finetune(), every_label.plan_network().frozen_stages,
+                len(self.dataset_json.structures), self.sam_backbone, self.device,
+            ),
             **peer_stages(align("preferences")),
         }
 

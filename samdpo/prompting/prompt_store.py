@@ -152,32 +152,37 @@ def prompts_folder(plans: Plans, fold: int | str) -> Path:
 
 
 def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptStore:
-    """Make what is missing of a fold's prompts.
+    """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits."""
+    labelled, others = fold_cases(preprocessed_folder(plans.dataset_name), fold)
+    return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device)
 
-    Labelled cases are prompted by towers that have not seen them; unlabelled and validation cases by the towers
-    fitted to all labelled cases, whose prompter is saved in the store's folder. A pretrained image-text model, which
-    has seen none, prompts them all. What is there under the same key is kept, so a second call is nearly free and a
-    stopped one goes on.
+
+def make_prompts_of(
+    plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto"
+) -> PromptStore:
+    """Make what is missing of some cases' prompts; returns the store, which is then whole for them.
+
+    Labelled cases are prompted by towers that have not seen them; the others by the towers fitted to all labelled
+    cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none, prompts
+    them all. What is there under the same key is kept, so a second call is nearly free and a stopped one goes on.
 
     Args:
         plans: the plan; names the dataset.
-        fold: number, or ``all`` for every case of the splits.
+        target: folder of the store.
+        labelled: cases whose labels are looked at.
+        others: cases that are only prompted.
         device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
-
-    Returns:
-        The store, whole for the fold's labelled, unlabelled and validation cases.
     """
     plans = with_descriptions(plans)
     folder = preprocessed_folder(plans.dataset_name)
     store = SliceStore(folder / plans.preprocessing.data_identifier)
-    labelled, others = fold_cases(folder, fold)
     cases = [*labelled, *others]
     hashes = {case: str(store.properties(case).get("hash", "")) for case in cases}
     key = hash_of(
         _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
         {case: hashes[case] for case in labelled},
     )
-    prompts = PromptStore(prompts_folder(plans, fold), key)
+    prompts = PromptStore(target, key)
     answerer = keep_answers(plans)
     missing = [case for case in cases if not prompts.has(case, hashes[case])]
     if answerer is not None:
@@ -201,7 +206,7 @@ def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptS
 
 
 def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: list[str], missing: list[str], features: SliceFeatures, device: str
+    plans: Plans, store: SliceStore, labelled: Sequence[str], missing: list[str], features: SliceFeatures, device: str
 ) -> FittedPrompters:
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]

@@ -1,0 +1,1 @@
+"""Methods to compare with: baselines of the paper and semi-supervised peers of stage 2."""

@@ -1,0 +1,103 @@
+"""Labelled slices without prompts: images, and of every structure of the plan its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.training.batches import SliceKey
+from samdpo.training.views import IDENTITY, View, view_image, view_mask
+
+
+@dataclass(frozen=True)
+class MaskSample:
+    """One slice under a view.
+
+    Attributes:
+        key: case and slice.
+        view: parameters under which it is seen.
+        image: (3, H, W) in [0, 1].
+        truth: (L, H, W) bool, structures in the plan's order, empty where one is not shown; None where the case has
+            no label or none is wanted.
+        counted: (H, W) bool, False on pixels of the label ``ignore``; None where there are none.
+    """
+
+    key: SliceKey
+    view: View
+    image: torch.Tensor
+    truth: torch.Tensor | None
+    counted: torch.Tensor | None = None
+
+
+@dataclass
+class MaskBatch:
+    """Tensors of one step; a row of ``truth`` and ``counted`` is one structure of one slice, slice by slice.
+
+    Attributes:
+        samples: the B slices.
+        images: (B, 3, H, W) in [0, 1].
+        truth: (B * L, H, W) bool, or None.
+        counted: (B * L, H, W) bool, or None where all pixels count.
+    """
+
+    samples: list[MaskSample]
+    images: torch.Tensor
+    truth: torch.Tensor | None
+    counted: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class MaskSamples:
+    """Slices of a fold, read one by one.
+
+    Args:
+        slices: the preprocessed slices.
+        labels: label id of each structure, in the plan's order.
+    """
+
+    def __init__(self, slices: SliceStore, labels: Sequence[int]) -> None:
+        self.slices, self.labels = slices, list(labels)
+
+    def keys(self, cases: Sequence[str]) -> list[SliceKey]:
+        """Every slice of ``cases``, also those that show no structure; not those that are ignored all over."""
+        return [
+            (case, index)
+            for case in cases
+            for index in range(self.slices.slices(case))
+            if index not in self.slices.properties(case).get("ignored_slices", ())
+        ]
+
+    def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> MaskSample:
+        """Read one slice and show it under ``view``."""
+        image = view_image(torch.from_numpy(np.asarray(self.slices.image(*key), dtype=np.float32)), view)
+        label = self.slices.label(*key) if with_truth else None
+        if label is None:
+            return MaskSample(key, view, image, None)
+        label = torch.from_numpy(np.asarray(label).astype(np.int16))
+        truth = view_mask(torch.stack([label == structure for structure in self.labels]), view)
+        ignored = label == IGNORED
+        return MaskSample(key, view, image, truth, ~view_mask(ignored[None], view)[0] if ignored.any() else None)
+
+    def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
+        """Stack samples; the truth is kept only when every sample has one."""
+        truths = [s.truth for s in samples if s.truth is not None]
+        return MaskBatch(
+            samples=list(samples),
+            images=torch.stack([s.image for s in samples]),
+            truth=torch.cat(truths) if len(truths) == len(samples) else None,
+            counted=self._counted(samples),
+        )
+
+    def _counted(self, samples: Sequence[MaskSample]) -> torch.Tensor | None:
+        if all(s.counted is None for s in samples):
+            return None
+        size = samples[0].image.shape[-2:]
+        every = torch.ones(size, dtype=torch.bool)
+        rows = [every if s.counted is None else s.counted for s in samples]
+        return torch.stack(rows).repeat_interleave(len(self.labels), dim=0)

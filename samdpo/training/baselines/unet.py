@@ -1,0 +1,88 @@
+"""The baseline ``unet``: a plain 2D U-Net, trained from scratch on the labelled slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from samdpo.training.baselines.mask_samples import MaskBatch
+from samdpo.training.baselines.prompt_free import PromptFreeTrainer
+from samdpo.training.batches import SliceKey
+from samdpo.training.finetune import batch_dice
+from samdpo.training.trainer import Metrics
+from samdpo.training.views import draw_view
+
+
+class UNetTrainer(PromptFreeTrainer):
+    """U-Net (Ronneberger et al. 2015) with the loss and the epochs of nnU-Net (Isensee et al. 2021).
+
+    An epoch is ``slices_per_epoch`` slices, however few there are: a network without published weights needs as many
+    steps for six images as for a hundred.
+    """
+
+    def configure_trainable(self) -> None:
+        """Everything."""
+        self.network.requires_grad_(True)
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:  # type: ignore[override]
+        """Move the network to the device; instance normalisation is faster with channels first."""
+        return network.to(self.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with one rate."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.stage.lr)
+
+    def train_batches(self, epoch: int) -> Iterator[MaskBatch]:  # type: ignore[override]
+        """Shuffled labelled slices, each under a freshly drawn view, and again from the first where there are few."""
+        generator = self.generator(epoch)
+        for keys in self.sharded(self._key_batches(epoch, generator)):
+            views = [draw_view(self.stage.augmentation, generator) for _ in keys]
+            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+
+    def _key_batches(self, epoch: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:
+        keys = self.epoch_slices.of(self.train_keys, epoch)
+        wanted = max(self.stage.slices_per_epoch, len(keys))
+        order: list[int] = []
+        while len(order) < wanted:
+            order += torch.randperm(len(keys), generator=generator).tolist()
+        for start in range(0, wanted, self.stage.batch_size):
+            yield [keys[i] for i in order[start : min(start + self.stage.batch_size, wanted)]]
+
+    def train_step(self, batch: MaskBatch) -> Metrics:  # type: ignore[override]
+        """One step on Dice and cross-entropy."""
+        logits, truth = self.logits(batch), batch.truth.to(self.device)
+        loss = dice_and_cross_entropy(logits, truth, len(self.plans.structures), batch.counted)
+        self.optimizer_step(loss)
+        return {"loss": loss.item(), "train_dice": batch_dice(logits.detach(), truth, batch.counted)}
+
+
+def dice_and_cross_entropy(
+    logits: torch.Tensor, truth: torch.Tensor, n_structures: int, counted: torch.Tensor | None = None
+) -> torch.Tensor:
+    """nnU-Net's loss of regions (Isensee et al. 2021): binary cross-entropy plus 1 - soft Dice of the whole batch.
+
+    Dice is of a structure's pixels in all slices of the batch together, so that a slice that does not show it is no
+    case of its own.
+
+    Args:
+        logits: (B * L, H, W), before the sigmoid, slice by slice.
+        truth: the same shape, bool.
+        n_structures: L.
+        counted: the same shape, bool, pixels that count; by default all.
+
+    Returns:
+        scalar.
+    """
+    truth = truth.to(logits)
+    counted = torch.ones_like(truth) if counted is None else counted.to(truth)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability, known = logits.sigmoid() * counted, truth * counted
+
+    def of_structure(values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(0, (-1, n_structures)).sum((0, 2, 3))
+
+    # 1 pixel more: defined where a structure is neither shown nor found.
+    dice = (2 * of_structure(probability * known) + 1) / (of_structure(probability) + of_structure(known) + 1)
+    return (entropy * counted).sum() / counted.sum().clamp(min=1) + 1 - dice.mean()
