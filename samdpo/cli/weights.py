@@ -47,7 +47,7 @@ def _list() -> None:
     for name, published in CATALOGUE.items():
         size = f"{published.size / 1e6:.0f} MB" if published.size else "size not stated"
         state = "here" if (root / published.file).is_file() else "download" if published.url else "by hand"
-        print(f"{name:13s} {published.file:21s} {size:>15s}  {state:8s}  {published.licence:10s}  {published.home}")
+        print(f"{name:15s} {published.file:21s} {size:>15s}  {state:8s}  {published.licence:10s}  {published.home}")
 
 
 def _verify(name: str | None) -> None:

@@ -20,6 +20,7 @@ Builder = Callable[[NetworkPlan, bool], "SamNetwork | PromptFreeNetwork"]
 _BUILDERS: dict[str, Builder] = {}
 # Modules of samdpo.networks.backbones.
 _BUILTIN = ("lite_medsam", "mobile_sam", "sam_med2d", "sam_vit", "tiny_sam", "unet")
+PROMPT_FREE = ("unet",)  # of them, those that take no prompts
 
 
 def register_backbone(name: str) -> Callable[[Builder], Builder]:

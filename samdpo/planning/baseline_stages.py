@@ -11,6 +11,7 @@ from samdpo.plans import AugmentationPlan, StagePlan
 UNET_EPOCHS = 42  # with the slices of an epoch about 6 minutes of one core
 UNET_SLICES_PER_EPOCH = {"cpu": 40, "gpu": 400}  # however many there are
 NNUNET_EPOCHS = 1000  # nnU-Net's own
+SAM_MED3D_EPOCHS = 30
 CPU_MINUTES = 10.0  # of a stage that would take days on a CPU
 
 # SAM is prompted with a box and nothing else, and decodes that box alone.
@@ -64,6 +65,24 @@ def baseline_stages(
         ),
         "prompt_only": replace(
             every_label, trainer="PromptOnlyTrainer", plan={"network": {"frozen_stages": every_label_frozen}},
+        ),
+    }
+
+
+def volume_stages(finetune: StagePlan, device: str) -> dict[str, StagePlan]:
+    """Stages for volumes alone; rates and epochs of SAM-Med3D are ours, since the published ones are of large batches.
+
+    Args:
+        finetune: stage 1.
+        device: to plan for.
+    """
+    whole = {"backbone": "sam_med3d", "input_size": 0, "frozen_stages": 0, "train": "full", "pretrained": True}
+    return {
+        "sam_med3d": replace(
+            finetune, trainer="SamMed3dTrainer", epochs=SAM_MED3D_EPOCHS, slices_per_epoch=0,
+            minutes=CPU_MINUTES if device == "cpu" else 0.0, batch_size=1 if device == "cpu" else 2,
+            lr=8e-5, encoder_lr=8e-5, lr_halving_epochs=SAM_MED3D_EPOCHS // 3,
+            plan={"network": whole, "inference": {"smooth_mm": 0.0}},
         ),
     }
 

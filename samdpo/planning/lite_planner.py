@@ -12,7 +12,7 @@ from samdpo.dataset.dataset_json import DatasetJson, StructureHints
 from samdpo.dataset.orientation import most_common
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
-from samdpo.planning.baseline_stages import baseline_stages, peer_stages
+from samdpo.planning.baseline_stages import baseline_stages, peer_stages, volume_stages
 from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
@@ -211,6 +211,7 @@ class LitePlanner:
                 finetune, every_label.plan_finetune(), every_label.plan_network().frozen_stages,
                 len(self.dataset_json.structures), self.sam_backbone, self.device,
             ),
+            **(volume_stages(finetune, self.device) if self.ndim == 3 else {}),
             **peer_stages(align("preferences")),
         }
 

@@ -30,7 +30,7 @@ RATING_BINS = (0.4, 0.55, 0.7)  # IoU, paper's supplement
 BETAS = (1.0, 0.5)  # paper's supplement
 TOP_K = 300  # channels, gScoreCAM (Chen et al. 2022)
 TEXT_DIM = 512  # BiomedCLIP's
-KEPT = ("unet", "nnunet")  # stages whose settings are not the paper's to give
+KEPT = ("unet", "nnunet", "sam_med3d")  # stages whose settings are not the paper's to give
 PEERS = ("mean_teacher", "fixmatch")  # of stage 2's length, but they cannot do without labelled images
 
 # The paper mentions no augmentation.

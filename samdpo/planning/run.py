@@ -127,15 +127,16 @@ def preprocess_planned(
 
 
 def checked_backbone(name: str) -> str:
-    """``name`` if there is a backbone of this name.
+    """``name`` if there is a backbone of this name that the stages can prompt.
 
     Raises:
         PlansError: there is none; the message lists the names.
     """
-    from samdpo.networks.registry import backbone_names  # imports torch
+    from samdpo.networks.registry import PROMPT_FREE, backbone_names  # imports torch
 
-    if name not in backbone_names():
-        raise PlansError(f"There is no backbone {name!r}. Backbones: {', '.join(backbone_names())}.")
+    prompted = [known for known in backbone_names() if known not in PROMPT_FREE]
+    if name not in prompted:
+        raise PlansError(f"-backbone {name!r} is no network that is prompted. There are: {', '.join(prompted)}.")
     return name
 
 

@@ -22,6 +22,7 @@ BUILT_IN = {
     "UNetTrainer": "samdpo.training.baselines.unet",
     "NnUNetTrainer": "samdpo.training.baselines.nnunet",
     "SamTrainer": "samdpo.training.baselines.sam",
+    "SamMed3dTrainer": "samdpo.training.baselines.sam_med3d",
     "SelfPromptTrainer": "samdpo.training.baselines.self_prompt",
     "PromptOnlyTrainer": "samdpo.training.baselines.prompt_only",
     "MeanTeacherTrainer": "samdpo.training.baselines.mean_teacher",

@@ -91,6 +91,11 @@ _FILES = (
         "sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         unused=("image_encoder.norm_head.", "image_encoder.head."),  # of the classifier it was before
     ),
+    PublishedFile(
+        "sam_med3d_turbo",
+        "sam_med3d_turbo.pth",
+        "https://github.com/uni-medical/SAM-Med3D (section Checkpoint: the link behind 'SAM-Med3D-turbo')",
+    ),
 )
 CATALOGUE = {published.name: published for published in _FILES}
 

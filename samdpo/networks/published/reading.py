@@ -3,7 +3,7 @@
 Safetensors hold nothing else. Of PyTorch's pickles, plain state dicts are read with ``weights_only``. SAM-Med2D's file
 also holds a pickled optimiser, which ``weights_only`` refuses even with its class declared safe; it is read by an
 unpickler that knows the few functions of which tensors are rebuilt, puts an empty object in the place of everything of
-``torch.optim``, and refuses whatever else a file names.
+``torch.optim`` and of a script's settings (SAM-Med3D's), and refuses whatever else a file names.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ import torch
 from samdpo.errors import ModelFolderError
 from samdpo.networks.weights import load_weights
 
-WRAPPERS = ("model", "state_dict")  # under which training scripts put the weights beside other things
+WRAPPERS = ("model", "state_dict", "model_state_dict")  # of the weights, where a script saved other things as well
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): collections.defaultdict,
+    ("collections", "Counter"): collections.Counter,  # of a learning-rate scheduler
     ("builtins", "dict"): dict,
     ("__builtin__", "dict"): dict,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
 }
+_SETTINGS = ("argparse", "Namespace")  # of the training script, in SAM-Med3D's checkpoints; dropped like an optimiser
 
 
 def read_checkpoint(path: Path | str) -> dict[str, torch.Tensor]:
     """The weights of a file, on the CPU; read from the disk when they are used, where the format allows it.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``: a state dict, or one under ``model`` or ``state_dict``
-            beside an optimiser and other things, which are dropped.
+        path: ``.safetensors``, or a file of ``torch.save``: a state dict, or one under ``model``, ``state_dict``
+            or ``model_state_dict`` beside an optimiser and other things, which are dropped.
 
     Raises:
         ModelFolderError: the file is missing or damaged, holds something else than tensors, or names a function that
@@ -110,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        if module == "torch.optim" or module.startswith("torch.optim."):
+        if module == "torch.optim" or module.startswith("torch.optim.") or (module, name) == _SETTINGS:
             return _Dropped
         raise _RefusedError(f"{module}.{name}")
 

@@ -13,6 +13,7 @@ from samdpo.networks.published.folder import by_hand, missing
 _NETWORKS = {
     "sam_med2d_b": {"backbone": "sam_med2d_b", "adapters": True},
     "ft_sam_b": {"backbone": "sam_med2d_b", "adapters": False},
+    "sam_med3d_turbo": {"backbone": "sam_med3d"},
 }
 
 
@@ -36,10 +37,16 @@ def verify(published: PublishedFile, path: Path) -> str:
 
 def _check_structure(name: str, path: Path) -> int:
     """Load the file into the network it was published for; the number of its tensors."""
-    from samdpo.networks.published.loading import load_file
+    from samdpo.networks.published import loading
     from samdpo.networks.published.reading import read_checkpoint
     from samdpo.networks.registry import build_network
+    from samdpo.networks.sam_med3d import network as sam_med3d
+    from samdpo.networks.sam_med3d import shapes, weights
     from samdpo.plans import NetworkPlan
 
-    load_file(build_network(NetworkPlan(**_NETWORKS[name]), pretrained=False), path)  # type: ignore[arg-type]
+    plan = NetworkPlan(**_NETWORKS[name])  # type: ignore[arg-type]
+    if plan.backbone in shapes.SHAPES:
+        weights.load_file(sam_med3d.build_sam_med3d(plan), path)
+    else:
+        loading.load_file(build_network(plan, pretrained=False), path)
     return len(read_checkpoint(path))
