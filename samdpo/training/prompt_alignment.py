@@ -120,8 +120,8 @@ def preferred_masks(trainer: AlignTrainer, samples: SliceSamples, number: int) -
     """What each unlabelled slice is taken to show: (H, W) label map of the places chosen by the stage's objective.
 
     ``preferences`` and ``best_candidate`` take what the annotator ranked first; the objectives without an annotator
-    take the place that the finetuned model itself thinks best of. A slice on which nothing is preferred has
-    none.
+    take the place that the finetuned model itself thinks best of, and no hidden truth is read for them. A slice on
+    which nothing is preferred has none.
 
     Args:
         trainer: gives the unlabelled slices, their embeddings, the reference model and the annotator.

@@ -1,0 +1,110 @@
+"""What the semi-supervised peers of ``align`` share: two views of an unlabelled image must give the same mask.
+
+They start from the same finished stage as ``align``, train the same mask decoder on the same kept embeddings and
+prompts, and have the same anchor on labelled images. Nobody ranks anything for them, and no truth of an unlabelled
+image is read in training, so that what ``align`` gains over them is what the preferences say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from samdpo.training.align import AlignBatch, AlignTrainer
+from samdpo.training.batches import Batch, SliceKey, SliceSamples
+from samdpo.training.trainer import Metrics
+from samdpo.training.views import View, draw_kept
+
+
+@dataclass
+class TwoViews:
+    """B unlabelled slices under two views each, with the same N prompts in the same order.
+
+    Attributes:
+        weak: the slice or its mirror image, with exact boxes and the stored points.
+        strong: the slice or its mirror image, with jittered boxes and newly drawn points.
+    """
+
+    weak: Batch
+    strong: Batch
+
+    def __len__(self) -> int:
+        return len(self.weak)
+
+    def as_strong(self, masks: torch.Tensor) -> torch.Tensor:
+        """Masks or probabilities (N, H, W) of the weak views, mirrored to where the strong views show the same."""
+        pairs = zip(self.weak.samples, self.strong.samples)
+        mirrored = torch.tensor([weak.view.flip != strong.view.flip for weak, strong in pairs])
+        rows = mirrored[self.weak.prompts.image_index].to(masks.device)
+        return torch.where(rows[:, None, None], masks.flip(-1), masks)
+
+
+class ConsistencyTrainer(AlignTrainer):
+    """Trains the mask decoder on pairs of views; a peer says what is the target and how to compare with it.
+
+    A frozen encoder's output is kept of a slice and of its mirror image alone, so that views differ by a flip and by
+    their prompts. Prompts stay where they are: the plan's ``prompt_corruption`` is not applied.
+    """
+
+    step = 0  # optimiser steps taken since the training began
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; every epoch sees equally many slices."""
+        batches = math.ceil(len(self.epoch_slices.of(self.unlabelled_keys, 0)) / self.stage.batch_size)
+        return math.ceil(batches / self.accelerator.num_processes)
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Count steps from the epoch, so that a continued training counts as an uninterrupted one."""
+        super().on_epoch_start(epoch)
+        self.step = epoch * self.steps_per_epoch
+
+    def unlabelled_batch(self, keys: list[SliceKey], generator: torch.Generator) -> TwoViews:
+        """Unlabelled slices under two views each, without their truth."""
+        weak = draw_kept(len(keys), self.stage.augmentation, generator)
+        seeds = torch.randint(2**31, (len(keys),), generator=generator).tolist()
+        strong = [replace(view, seed=seed) for view, seed in zip(self.strong_views(weak, generator), seeds)]
+        samples = self.data.samples(replace(self.stage.augmentation, prompt_corruption=0.0))
+        return TwoViews(_without_truth(samples, keys, weak), _without_truth(samples, keys, strong))
+
+    def strong_views(self, weak: Sequence[View], generator: torch.Generator) -> list[View]:
+        """Which of the kept views stand beside ``weak``: drawn anew. What makes prompts differ is added to them."""
+        return draw_kept(len(weak), self.stage.augmentation, generator)
+
+    def embeddings(self, batch: Batch) -> torch.Tensor:
+        """Embeddings (B, C, h, w) of a batch, float32; a view's seed is of its prompts and moves no pixel."""
+        samples = [replace(sample, view=replace(sample.view, seed=None)) for sample in batch.samples]
+        return super().embeddings(replace(batch, samples=samples))
+
+    def train_step(self, batch: AlignBatch) -> Metrics:
+        """One step on unlabelled pairs and the labelled anchor."""
+        metrics = super().train_step(batch)
+        self.step += 1
+        return metrics
+
+    def unlabelled_loss(self, views: TwoViews) -> tuple[torch.Tensor, Metrics]:
+        """Weighted loss between the strong view's logits and the weak view's probabilities, and what to log."""
+        with torch.no_grad():
+            target = views.as_strong(self.target(views.weak))
+        embeddings = self.perturbed(self.embeddings(views.strong))
+        logits = self.network.decode(embeddings, views.strong.prompts.to(self.device))[0]
+        return self.consistency_loss(logits, target)
+
+    def target(self, weak: Batch) -> torch.Tensor:
+        """What the weak view is taken to show, (N, H, W) probabilities; without gradient."""
+        return self.decode(weak)[1].sigmoid()
+
+    def perturbed(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, C, h, w) of the strong view as the decoder gets them: as they are."""
+        return embeddings
+
+    def consistency_loss(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        """Loss of logits (N, H, W) against probabilities (N, H, W) in the same frame, and what to log."""
+        raise NotImplementedError
+
+
+def _without_truth(samples: SliceSamples, keys: Sequence[SliceKey], views: Sequence[View]) -> Batch:
+    return samples.collate([samples.sample(key, view, with_truth=False) for key, view in zip(keys, views)])
