@@ -38,6 +38,8 @@ def write_prediction(
             # nnU-Net's key and layout: (classes, Z, Y, X), background first.
             background = 1 - prediction.probabilities.max(0, keepdims=True)
             np.savez_compressed(temporary, probabilities=np.concatenate([background, prediction.probabilities]))
+    else:  # those of an earlier model would be averaged as if they were this one's
+        (folder / f"{case}.npz").unlink(missing_ok=True)
     if dicom_seg:
         write_dicom_seg(prediction.segmentation, sources, plans.structures, folder / f"{case}.dcm")
     write_label(prediction.segmentation, mask, prediction.properties)
