@@ -200,8 +200,8 @@ class PreferenceLossPlan:
 class ConsistencyPlan:
     """What the stages ``mean_teacher`` and ``fixmatch`` learn from unlabelled images."""
 
-    weight: float = 1.0  # of the loss on unlabelled images, once ramped up
-    ramp_up: float = 0.4  # share of the steps over which the weight grows (Laine & Aila 2017)
+    weight: float = 1.0  # of the loss on unlabelled images
+    ramp_up: float = 0.4  # mean_teacher: share of the steps over which the weight grows (Laine & Aila 2017)
     ema_decay: float = 0.99  # mean_teacher: of the teacher's weights (Tarvainen & Valpola 2017)
     confidence: float = 0.95  # fixmatch: probability from which a pixel's pseudo-label counts (Sohn et al. 2020)
     feature_dropout: float = 0.5  # fixmatch: share of the embedding's channels dropped (Yang et al. 2023)

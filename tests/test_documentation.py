@@ -23,8 +23,8 @@ from samdpo.plans import Plans, StagePlan, StructurePlan
 from samdpo.schema import to_dict
 
 LONGEST_HELP = 0.5  # seconds
-TRAINING_PAGES = {"prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md", "training.md",
-                  "alignment.md",
+TRAINING_PAGES = {"baselines.md", "prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md",
+                  "training.md", "alignment.md", "benchmark.md",
                   "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
                   "annotate.md", "models.md", "performance.md", "preferences.md", "texts.md"}
 EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY / "CONTRIBUTING.md",

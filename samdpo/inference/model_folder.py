@@ -16,6 +16,7 @@ from samdpo.paths import dataset_name, results_root
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
+from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ class FoldModel:
     """One fold's network, what prompts for it, and its own settings (``model.json``)."""
 
     network: SamNetwork | PromptFreeNetwork | VolumeNetwork
-    prompter: Prompter | None  # None of a network that needs no prompt
+    prompter: Prompter | WholeImagePrompter | None  # None of a network that needs no prompt
     settings: dict[str, Any]
 
 
@@ -71,11 +72,17 @@ def load_fold(
     if not (path / "prompter").is_dir():
         raise ModelFolderError(f"{path / 'prompter'} is missing. {REMEDY}")
     try:
-        prompter = Prompter.load(path / "prompter", device)
+        prompter = _prompter(path / "prompter", device)
     except (OSError, KeyError, ValueError) as error:
         raise ModelFolderError(f"{path / 'prompter'} cannot be read ({error}). {REMEDY}") from error
     keep_answers(plans)  # what a model was asked before is not asked again
     return FoldModel(network.eval(), prompter, settings)
+
+
+def _prompter(folder: Path, device: torch.device | str) -> Prompter | WholeImagePrompter:
+    if (folder / WHOLE_IMAGE).is_file():
+        return WholeImagePrompter.load(folder)
+    return Prompter.load(folder, device)
 
 
 def _architecture(settings: dict[str, Any]) -> Any:

@@ -1,0 +1,148 @@
+"""Run the steps that are left: here one after another, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from samdpo.benchmark.ablations import write_plans
+from samdpo.benchmark.cells import environment, link_dataset, link_from_base, link_tree
+from samdpo.benchmark.execute import Cost, cost_of, failed, run_logged
+from samdpo.benchmark.steps import Step
+from samdpo.errors import ConfigurationError, SamdpoError
+
+log = logging.getLogger(__name__)
+
+
+def steps_left(steps: Sequence[Step], retry: bool) -> list[Step]:
+    """What is to be run: neither there nor, unless ``retry``, failed before."""
+    return [step for step in steps if not step.is_done and (retry or not has_failed(step))]
+
+
+def has_failed(step: Step) -> bool:
+    """Whether the step was run and ended with an error."""
+    cost = cost_of(step.log)
+    return cost is not None and cost.status == "failed"
+
+
+def run_step(step: Step) -> Cost:
+    """Run one step where what it needs is there; a step whose needs failed fails with them.
+
+    Raises:
+        KeyboardInterrupt: stopped; the same step goes on the next time.
+    """
+    typed = shlex.join(step.words)
+    try:
+        _prepare(step)
+    except SamdpoError as error:
+        return failed(step.log, typed, str(error))
+    if step.is_done:  # taken over from another cell
+        return Cost(typed, "done")
+    cost = run_logged(step.words, step.log, environment(step.cell))
+    if cost.status == "done" and not step.is_done:
+        return failed(step.log, typed, f"ended without an error, but what it should make is not there; see {step.log}")
+    return cost
+
+
+def run_here(steps: Sequence[Step], retry: bool = False) -> None:
+    """Run those of ``steps`` that are left, one after another; one that fails does not stop those not needing it."""
+    lost: dict[str, str] = {}
+    left = {step.key for step in steps_left(steps, retry)}
+    number = 0
+    for step in steps:
+        if step.key in left and not step.is_done:
+            number += 1
+            log.info("[%d/%d] %s: %s", number, len(left), step.cell.name, shlex.join(step.words))
+            need = next((key for key in step.needs if key in lost), None)
+            typed = shlex.join(step.words)
+            _say(step, run_step(step) if need is None else failed(step.log, typed, _needs(need, lost[need])))
+        if not step.is_done:
+            lost[step.key] = _reason(step)
+
+
+def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> None:
+    """Run steps on a Dask cluster whose workers see the same folders; each as soon as what it needs is there.
+
+    Args:
+        steps: in an order in which each comes after what it needs.
+        scheduler: address, for example ``tcp://host:8786``.
+        retry: also run what failed before.
+
+    Raises:
+        ConfigurationError: ``distributed`` is not installed, or nobody answers.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ConfigurationError(
+            'Dask is not installed, which --dask needs. Type: pip install "dask[distributed]", or leave out --dask.'
+        ) from error
+    try:
+        client = Client(scheduler, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"No Dask scheduler answers at {scheduler!r}: {error}. Start one with: dask scheduler"
+        ) from error
+    with client:
+        futures: dict[str, Any] = {}
+        left = {step.key for step in steps_left(steps, retry)}
+        for step in steps:
+            if step.key in left:
+                needs = {key: futures[key] for key in step.needs if key in futures}
+                futures[step.key] = client.submit(_run_after, step, needs, key=step.key, pure=False, retries=0)
+            elif not step.is_done:
+                futures[step.key] = Cost(shlex.join(step.words), "failed", reason=_reason(step))
+        running = {future: step for step in steps if (future := futures.get(step.key)) and step.key in left}
+        for future in as_completed(running):
+            error = future.exception()
+            step = running[future]
+            _say(step, future.result() if error is None else failed(step.log, shlex.join(step.words), str(error)))
+
+
+def _run_after(step: Step, needs: Mapping[str, Cost]) -> Cost:
+    """On a worker: run a step unless one of those it needs has failed or was stopped."""
+    typed = shlex.join(step.words)
+    if step.is_done:
+        return Cost(typed, "done")
+    need = next((key for key, cost in needs.items() if cost.status != "done"), None)
+    if need is not None:
+        stopped = needs[need].status == "stopped"  # and may go on the next time
+        return Cost(typed, "stopped") if stopped else failed(step.log, typed, _needs(need, needs[need].reason))
+    try:
+        return run_step(step)
+    except KeyboardInterrupt:
+        return Cost(typed, "stopped")
+
+
+def _prepare(step: Step) -> None:
+    """What is computed elsewhere already, and the plans of variants, go into the cell before a step runs."""
+    cell, folder = step.cell, step.cell.preprocessed / step.dataset
+    if step.kind == "plan":
+        link_dataset(cell, step.dataset, step.plans)
+        return
+    write_plans(cell, step.dataset, step.plans)
+    if step.plans_name == step.plans:
+        link_from_base(cell, step.dataset, step.plans, step.fold)
+        return
+    features = folder / f"{step.plans}_features"  # the same images and the same encoder
+    if features.is_dir():
+        link_tree(features, folder / f"{step.plans_name}_features")
+
+
+def _reason(step: Step) -> str:
+    cost = cost_of(step.log)
+    return cost.reason if cost is not None and cost.reason else "it was not run"
+
+
+def _needs(key: str, reason: str) -> str:
+    """Why a step cannot run, by the first one that failed."""
+    return reason if reason.startswith("needs ") else f"needs {key.rpartition('/')[2]}, which failed: {reason}"
+
+
+def _say(step: Step, cost: Cost) -> None:
+    if cost.status == "done":
+        log.info("  done in %.1f min (%.1f CPU minutes).", cost.wall_seconds / 60, cost.cpu_seconds / 60)
+    else:
+        log.warning("%s %s: %s", step.key, cost.status, cost.reason)
