@@ -96,7 +96,8 @@ setup(
         "uvicorn",
     ],
     extras_require={
-        "dev": ["gguf", "httpx", "playwright", "psycopg[binary]", "pytest", "ruff"],
+        "dask": ["dask[distributed]"],
+        "dev": ["dask[distributed]", "gguf", "httpx", "playwright", "psycopg[binary]", "pytest", "ruff"],
         "postgresql": ["psycopg[binary]"],
     },
     entry_points={

@@ -33,7 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("-f", default="0", metavar="FOLD", help="a number, or all")
     command.add_argument("-o", type=Path, default=None, metavar="FOLDER",
                          help="of the benchmark; default: nnUNet_results/benchmark")
-    command.add_argument("--minutes", type=float, default=6.0,
+    command.add_argument("--minutes", type=float, default=3.0,
                          help="of computing for every training; 0: each as long as its plan says")
     command.add_argument("--epochs", type=int, default=None, metavar="N",
                          help="this many for every training, without a limit of minutes")

@@ -97,5 +97,5 @@ def next_step(trainer: Trainer) -> str:
     if following and trainer.data.split.unlabelled:
         command = f"samdpo_train {number} {following[0]} {fold}{option}"
         lines.append(f"  {command}      learn from preferences on unlabelled images")
-    lines.append(f"  samdpo_predict -i IMAGES -o MASKS -d {number} -f {fold}{option}")
+    lines.append(f"  {trainer.prediction_command()}")
     return "\n".join(lines)

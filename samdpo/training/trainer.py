@@ -24,6 +24,7 @@ from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import save_weights
+from samdpo.paths import plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
@@ -309,8 +310,7 @@ class Trainer:
 
     def describe(self) -> dict[str, Any]:
         """What prediction needs to know of this fold beyond the plans; see :func:`describe_fold`."""
-        own = type(self).build_network_architecture is not Trainer.build_network_architecture
-        return describe_fold(self, custom_architecture=own)
+        return describe_fold(self, type(self).build_network_architecture is not Trainer.build_network_architecture)
 
     def measure_confidence(self) -> dict[str, float]:
         """Of each structure the confidence below which a person should look at a mask."""
@@ -334,6 +334,12 @@ class Trainer:
             TrainingError: the checkpoint was made with other settings.
         """
         return load_state(self)
+
+    def prediction_command(self) -> str:
+        """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
+        option = "" if self.stage_name in ("finetune", "align") else f" -c {self.stage_name}"
+        option, number = plans_option(self.plans.plans_name) + option, int(self.plans.dataset_name[7:10])
+        return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"
 
     # ---- validation ---------------------------------------------------------------------------------------------
 

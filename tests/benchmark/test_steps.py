@@ -74,8 +74,8 @@ def test_a_stage_comes_after_the_one_it_needs(tmp_path):
     assert words(steps) == [
         "samdpo_plan_and_preprocess -d 901 --labelled 0.5 --seed 1 -np 1",
         "samdpo_prompt 901 0 -device auto",
-        "samdpo_train 901 finetune 0 -device auto -np 1 --c --set minutes=6",
-        "samdpo_train 901 align 0 -device auto -np 1 --c --set minutes=6",
+        "samdpo_train 901 finetune 0 -device auto -np 1 --c --set minutes=3",
+        "samdpo_train 901 align 0 -device auto -np 1 --c --set minutes=3",
     ]
 
 
@@ -105,7 +105,7 @@ def test_variants_start_from_the_same_finetune_but_have_their_own_prompts(tmp_pa
     ablations = chosen_ablations(["components", "scoring", "noise"])
     steps = all_steps(asked(tmp_path, "align"), ablations, TWO)
     typed = words(steps)
-    assert "samdpo_train 901 align_noise_30 0 -p samdpoPlans_ablations -device auto -np 1 --c --set minutes=6" in typed
+    assert "samdpo_train 901 align_noise_30 0 -p samdpoPlans_ablations -device auto -np 1 --c --set minutes=3" in typed
     assert "samdpo_prompt 901 0 -p samdpoPlans_no_answers -device auto" in typed
     finetunes = [(s.cell.unlabelled, s.plans_name) for s in steps if s.stage == "finetune"]
     assert sorted(finetunes, key=str) == sorted([
@@ -176,7 +176,7 @@ def test_the_overview_says_what_is_there_and_how_long_the_rest_takes(commands, t
     commands.fail = {"unet"}
     run_here([step for step in steps if step.cell.seed == 1])
     said = "\n".join(overview(steps, settings, retry=False))
-    assert "Budget: 6 minutes of computing for every training" in said
+    assert "Budget: 3 minutes of computing for every training" in said
     assert "there: finetune, align" in said and "failed: unet" in said and "to run: unet, finetune, align" in said
     assert "6 trainings: 2 there, 3 to run, 1 failed. --retry runs again what failed." in said
     assert "At most 0.3 h" in said

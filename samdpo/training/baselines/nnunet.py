@@ -167,6 +167,12 @@ class NnUNetTrainer(Trainer):
         return {**describe_fold(self, custom_architecture=True), **own,
                 "nnunetv2": importlib.metadata.version("nnunetv2")}
 
+    def prediction_command(self) -> str:
+        """nnU-Net's own command."""
+        trained = read_json(self.nnunet / RESULT, error=ModelFolderError)
+        model = model_folder(self.nnunet, self.plans.dataset_name, trained["configuration"])
+        return f"nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -f 0 -m {model}"
+
     def measure_confidence(self) -> dict[str, float]:
         """None: nnU-Net's masks come without the confidence of ours."""
         return {}
