@@ -179,7 +179,7 @@ def test_the_overview_says_what_is_there_and_how_long_the_rest_takes(commands, t
     assert "Budget: 3 minutes of computing for every training" in said
     assert "there: finetune, align" in said and "failed: unet" in said and "to run: unet, finetune, align" in said
     assert "6 trainings: 2 there, 3 to run, 1 failed. --retry runs again what failed." in said
-    assert "At most 0.3 h" in said
+    assert "At most 0.1 h" in said
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
