@@ -9,6 +9,7 @@ import pytest
 
 from samdpo.benchmark import execute
 from samdpo.benchmark.execute import cost_of, run_logged
+from samdpo.training.run_log import peak_memory_gib
 
 WORDS = ["samdpo_train", "901", "finetune", "0"]
 
@@ -27,7 +28,9 @@ def test_a_command_that_ends_well_leaves_its_log_and_its_cost(program, tmp_path)
     program("import os\nfor _ in range(10**6): pass\nprint('hello', os.environ['colour'])")
     cost = run_logged(WORDS, tmp_path / "logs" / "a.log", {**os.environ, "colour": "red"})
     assert cost.status == "done" and cost.command == "samdpo_train 901 finetune 0" and cost.reason == ""
-    assert cost.cpu_seconds > 0 and cost.wall_seconds > 0 and 0.001 < cost.peak_memory_gib < 1
+    assert cost.cpu_seconds > 0 and cost.wall_seconds > 0
+    # Linux counts the copy of the parent that a process is before it begins its own program.
+    assert 0.001 < cost.peak_memory_gib < max(1, 1.1 * peak_memory_gib())
     assert (tmp_path / "logs" / "a.log").read_text() == "$ samdpo_train 901 finetune 0\nhello red\n"
     assert cost_of(tmp_path / "logs" / "a.log") == cost
 
