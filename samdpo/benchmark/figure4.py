@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from samdpo.benchmark.cell import Cell
 from samdpo.benchmark.figure_cases import DrawnCase, DrawnPrompts, is_volume, load_case
 from samdpo.benchmark.figure_panels import MASK_COLOUR, Block, draw_contours, lay_out, name_above, name_panel
-from samdpo.benchmark.figure_records import Chosen, choose_runs, panel_title, percentile_of
+from samdpo.benchmark.figure_records import Chosen, of_each_dataset, panel_title, percentile_of
 from samdpo.benchmark.figure_style import SMALL, marks_explained, short_name
 from samdpo.benchmark.records import Record
 from samdpo.drawing import (
@@ -26,13 +25,11 @@ from samdpo.drawing import (
     draw_saliency,
     save_figure,
 )
-from samdpo.errors import SamdpoError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
 PERCENTILES = (10, 50, 90)  # of the reference method's Dice over the test cases
 COARSE_COLOUR = GREEN
 _PROMPT_COLUMNS = ("saliency from text", "coarse mask,\nbox, points")
@@ -58,14 +55,10 @@ def draw_figure4(records: Sequence[Record], cells: Sequence[Cell], folder: Path)
         the file; none where no dataset of pictures has a run that is done. What cannot be read is left out with a
         warning.
     """
-    examples = []
-    for dataset in sorted({one.dataset for one in records}):
-        try:
-            chosen = choose_runs(records, cells, dataset)
-            if chosen is not None and not is_volume(chosen):
-                examples.append(Example(chosen, choose_cases(chosen)))
-        except (SamdpoError, OSError, ValueError) as error:
-            log.warning("Figure 4 is drawn without %s: %s", dataset, error)
+    examples = of_each_dataset(
+        records, cells, "Figure 4",
+        lambda chosen: None if is_volume(chosen) else Example(chosen, choose_cases(chosen)),
+    )
     if not examples:
         return []
     file = Path(folder) / "figure4.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +11,17 @@ import numpy as np
 from samdpo.benchmark.cell import Cell
 from samdpo.benchmark.figure_cases import is_volume
 from samdpo.benchmark.figure_panels import Block, Page, draw_contours, lay_out, name_above, name_panel, say_missing
-from samdpo.benchmark.figure_records import choose_runs, panel_title
+from samdpo.benchmark.figure_records import of_each_dataset, panel_title
 from samdpo.benchmark.figure_scenes import DrawnStructure, Scene, load_scene
 from samdpo.benchmark.figure_style import SMALL, marks_explained, short_name
 from samdpo.benchmark.figure_surface import Surface
 from samdpo.benchmark.records import Record
 from samdpo.drawing import draw_image, save_figure
-from samdpo.errors import SamdpoError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
 COLOURS = "RdBu_r"  # red and blue are told apart by the colour-blind, and grey between them is the truth
 _LEAST_RANGE = 2.0  # mm: below it colours would show rounding
 _TRUTH_TONE = np.array([0.93, 0.86, 0.74])  # of the truth's surface: no colour of the scale
@@ -42,14 +39,9 @@ def draw_figure5(records: Sequence[Record], cells: Sequence[Cell], folder: Path)
         the file; none where no dataset of volumes has a run that is done. What cannot be read is left out with a
         warning.
     """
-    scenes = []
-    for dataset in sorted({one.dataset for one in records}):
-        try:
-            chosen = choose_runs(records, cells, dataset)
-            if chosen is not None and is_volume(chosen):
-                scenes.append(load_scene(chosen))
-        except (SamdpoError, OSError, ValueError) as error:
-            log.warning("Figure 5 is drawn without %s: %s", dataset, error)
+    scenes = of_each_dataset(
+        records, cells, "Figure 5", lambda chosen: load_scene(chosen) if is_volume(chosen) else None
+    )
     if not scenes:
         return []
     file = Path(folder) / "figure5.png"

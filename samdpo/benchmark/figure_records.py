@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +16,11 @@ from samdpo.benchmark.cell import Cell
 from samdpo.benchmark.figure_style import in_order
 from samdpo.benchmark.methods import METHODS
 from samdpo.benchmark.records import Record
+from samdpo.errors import SamdpoError
 from samdpo.paths import PLANS_NAME
 
-_Key = TypeVar("_Key")
+log = logging.getLogger(__name__)
+_Key, _Read = TypeVar("_Key"), TypeVar("_Read")
 REFERENCE = "align"  # whose Dice chooses the cases that are drawn, where it was run
 
 
@@ -103,6 +106,30 @@ def choose_runs(records: Sequence[Record], cells: Sequence[Cell], dataset: str) 
     seed = percentile_of({one.seed: one.metrics["Dice"] for one in runs if one.method == reference}, 50)
     drawn = {one.method: one for one in runs if one.seed == seed}
     return Chosen(dataset, reference, tuple(drawn[method] for method in in_order(drawn)), at[runs[0].labelled, seed])
+
+
+def of_each_dataset(
+    records: Sequence[Record], cells: Sequence[Cell], figure: str, read: Callable[[Chosen], _Read | None]
+) -> list[_Read]:
+    """What ``read`` makes of the chosen runs of each dataset; one that cannot be read is left out with a warning.
+
+    Args:
+        records: of all datasets.
+        cells: of the benchmark.
+        figure: for the warning.
+        read: gives None for a dataset that the figure does not draw.
+    """
+    found = []
+    for dataset in sorted({one.dataset for one in records}):
+        try:
+            chosen = choose_runs(records, cells, dataset)
+            made = None if chosen is None else read(chosen)
+        except (SamdpoError, OSError, ValueError) as error:
+            log.warning("%s is drawn without %s: %s", figure, dataset, error)
+            continue
+        if made is not None:
+            found.append(made)
+    return found
 
 
 def _of_first(runs: Sequence[Record], key: Callable[[Record], Any]) -> list[Record]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from samdpo.training.batches import SliceKey
+from samdpo.training.batches import Batch, SliceKey
 from samdpo.training.views import FLIPPED, IDENTITY
 
 if TYPE_CHECKING:
@@ -35,13 +35,16 @@ def confidence_of(probabilities: np.ndarray, cut: float) -> float:
 
 
 @torch.no_grad()
-def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size: int = 4) -> dict[str, float]:
+def confidence_thresholds(
+    trainer: Trainer, keys: Sequence[SliceKey], names_of: Callable[[Any], list[str]] | None = None, batch_size: int = 4
+) -> dict[str, float]:
     """Of each structure the 10th percentile of its confidence on training slices.
 
     Args:
         trainer: gives samples and probabilities.
         keys: training slices; up to 64, evenly chosen, are looked at, averaged with their mirror image where
             prediction does so.
+        names_of: batch -> structure of each row of its probabilities; by default those of its prompts.
         batch_size: slices a pass.
 
     Returns:
@@ -49,6 +52,7 @@ def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size
     """
     chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, min(len(keys), MOST_SLICES)).round().astype(int)]
     found: dict[str, list[float]] = {}
+    names_of = names_of or _prompted
     for start in range(0, len(chosen), batch_size):
         of_views, chunk = [], chosen[start : start + batch_size]
         for view in (IDENTITY, FLIPPED) if trainer.plans.inference.mirror else (IDENTITY,):
@@ -56,9 +60,12 @@ def confidence_thresholds(trainer: Trainer, keys: Sequence[SliceKey], batch_size
             of_views.append(trainer.probabilities(batch))
         views = [of_views[0], *(probabilities.flip(-1) for probabilities in of_views[1:])]
         mean = torch.stack(views).mean(0).cpu().numpy()
-        prompts = [prompt for sample in batch.samples for prompt in sample.prompts]
-        for prompt, probability in zip(prompts, mean):
+        for name, probability in zip(names_of(batch), mean):
             confidence = confidence_of(probability, trainer.mask_cut)
             if confidence > 0:
-                found.setdefault(prompt.structure, []).append(confidence)
+                found.setdefault(name, []).append(confidence)
     return {name: round(float(np.percentile(values, PERCENTILE)), 4) for name, values in found.items()}
+
+
+def _prompted(batch: Batch) -> list[str]:
+    return [prompt.structure for sample in batch.samples for prompt in sample.prompts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import TrainingError
@@ -48,15 +48,7 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
     if (found := checkpoints.load_latest(trainer.fold_folder)) is None:
         return False
     weights, state = found
-    changed = [
-        key for key, value in trainer.settings().items()
-        if state["settings"].get(key) != value and key not in _MAY_CHANGE
-    ]
-    if changed:
-        raise TrainingError(
-            f"The checkpoint in {trainer.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
-            "with the settings it was started with, or start again without --c."
-        )
+    check_settings(trainer, state["settings"])
     load_into(trainer.network, weights, "the resumable checkpoint")
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.current_epoch, trainer.best_metric = state["epoch"], state["best_metric"]
@@ -66,3 +58,17 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
         load_more(state)
     log.info("Continuing %s after epoch %d.", trainer.fold_folder, trainer.current_epoch)
     return True
+
+
+def check_settings(trainer: Trainer, before: Mapping[str, Any]) -> None:
+    """Refuse to continue with other settings than those a checkpoint was made with.
+
+    Raises:
+        TrainingError: names the settings that differ.
+    """
+    changed = [k for k, v in trainer.settings().items() if before.get(k) != v and k not in _MAY_CHANGE]
+    if changed:
+        raise TrainingError(
+            f"The checkpoint in {trainer.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
+            "with the settings it was started with, or start again without --c."
+        )

@@ -26,6 +26,7 @@ from samdpo.training.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.training.baselines.nnunet_raw import RawForm, write_raw_dataset
 from samdpo.training.baselines.nnunet_worker import RESULT, WEIGHTS, model_folder
 from samdpo.training.description import cost_of, describe_fold
+from samdpo.training.resume import check_settings
 from samdpo.training.run_log import RunLog, write_debug
 from samdpo.training.trainer import Trainer
 
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 LATEST_FILE = "checkpoint_latest.pth"  # nnU-Net's name
 SETTINGS, FORM = "settings.json", "form.json"
-_MAY_CHANGE = ("epochs", "minutes")
 
 
 class NnUNetTrainer(Trainer):
@@ -91,13 +91,7 @@ class NnUNetTrainer(Trainer):
         """
         if not self.latest.is_file():
             return False
-        before = read_json(self.nnunet / SETTINGS, error=TrainingError, remedy="Start again without --c.")
-        changed = [k for k, v in self.settings().items() if before.get(k) != v and k not in _MAY_CHANGE]
-        if changed:
-            raise TrainingError(
-                f"The checkpoint in {self.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
-                "with the settings it was started with, or start again without --c."
-            )
+        check_settings(self, read_json(self.nnunet / SETTINGS, error=TrainingError, remedy="Start again without --c."))
         self.resuming = True
         return True
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from samdpo.errors import TrainingError
 from samdpo.networks.precision import autocast
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.training.baselines.mask_samples import MaskBatch, MaskSamples
-from samdpo.training.batches import SliceKey
-from samdpo.training.confidence import MOST_SLICES, PERCENTILE, confidence_of
+from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.trainer import Trainer
-from samdpo.training.views import FLIPPED, IDENTITY, View
 
 
 class PromptFreeTrainer(Trainer):
@@ -57,25 +54,6 @@ class PromptFreeTrainer(Trainer):
         self.network.eval()
         return self.logits(batch).sigmoid()
 
-    def measure_confidence(self, batch_size: int = 4) -> dict[str, float]:
-        """Of each structure the 10th percentile of its confidence on slices trained on, where anything was found.
-
-        Up to 64 slices, evenly chosen; averaged with their mirror image where prediction does so.
-        """
-        keys, names = self.confidence_keys(), list(self.plans.structures)
-        chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, min(len(keys), MOST_SLICES)).round().astype(int)]
-        found: dict[str, list[float]] = {}
-        for start in range(0, len(chosen), batch_size):
-            chunk = chosen[start : start + batch_size]
-            mean = self._probabilities_of(chunk, IDENTITY)
-            if self.plans.inference.mirror:
-                mean = (mean + self._probabilities_of(chunk, FLIPPED).flip(-1)) / 2
-            for row, probability in enumerate(mean.cpu().numpy()):
-                if (confidence := confidence_of(probability, self.mask_cut)) > 0:
-                    found.setdefault(names[row % len(names)], []).append(confidence)
-        return {name: round(float(np.percentile(values, PERCENTILE)), 4) for name, values in found.items()}
-
-    def _probabilities_of(self, keys: list[SliceKey], view: View) -> torch.Tensor:
-        return self.probabilities(
-            self.samples.collate([self.samples.sample(key, view, with_truth=False) for key in keys])
-        )
+    def measure_confidence(self) -> dict[str, float]:
+        """As :meth:`Trainer.measure_confidence`; every slice has a row of each structure."""
+        return confidence_thresholds(self, self.confidence_keys(), lambda batch: [*self.plans.structures] * len(batch))

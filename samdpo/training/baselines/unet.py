@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from samdpo.training.baselines.mask_samples import MaskBatch
 from samdpo.training.baselines.prompt_free import PromptFreeTrainer
-from samdpo.training.batches import SliceKey
+from samdpo.training.batches import EpochSlices, SliceKey
 from samdpo.training.finetune import batch_dice
 from samdpo.training.trainer import Metrics
-from samdpo.training.views import draw_view
 
 
 class UNetTrainer(PromptFreeTrainer):
@@ -21,6 +21,10 @@ class UNetTrainer(PromptFreeTrainer):
     An epoch is ``slices_per_epoch`` slices, however few there are: a network without published weights needs as many
     steps for six images as for a hundred.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.epoch_slices = RepeatedSlices(self.stage)
 
     def configure_trainable(self) -> None:
         """Everything."""
@@ -34,28 +38,28 @@ class UNetTrainer(PromptFreeTrainer):
         """Adam with one rate."""
         return torch.optim.Adam(self.network.parameters(), lr=self.stage.lr)
 
-    def train_batches(self, epoch: int) -> Iterator[MaskBatch]:  # type: ignore[override]
-        """Shuffled labelled slices, each under a freshly drawn view, and again from the first where there are few."""
-        generator = self.generator(epoch)
-        for keys in self.sharded(self._key_batches(epoch, generator)):
-            views = [draw_view(self.stage.augmentation, generator) for _ in keys]
-            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
-
-    def _key_batches(self, epoch: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:
-        keys = self.epoch_slices.of(self.train_keys, epoch)
-        wanted = max(self.stage.slices_per_epoch, len(keys))
-        order: list[int] = []
-        while len(order) < wanted:
-            order += torch.randperm(len(keys), generator=generator).tolist()
-        for start in range(0, wanted, self.stage.batch_size):
-            yield [keys[i] for i in order[start : min(start + self.stage.batch_size, wanted)]]
-
     def train_step(self, batch: MaskBatch) -> Metrics:  # type: ignore[override]
         """One step on Dice and cross-entropy."""
         logits, truth = self.logits(batch), batch.truth.to(self.device)
         loss = dice_and_cross_entropy(logits, truth, len(self.plans.structures), batch.counted)
         self.optimizer_step(loss)
         return {"loss": loss.item(), "train_dice": batch_dice(logits.detach(), truth, batch.counted)}
+
+
+class RepeatedSlices(EpochSlices):
+    """``slices_per_epoch`` slices an epoch, again from the first in a new order where there are fewer."""
+
+    def batches(
+        self, keys: Sequence[SliceKey], epoch: int, generator: torch.Generator
+    ) -> Iterator[list[SliceKey]]:
+        """What ``epoch`` sees of ``keys``, shuffled, in batches; the last one may be smaller."""
+        keys = self.of(keys, epoch)
+        wanted = max(self.most, len(keys))
+        order: list[int] = []
+        while len(order) < wanted:
+            order += torch.randperm(len(keys), generator=generator).tolist()
+        for start in range(0, wanted, self.batch_size):
+            yield [keys[i] for i in order[start : min(start + self.batch_size, wanted)]]
 
 
 def dice_and_cross_entropy(
