@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
 
 pytest_plugins = ["trained_models"]
 
 TINY = "Dataset901_TinyXray"
+THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,14 @@ class Roots:
     raw: Path
     preprocessed: Path
     results: Path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for small tests, before any fixture: a sum over threads depends on how many they are, so a training
+    that a fixture made is only repeated bit for bit with as many; on a busy machine two wait for each other besides."""
+    large = any(item.get_closest_marker(name) for name in ("slow", "shared"))
+    torch.set_num_threads(THREADS if large else 1)
 
 
 @pytest.fixture(autouse=True)

@@ -44,8 +44,6 @@ def stage(*overrides, **arguments):
 def made(tmp_path_factory):
     """Five CTs of 16 slices of 48 x 48 pixels, planned with the stage, and one more to predict; trained once."""
     root = tmp_path_factory.mktemp("sam_med3d")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         for name in ROOTS:
             patch.setenv(name, str(root / name))
@@ -59,7 +57,6 @@ def made(tmp_path_factory):
         patch.setattr(baseline, "CLICKS", 3)
         trainer = stage()
         train(trainer)
-    torch.set_num_threads(threads)
     return root, trainer.run_log.history
 
 
