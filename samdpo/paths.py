@@ -13,6 +13,8 @@ from samdpo.errors import ConfigurationError
 
 _DATASET = re.compile(r"^Dataset(\d{3})_(.+)$")
 PLANS_NAME = "samdpoPlans"
+EMBEDDINGS = f"{PLANS_NAME}_embeddings"  # of frozen encoders; all plans share it, by hashes of what made them
+LATEST_STAGES = ("align", "finetune")  # where several are trained, samdpo_predict takes the first of these
 MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION
 
 

@@ -17,7 +17,7 @@ from samdpo.benchmark.cell import Cell
 from samdpo.benchmark.settings import Settings
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
-from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
+from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
 from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.plans import load_plans
 
@@ -129,8 +129,8 @@ def link_from_base(cell: Cell, dataset: str, plans: str, fold: str) -> None:
     base = Cell(cell.root, cell.labelled, cell.seed)
     if not _same_first_stage(base, cell, dataset, plans):
         return
-    for part in ("features", "saliency", "embeddings", "prompts"):
-        source, target = (c.preprocessed / dataset / f"{plans}_{part}" for c in (base, cell))
+    for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts"):
+        source, target = (c.preprocessed / dataset / name for c in (base, cell))
         if source.is_dir() and not target.exists():
             link_tree(source, target)
     for source in finished_folders(base, dataset, plans, "finetune", fold):

@@ -16,7 +16,7 @@ from samdpo.benchmark.cells import is_finished
 from samdpo.benchmark.effort import judgement_bits, outline_bits
 from samdpo.benchmark.execute import cost_of
 from samdpo.benchmark.methods import Method
-from samdpo.benchmark.records import Record
+from samdpo.benchmark.records import METRICS, Record
 from samdpo.benchmark.steps import log_file
 from samdpo.dataset.images import ending_of
 from samdpo.errors import ConfigurationError
@@ -24,8 +24,6 @@ from samdpo.files import hash_of, read_json
 from samdpo.paths import MODEL_SEPARATOR
 from samdpo.planning.splits import load_splits
 from samdpo.preprocessing.store import SliceStore
-
-METRICS = ("Dice", "IoU", "SurfaceDice")
 
 
 def collect_run(cell: Cell, dataset: str, plans: str, method: Method, fold: str) -> Record:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from samdpo.errors import ConfigurationError
 from samdpo.files import read_json, write_json
 
+METRICS = ("Dice", "IoU", "SurfaceDice")  # of a summary, as the tables list them
 Status = Literal["done", "failed", "missing"]
 
 
@@ -29,7 +30,7 @@ class Record:
         status: ``done`` has scores; ``failed`` has a reason; ``missing`` was not run.
         folder: ``…/TRAINER__PLANS__STAGE/fold_X``; where the run is missing, the folder it would have.
         summary: ``validation/summary.json`` that gave the numbers; None unless done.
-        metrics: ``Dice``, ``IoU`` and ``SurfaceDice`` in [0, 1]: mean over cases of each structure, then over
+        metrics: those of :data:`METRICS`, in [0, 1]: mean over cases of each structure, then over
             structures, as the summary's ``foreground_mean``.
         per_case: validation case -> Dice, mean over its structures; NaN where none of them is in truth or mask.
         train_minutes: of the optimisation steps alone, as the budget counts them; None where the run does not say.

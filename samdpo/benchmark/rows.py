@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samdpo.benchmark.methods import METHODS, Method
-from samdpo.benchmark.records import Record
+from samdpo.benchmark.records import METRICS, Record
 from samdpo.benchmark.statistics import Comparison, spread
 from samdpo.benchmark.tables import Entry
 
 COLUMNS = ("method", "seeds", "Dice", "IoU", "surface Dice", "against", "difference", "p", "p (Holm)", "n",
            "training minutes", "CPU minutes", "asked of an annotator")
-_METRICS = ("Dice", "IoU", "SurfaceDice")
 _KBIT = 1000.0
 
 
@@ -40,7 +39,7 @@ def row_of(method: Method, runs: Sequence[Record], test: Comparison | None, note
     if not done:
         said = "failed" if lost else "not run"
         return [name, seeds, said, *[None] * (len(COLUMNS) - 3)]
-    scores: list[Entry] = [spread([r.metrics[metric] for r in done]) for metric in _METRICS]
+    scores: list[Entry] = [spread([r.metrics[metric] for r in done]) for metric in METRICS]
     tested: list[Entry] = [None] * 5 if test is None else [
         METHODS[test.rival].title, test.difference, test.p, test.p_holm, test.n
     ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from samdpo.benchmark.ablations import write_plans
 from samdpo.benchmark.cells import environment, link_dataset, link_from_base, link_tree
@@ -28,11 +31,37 @@ def has_failed(step: Step) -> bool:
 
 
 def run_step(step: Step) -> Cost:
-    """Run one step where what it needs is there; a step whose needs failed fails with them.
+    """Run one step where what it needs is there; one that another benchmark is running is waited for.
 
     Raises:
         KeyboardInterrupt: stopped; the same step goes on the next time.
     """
+    with _alone(step) as waited:
+        if waited and (step.is_done or has_failed(step)):
+            return cost_of(step.log) or Cost(shlex.join(step.words), "done")
+        return _run(step)
+
+
+@contextmanager
+def _alone(step: Step) -> Iterator[bool]:
+    """Until it ends no other process runs the step; yields whether one did, which was waited for."""
+    step.log.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(step.log.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+        waited = False
+    except Timeout:
+        log.info("  another samdpo_benchmark is running it; waiting for it to end.")
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def _run(step: Step) -> Cost:
+    """The command, once what it needs is in the cell; what fails is noted beside its log."""
     typed = shlex.join(step.words)
     try:
         _prepare(step)

@@ -12,7 +12,7 @@ from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
-from samdpo.paths import dataset_name, results_root
+from samdpo.paths import LATEST_STAGES, dataset_name, results_root
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
@@ -21,7 +21,6 @@ from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 if TYPE_CHECKING:
     import torch
 
-STAGE_ORDER = ("align", "finetune")  # where several stages are trained, the latest is used
 NEEDED = ("trainer", "stage", "mask_cut")  # keys of model.json
 REMEDY = "Train it again, or copy the whole model folder once more."
 
@@ -113,7 +112,7 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
     wanted = (trainer, plans, stage)
     fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, m.name.split("__")))]
     if len(fitting) > 1 and len({m.parent for m in fitting}) == 1:
-        for latest in STAGE_ORDER:
+        for latest in LATEST_STAGES:
             of_stage = [m for m in fitting if m.name.split("__")[2] == latest]
             if of_stage:
                 fitting = of_stage

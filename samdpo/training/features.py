@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from samdpo.files import hash_of
+from samdpo.files import hash_of, write_text
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast
 from samdpo.networks.stages import in_leading_stages
-from samdpo.paths import preprocessed_folder
+from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
 from samdpo.training.batches import Batch, SliceKey
 from samdpo.training.views import FLIPPED, IDENTITY, View
 
@@ -25,9 +26,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OWNERS = "owners"  # folder of one file a stage, which names the key of the features that it uses
+
 
 class FeatureCache:
     """Features of slices under a few fixed views, float16 on disk, keyed by the encoder's weights.
+
+    Stages and plans whose encoders are the same share them; a stage that trains with another encoder at the same time
+    neither sees nor drops them.
 
     Args:
         trainer: gives network, samples, device and precision.
@@ -40,12 +46,9 @@ class FeatureCache:
         frozen = frozen_weights(trainer.network.image_encoder, n_stages)
         network = (data.plans.network.backbone, trainer.network.input_size)
         key = hash_of(weights_hash(frozen), network, n_stages, trainer.precision, data.plans.preprocessing)
-        self.store = EmbeddingStore(self.folder(data.plans.dataset_name, data.fold), key)
-
-    @staticmethod
-    def folder(dataset: str, fold: int | str) -> Path:
-        """One folder a fold: a new encoder's features replace the last one's."""
-        return preprocessed_folder(dataset) / "samdpoPlans_embeddings" / f"fold_{fold}"
+        root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
+        owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
+        self.store = EmbeddingStore(claimed_folder(root, owner, key), key)
 
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:
@@ -86,6 +89,22 @@ class FeatureCache:
     def get(self, batch: Batch) -> torch.Tensor:
         """Kept features of a batch's slices under its views."""
         return self.store.get([feature_name(s.key, s.view) for s in batch.samples])
+
+
+def claimed_folder(root: Path, owner: str, key: str) -> Path:
+    """Folder below ``root`` of what ``key`` made, of which ``owner`` says that it uses it, and no other one any more.
+
+    What no owner uses is dropped: a stage trained anew replaces its features of the last time.
+    """
+    # Folders are listed before claims are read: whoever made one of them has claimed it by then.
+    folders = [path for path in root.glob("*") if path.is_dir() and path.name != OWNERS]
+    write_text(root / OWNERS / f"{owner}.txt", key)
+    claimed = {file.read_text(encoding="utf-8") for file in (root / OWNERS).glob("[!.]*.txt")}
+    for folder in folders:
+        if folder.name not in claimed:
+            log.info("%s is used by no stage any more and is dropped.", folder)
+            shutil.rmtree(folder, ignore_errors=True)  # another process may drop it too
+    return root / key
 
 
 def feature_name(key: SliceKey, view: View) -> str:

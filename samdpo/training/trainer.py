@@ -24,7 +24,7 @@ from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import save_weights
-from samdpo.paths import plans_option
+from samdpo.paths import LATEST_STAGES, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
@@ -337,7 +337,7 @@ class Trainer:
 
     def prediction_command(self) -> str:
         """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
-        option = "" if self.stage_name in ("finetune", "align") else f" -c {self.stage_name}"
+        option = "" if self.stage_name in LATEST_STAGES else f" -c {self.stage_name}"
         option, number = plans_option(self.plans.plans_name) + option, int(self.plans.dataset_name[7:10])
         return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"
 

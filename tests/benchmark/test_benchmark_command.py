@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from samdpo.benchmark.settings import MINUTES
 from samdpo.cli import benchmark
 
 
@@ -43,6 +44,10 @@ def test_a_dry_run_says_what_would_be_run_and_makes_nothing(monkeypatch, caplog,
     assert "Budget: 2 minutes of computing" in said and "38 trainings: 38 to run." in said
     assert "labelled_0.1/seed_12345" in said and "labelled_1/seed_1" in said and "sam_med3d" not in said
     assert not list(roots.results.iterdir()) and not list(roots.preprocessed.iterdir())
+
+
+def test_the_help_names_the_settings_own_minutes():
+    assert benchmark.arguments().get_default("minutes") == MINUTES
 
 
 def test_ablations_without_a_name_are_all_of_them(monkeypatch, caplog):

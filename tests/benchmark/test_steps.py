@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 
 import pytest
 from fake_runs import DATASET, fake_run, plan_cell
+from filelock import FileLock
 
 from samdpo.benchmark import run
 from samdpo.benchmark.ablations import chosen_ablations
@@ -153,6 +158,50 @@ def test_what_failed_is_run_again_only_with_retry(commands, tmp_path):
     assert len(commands.typed) == before
     run_here(steps, retry=True)
     assert all(step.is_done for step in steps)
+
+
+@contextmanager
+def another_runs(step: Step, ends: Callable[[], object]) -> Iterator[None]:
+    """As a second benchmark that began the step before and is half a second from its end."""
+    begun = Event()
+
+    def run_it() -> None:
+        with FileLock(step.log.with_suffix(".lock")):
+            begun.set()
+            time.sleep(0.5)
+            ends()
+
+    thread = Thread(target=run_it)
+    thread.start()
+    begun.wait()
+    yield
+    thread.join()
+
+
+def test_a_step_that_another_benchmark_runs_is_waited_for_and_not_run_twice(commands, tmp_path, caplog):
+    plan, unet = all_steps(asked(tmp_path, "unet"), [], TWO)
+    run_here([plan])
+    with caplog.at_level(logging.INFO), another_runs(unet, lambda: fake_run(commands.cells[0], "unet")):
+        run_here([unet])
+        assert unet.is_done
+    assert not any("unet" in typed for typed in commands.typed)
+    assert "another samdpo_benchmark is running it" in caplog.text
+
+
+def test_what_failed_in_another_benchmark_is_not_tried_at_once_again(commands, tmp_path):
+    plan, unet = all_steps(asked(tmp_path, "unet"), [], TWO)
+    run_here([plan])
+    with another_runs(unet, lambda: failed(unet.log, "samdpo_train 901 unet 0", "out of luck")):
+        run_here([unet])
+    assert cost_of(unet.log).reason == "out of luck" and not any("unet" in typed for typed in commands.typed)
+
+
+def test_what_was_stopped_in_another_benchmark_is_gone_on_with(commands, tmp_path):
+    plan, unet = all_steps(asked(tmp_path, "unet"), [], TWO)
+    run_here([plan])
+    with another_runs(unet, lambda: None):
+        run_here([unet])
+    assert unet.is_done and "unet" in commands.typed[-1]
 
 
 def test_a_command_that_makes_nothing_has_failed(commands, tmp_path, monkeypatch):
