@@ -49,6 +49,7 @@ def _align(group: str, name: str, title: str, change: dict[str, Any], unlabelled
 _NO_VISUAL = {"use_boxes": False, "use_points": False, "use_saliency": False}  # all of them come from the saliency map
 _NOISE = (0.05, 0.1, 0.2, 0.3)  # paper's supplement
 _BETAS = ((2.0, 1.0), (1.5, 0.75))  # paper's supplement; its best pair, 1 and 0.5, is the plan's
+_CUTS = {"candidates": {"kind": "thresholds"}}
 _REDUCTIONS = ("sum", "mean")
 _LOSSES = ("ipo", "hinge", "robust")
 
@@ -64,6 +65,10 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(METHODS["align"], "scoring", unlabelled=0.1),
     Ablation(METHODS["align"], "unlabelled", unlabelled=0.2),
     Ablation(METHODS["align"], "unlabelled", unlabelled=0.4),
+    # What is ranked: the paper's cuts of one mask, or masks of other places, instead of the plan's random fields
+    _align("candidates", "thresholds", "Candidates: cuts of one mask at four thresholds", _CUTS),
+    _align("candidates", "hypotheses", "Candidates: masks of other places", {"candidates": {"kind": "hypotheses"}}),
+    _align("candidates", "best_threshold", "Best of four cuts as a label", {"objective": "best_candidate", **_CUTS}),
     # The paper's supplement, and what its Eq. 5 leaves open
     *(_align("noise", f"noise_{share * 100:02.0f}", f"{share:.0%} of neighbours flipped",
              {"annotator": {"noise": share}}) for share in _NOISE),

@@ -38,8 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=None, metavar="N",
                          help="this many for every training, without a limit of minutes")
     command.add_argument("--ablations", nargs="*", default=None, metavar="GROUP",
-                         help="run variants too: components, scoring, unlabelled, noise, beta, reduction, loss; "
-                         "without a name, all of them")
+                         help="run variants too: components, scoring, unlabelled, candidates, noise, beta, reduction, "
+                         "loss; without a name, all of them")
     command.add_argument("--plans", nargs="+", default=[PLANS_NAME], metavar="PLANS", help="names of plans")
     command.add_argument("-pl", default=None, metavar="PLANNER", help="that makes the plans; default: LitePlanner")
     command.add_argument("-backbone", default=None, metavar="NAME", help="network of the plans; default: the planner's")

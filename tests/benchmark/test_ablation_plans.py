@@ -43,7 +43,7 @@ def test_plan_files_that_are_as_wanted_stay(plans_folder, _planned_cell):
 
 def test_names_are_unique_and_groups_are_those_of_the_paper():
     assert len({(a.method.name, a.unlabelled, a.group) for a in ABLATIONS}) == len(ABLATIONS)
-    assert GROUPS == ("components", "scoring", "unlabelled", "noise", "beta", "reduction", "loss")
+    assert GROUPS == ("components", "scoring", "unlabelled", "candidates", "noise", "beta", "reduction", "loss")
 
 
 def test_an_unknown_group_is_a_sentence():
