@@ -17,7 +17,7 @@ from samdpo.benchmark.cell import Cell
 from samdpo.benchmark.settings import Settings
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
-from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
+from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
 from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.plans import load_plans
 
@@ -118,30 +118,6 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
         _take_over_folds(own, target)
 
 
-def link_from_base(cell: Cell, dataset: str, plans: str, fold: str) -> None:
-    """Take prompts, features and the finished ``finetune`` over from the cell with all other images unlabelled.
-
-    The two have the same labelled cases, so that both were made from the same; nothing happens where they are not
-    there, or where splits or plan differ.
-    """
-    if cell.unlabelled is None:
-        return
-    base = Cell(cell.root, cell.labelled, cell.seed)
-    if not _same_first_stage(base, cell, dataset, plans):
-        return
-    for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts"):
-        source, target = (c.preprocessed / dataset / name for c in (base, cell))
-        if source.is_dir() and not target.exists():
-            link_tree(source, target)
-    for source in finished_folders(base, dataset, plans, "finetune", fold):
-        target = cell.results / source.relative_to(base.results)
-        if not target.exists():
-            log.info("%s: taken over from %s, which has the same labelled cases.", target, base.name)
-            for file in source.parent.glob("*.json"):  # what describes the model
-                link_file(file, target.parent / file.name)
-            link_tree(source, target)
-
-
 def finished_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> list[Path]:
     """Fold folders of a stage that are trained and validated; one, unless several trainers trained it."""
     pattern = f"*{MODEL_SEPARATOR}{plans}{MODEL_SEPARATOR}{stage}/fold_{fold}"
@@ -171,16 +147,6 @@ def link_file(source: Path, target: Path) -> None:
     except OSError:
         with atomic_path(target) as temporary:
             shutil.copy2(source, temporary)
-
-
-def _same_first_stage(one: Cell, other: Cell, dataset: str, plans: str) -> bool:
-    folders = [cell.preprocessed / dataset for cell in (one, other)]
-    if not all((folder / f"{plans}.json").is_file() and (folder / SPLITS_FILE).is_file() for folder in folders):
-        return False
-    labelled = [[(fold.labelled, fold.val) for fold in load_splits(folder)] for folder in folders]
-    found = [load_plans(folder / f"{plans}.json") for folder in folders]
-    parts = [(p.network, p.prompting, p.structures, p.preprocessing, p.stage("finetune")) for p in found]
-    return labelled[0] == labelled[1] and parts[0] == parts[1]
 
 
 def _take_over_folds(own: Path, target: Path) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from samdpo.benchmark.ablations import write_plans
-from samdpo.benchmark.cells import environment, link_dataset, link_from_base, link_tree
+from samdpo.benchmark.cells import environment, link_dataset, link_tree
 from samdpo.benchmark.execute import Cost, cost_of, failed, run_logged
 from samdpo.benchmark.steps import Step
+from samdpo.benchmark.take_over import link_from_base, link_from_other_shares
 from samdpo.errors import ConfigurationError, SamdpoError
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,8 @@ def _prepare(step: Step) -> None:
     write_plans(cell, step.dataset, step.plans)
     if step.plans_name == step.plans:
         link_from_base(cell, step.dataset, step.plans, step.fold)
+        if step.all_labels:
+            link_from_other_shares(cell, step.dataset, step.plans, step.stage, step.fold)
         return
     features = folder / f"{step.plans}_features"  # the same images and the same encoder
     if features.is_dir():

@@ -30,6 +30,7 @@ class Step:
         fold: of ``prompt`` and ``train``.
         stages: of ``plan``: what the plan must have.
         validations: of ``train``: folders with a summary.
+        all_labels: of ``train``: whether it learns from all labels, the same in every share.
         needs: the steps' keys that must be done first.
     """
 
@@ -43,6 +44,7 @@ class Step:
     fold: str = ""
     stages: tuple[str, ...] = ()
     validations: tuple[str, ...] = ("validation",)
+    all_labels: bool = False
     needs: tuple[str, ...] = ()
 
     @property
@@ -143,7 +145,8 @@ def _training(method: Method, plan: Step, settings: Settings, methods: Sequence[
     words = ("samdpo_train", number, method.stage, fold, *option, *device, "-np", str(settings.processes), "--c",
              *settings.length)
     steps.append(Step("train", cell, dataset, plan.plans, plans_name, words, method.stage, fold,
-                      validations=tuple(sorted(validations | {"validation"})), needs=tuple(needs)))
+                      validations=tuple(sorted(validations | {"validation"})), all_labels=method.all_labels,
+                      needs=tuple(needs)))
     return steps
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_runs import DATASET, fake_run, plan_cell
+from fake_runs import DATASET, plan_cell
 
 from samdpo.benchmark.cell import Cell
-from samdpo.benchmark.cells import cells_on_disk, is_planned, link_dataset, link_from_base, planning_words
+from samdpo.benchmark.cells import cells_on_disk, is_planned, link_dataset, planning_words
 from samdpo.benchmark.settings import Settings
 from samdpo.files import read_json, write_json, write_text
 
@@ -79,28 +79,6 @@ def test_a_users_variant_comes_with_the_plan_that_it_inherits_from(own, tmp_path
     assert "-overwrite_plans_name" not in planning_words(cell, DATASET, "sumPlans", Settings(tmp_path, [DATASET], []))
     plan_cell(cell)
     assert is_planned(cell, DATASET, "sumPlans", ["finetune"])
-
-
-def test_fewer_unlabelled_images_have_the_same_first_stage(roots, tmp_path):
-    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
-    plan_cell(base)
-    plan_cell(fewer)
-    file = fake_run(base, "finetune") / "checkpoint_final.safetensors"
-    write_text(base.preprocessed / DATASET / "samdpoPlans_prompts" / "fold_0" / "x.json", "{}")
-    link_from_base(fewer, DATASET, "samdpoPlans", "0")
-    assert (fewer.results / file.relative_to(base.results)).samefile(file)
-    assert (fewer.results / file.relative_to(base.results)).parents[1].joinpath("plans.json").is_file()
-    assert (fewer.preprocessed / DATASET / "samdpoPlans_prompts" / "fold_0" / "x.json").is_file()
-
-
-def test_nothing_is_taken_over_from_other_labels(roots, tmp_path):
-    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
-    plan_cell(base)
-    splits = plan_cell(fewer) / "splits_final.json"
-    write_json(splits, [{**read_json(splits)[0], "labelled": ["a"]}])
-    fake_run(base, "finetune")
-    link_from_base(fewer, DATASET, "samdpoPlans", "0")
-    assert not fewer.results.exists()
 
 
 def test_cells_are_found_by_their_folders(tmp_path):
