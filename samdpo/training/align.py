@@ -30,13 +30,14 @@ from samdpo.preferences.losses import (
 from samdpo.preferences.metrics import preference_metrics
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.training import checkpoints
-from samdpo.training.batches import Batch, SliceKey, known_part
+from samdpo.training.batches import Batch
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
 from samdpo.training.prompt_alignment import align_prompts
 from samdpo.training.recorded_align import annotate, judged_slices, ranked_by_people, recorded_annotator
 from samdpo.training.reference import ReferenceModel
+from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.trainer import Metrics, Trainer
 from samdpo.training.views import draw_kept, kept_views
 

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.plans import AugmentationPlan, Plans, StagePlan
-from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.views import IDENTITY, View, view_image, view_mask, view_prompt
-
-SliceKey = tuple[str, int]  # case identifier, slice index
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
+from samdpo.training.views import IDENTITY, View, view_image, view_prompt
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,7 @@ class SliceSamples:
 
     def keys(self, cases: Sequence[str]) -> list[SliceKey]:
         """The slices of ``cases`` in which at least one structure is present; not those that are ignored all over."""
-        return [
-            (case, index)
-            for case in cases
-            for index in range(self.slices.slices(case))
-            if index not in self.slices.properties(case).get("ignored_slices", ())
-            and any(p.present for p in self.prompts.get(case, index))
-        ]
+        return [key for key in learnable(self.slices, cases) if any(p.present for p in self.prompts.get(*key))]
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
         """Read one slice and show it under ``view``."""
@@ -83,14 +76,7 @@ class SliceSamples:
             view_prompt(p, view, self.augmentation, n_points) for p in self.prompts.get(case, index) if p.present
         ]
         prompts = [p for p in prompts if p.present]
-        label = self.slices.label(case, index) if with_truth else None
-        truth = counted = None
-        if label is not None:
-            label = torch.from_numpy(np.asarray(label).astype(np.int16))
-            masks = [label == p.label for p in prompts]
-            truth = view_mask(torch.stack(masks), view) if masks else torch.zeros(0, *label.shape, dtype=torch.bool)
-            ignored = label == IGNORED
-            counted = ~view_mask(ignored[None], view)[0] if ignored.any() else None
+        truth, counted = read_truth(self.slices, key, view, [p.label for p in prompts]) if with_truth else (None, None)
         return Sample(key, view, image, prompts, truth, counted)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -101,24 +87,8 @@ class SliceSamples:
             images=torch.stack([s.image for s in samples]),
             prompts=prompt_tensors([s.prompts for s in samples], self.plans),
             truth=torch.cat(truths) if len(truths) == len(samples) else None,
-            counted=_counted(samples),
+            counted=counted_rows(samples, [len(s.prompts) for s in samples]),
         )
-
-
-def known_part(masks: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
-    """Masks or probabilities (N, H, W) or (N, K, H, W), 0 on pixels that do not count; see :class:`Batch`."""
-    if counted is None:
-        return masks
-    counted = counted.to(masks.device)
-    return masks * (counted if masks.ndim == 3 else counted[:, None])
-
-
-def _counted(samples: Sequence[Sample]) -> torch.Tensor | None:
-    if all(s.counted is None for s in samples):
-        return None
-    size = samples[0].image.shape[-2:]
-    every = torch.ones(size, dtype=torch.bool)
-    return torch.cat([(every if s.counted is None else s.counted).expand(len(s.prompts), *size) for s in samples])
 
 
 def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from samdpo.training.batches import Batch, SliceKey
+from samdpo.training.batches import Batch
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.views import FLIPPED, IDENTITY
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast
 from samdpo.networks.stages import in_leading_stages
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
-from samdpo.training.batches import Batch, SliceKey
+from samdpo.training.batches import Batch
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.views import FLIPPED, IDENTITY, View
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import torch
 from samdpo.networks.freezing import frozen_stages, set_trainable
 from samdpo.networks.precision import autocast
 from samdpo.preferences.losses import segmentation_loss
-from samdpo.training.batches import Batch, known_part
+from samdpo.training.batches import Batch
 from samdpo.training.features import FeatureCache
+from samdpo.training.slice_labels import known_part
 from samdpo.training.trainer import Metrics, Trainer
 from samdpo.training.views import draw_kept, kept_views
 

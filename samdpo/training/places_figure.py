@@ -22,7 +22,7 @@ from samdpo.drawing import (
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.batches import SliceKey
+from samdpo.training.slice_labels import SliceKey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,11 +26,12 @@ from samdpo.preferences.losses import best_candidate_target
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.batches import Batch, SliceKey, SliceSamples, known_part
+from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.places import Places, decode_places
 from samdpo.training.places_figure import draw_places
 from samdpo.training.shared_prompts import FIGURE, copy_from_sibling
+from samdpo.training.slice_labels import SliceKey, known_part
 
 if TYPE_CHECKING:
     from samdpo.training.align import AlignTrainer

@@ -18,11 +18,12 @@ from samdpo.preferences.distinct import disagreement, without_near_duplicates
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 from samdpo.schema import to_dict
 from samdpo.training.align import AlignTrainer
-from samdpo.training.batches import Sample, SliceKey
+from samdpo.training.batches import Sample
 from samdpo.training.candidate_set import describe_set
 from samdpo.training.features import FeatureCache
 from samdpo.training.reference import ReferenceModel
 from samdpo.training.run import get_trainer
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.views import IDENTITY
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from samdpo.preferences.database.records import CandidateSet, Judgement
 from samdpo.preferences.losses import candidate_weights
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.stored_candidates import StoredCandidates
-from samdpo.training.batches import Batch, SliceKey
+from samdpo.training.batches import Batch
 from samdpo.training.candidate_set import describe_set
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.views import view_mask
 
 if TYPE_CHECKING:

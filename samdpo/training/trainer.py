@@ -28,7 +28,7 @@ from samdpo.paths import LATEST_STAGES, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
-from samdpo.training.batches import Batch, EpochSlices, SliceKey, known_part
+from samdpo.training.batches import Batch, EpochSlices
 from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
@@ -37,6 +37,7 @@ from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
 from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
+from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.views import draw_view
 
 log = logging.getLogger(__name__)
@@ -158,8 +159,7 @@ class Trainer:
                 break
             self.on_epoch_start(epoch)
             outputs = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
-            validation = [self.validation_step(batch) for batch in self.validation_batches()]
-            self.on_epoch_end(epoch, outputs, validation)
+            self.on_epoch_end(epoch, outputs, [self.validation_step(batch) for batch in self.validation_batches()])
         self.on_train_end()
 
     def on_train_start(self) -> None:

@@ -18,7 +18,8 @@ from samdpo.plans import AugmentationPlan, Plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.batches import SliceSamples, known_part
+from samdpo.training.batches import SliceSamples
+from samdpo.training.slice_labels import known_part
 from samdpo.training.views import FLIPPED, View
 
 NAME = "Dataset904_TinyVolumes"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from samdpo.training.align import AlignBatch, AlignTrainer
-from samdpo.training.batches import Batch, SliceKey, SliceSamples
+from samdpo.training.batches import Batch, SliceSamples
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.trainer import Metrics
 from samdpo.training.views import View, draw_kept
 

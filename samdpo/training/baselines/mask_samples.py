@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.batches import SliceKey
-from samdpo.training.views import IDENTITY, View, view_image, view_mask
+from samdpo.preprocessing.store import SliceStore
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
+from samdpo.training.views import IDENTITY, View, view_image
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,13 @@ class MaskSamples:
 
     def keys(self, cases: Sequence[str]) -> list[SliceKey]:
         """Every slice of ``cases``, also those that show no structure; not those that are ignored all over."""
-        return [
-            (case, index)
-            for case in cases
-            for index in range(self.slices.slices(case))
-            if index not in self.slices.properties(case).get("ignored_slices", ())
-        ]
+        return learnable(self.slices, cases)
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> MaskSample:
         """Read one slice and show it under ``view``."""
         image = view_image(torch.from_numpy(np.asarray(self.slices.image(*key), dtype=np.float32)), view)
-        label = self.slices.label(*key) if with_truth else None
-        if label is None:
-            return MaskSample(key, view, image, None)
-        label = torch.from_numpy(np.asarray(label).astype(np.int16))
-        truth = view_mask(torch.stack([label == structure for structure in self.labels]), view)
-        ignored = label == IGNORED
-        return MaskSample(key, view, image, truth, ~view_mask(ignored[None], view)[0] if ignored.any() else None)
+        truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
+        return MaskSample(key, view, image, truth, counted)
 
     def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
         """Stack samples; the truth is kept only when every sample has one."""
@@ -91,13 +81,5 @@ class MaskSamples:
             samples=list(samples),
             images=torch.stack([s.image for s in samples]),
             truth=torch.cat(truths) if len(truths) == len(samples) else None,
-            counted=self._counted(samples),
+            counted=counted_rows(samples, [len(self.labels)] * len(samples)),
         )
-
-    def _counted(self, samples: Sequence[MaskSample]) -> torch.Tensor | None:
-        if all(s.counted is None for s in samples):
-            return None
-        size = samples[0].image.shape[-2:]
-        every = torch.ones(size, dtype=torch.bool)
-        rows = [every if s.counted is None else s.counted for s in samples]
-        return torch.stack(rows).repeat_interleave(len(self.labels), dim=0)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from samdpo.training.baselines.mask_samples import MaskBatch
 from samdpo.training.baselines.prompt_free import PromptFreeTrainer
-from samdpo.training.batches import EpochSlices, SliceKey
+from samdpo.training.batches import EpochSlices
 from samdpo.training.finetune import batch_dice
+from samdpo.training.slice_labels import SliceKey
 from samdpo.training.trainer import Metrics
 
 

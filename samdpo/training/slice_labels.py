@@ -1,0 +1,66 @@
+"""What the label of a slice says, and of which of its pixels it says nothing (nnU-Net's label ``ignore``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.training.views import View, view_mask
+
+SliceKey = tuple[str, int]  # case identifier, slice index
+
+
+def learnable(slices: SliceStore, cases: Sequence[str]) -> list[SliceKey]:
+    """Every slice of ``cases`` but those that are ignored all over."""
+    return [
+        (case, index)
+        for case in cases
+        for index in range(slices.slices(case))
+        if index not in slices.properties(case).get("ignored_slices", ())
+    ]
+
+
+def read_truth(
+    slices: SliceStore, key: SliceKey, view: View, labels: Sequence[int]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """What a slice's label says of some structures, under a view.
+
+    Args:
+        slices: the preprocessed slices.
+        key: case and slice.
+        view: under which it is seen.
+        labels: label ids of the structures.
+
+    Returns:
+        masks (len(labels), H, W) bool, None where the case has no label; and (H, W) bool, False on pixels of the label
+        ``ignore``, None where there are none.
+    """
+    found = slices.label(*key)
+    if found is None:
+        return None, None
+    label = torch.from_numpy(np.asarray(found).astype(np.int16))
+    masks = [label == structure for structure in labels]
+    truth = view_mask(torch.stack(masks), view) if masks else torch.zeros(0, *label.shape, dtype=torch.bool)
+    ignored = label == IGNORED
+    return truth, ~view_mask(ignored[None], view)[0] if ignored.any() else None
+
+
+def counted_rows(samples: Sequence[Any], rows: Sequence[int]) -> torch.Tensor | None:
+    """``counted`` of each sample, for as many rows as it has in a batch: (sum of rows, H, W), None where all count."""
+    if all(s.counted is None for s in samples):
+        return None
+    size = samples[0].image.shape[-2:]
+    every = torch.ones(size, dtype=torch.bool)
+    return torch.cat([(every if s.counted is None else s.counted).expand(n, *size) for s, n in zip(samples, rows)])
+
+
+def known_part(masks: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """Masks or probabilities (N, H, W) or (N, K, H, W), 0 on pixels that do not count; see :func:`counted_rows`."""
+    if counted is None:
+        return masks
+    counted = counted.to(masks.device)
+    return masks * (counted if masks.ndim == 3 else counted[:, None])
