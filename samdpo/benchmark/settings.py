@@ -13,7 +13,7 @@ from samdpo.paths import PLANS_NAME
 from samdpo.planning.subsets import check_fractions
 
 SEEDS = (12345, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # the first is nnU-Net's
-MINUTES = 3.0  # on 2 cores, 12 methods on 2 data sets with 3 seeds are about 3 hours
+MINUTES = 3.0  # 12 methods on 2 data sets with 3 seeds are about 8 core-hours
 
 
 @dataclass(frozen=True)
