@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -71,8 +72,10 @@ def test_a_stopped_command_is_no_failure_and_its_cost_is_added_up(program, tmp_p
 def test_ctrl_c_ends_the_command_too(program, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "_SECONDS_TO_END", 0.1)
     program("import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with pytest.raises(KeyboardInterrupt):
         run_logged(WORDS, tmp_path / "a.log", os.environ)
+    signal.signal(signal.SIGINT, before)
     cost = cost_of(tmp_path / "a.log")
     assert cost.status == "stopped" and cost.wall_seconds < 30
 
