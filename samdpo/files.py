@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         ConfigurationError: the folder is not writable or the disk is full.
     """
     path = Path(path)
-    # The process id keeps two writers of the same file apart; the last rename wins with a whole file.
-    temporary = path.with_name(f".tmp{os.getpid()}_{path.name}")
+    # A name of its own keeps writers of the same file apart, threads and machines too; the last rename wins.
+    temporary = path.with_name(f".tmp{secrets.token_hex(6)}_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -63,6 +65,19 @@ def test_the_temporary_name_keeps_the_ending(file: Path) -> None:
     with atomic_path(file.with_name("label.nii.gz")) as temporary:
         assert temporary.name.endswith("label.nii.gz")
     assert leftovers(file) == []
+
+
+def test_threads_that_write_the_same_file_do_not_meet(file: Path) -> None:
+    together = Barrier(8)
+
+    def write(text: str) -> None:
+        with atomic_path(file) as temporary:
+            temporary.write_text(text)
+            together.wait(timeout=20)  # all have written, none has renamed
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, "abcdefgh"))
+    assert file.read_text() in set("abcdefgh") and list(file.parent.iterdir()) == [file]
 
 
 def test_numpy_and_paths_become_json(tmp_path: Path) -> None:
