@@ -15,6 +15,11 @@ from typing import Any
 from samdpo.errors import ConfigurationError, SamdpoError
 
 
+def temporary_beside(path: Path) -> Path:
+    """Where to write what is renamed to ``path`` when it is whole; writers never meet, threads and machines neither."""
+    return path.with_name(f".tmp{secrets.token_hex(6)}_{path.name}")
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block ends without an error.
@@ -26,8 +31,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         ConfigurationError: the folder is not writable or the disk is full.
     """
     path = Path(path)
-    # A name of its own keeps writers of the same file apart, threads and machines too; the last rename wins.
-    temporary = path.with_name(f".tmp{secrets.token_hex(6)}_{path.name}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

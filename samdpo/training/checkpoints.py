@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.files import temporary_beside
 from samdpo.networks.weights import load_weights, save_weights
 
 LATEST = "checkpoint_latest"
@@ -32,9 +33,9 @@ def save_latest(fold: Path, epoch: int, weights: dict[str, torch.Tensor], state:
         state: optimiser, history and whatever else; tensors, numbers, texts, lists and dicts only.
     """
     parent = fold / LATEST
-    target, temporary = parent / f"epoch_{epoch:04d}", parent / f".tmp{os.getpid()}_epoch_{epoch:04d}"
+    target = parent / f"epoch_{epoch:04d}"
+    temporary = temporary_beside(target)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_weights(weights, temporary / "weights.safetensors")
         torch.save(state, temporary / "state.pt")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from samdpo.files import atomic_path
+from samdpo.files import atomic_path, temporary_beside
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.fold_data import own_prompts
 
@@ -35,13 +35,12 @@ def copy_from_sibling(
     Returns:
         whether one was found.
     """
-    temporary = store.folder.with_name(f".tmp{os.getpid()}_{store.folder.name}")
+    temporary = temporary_beside(store.folder)
     for sibling in sorted(fold_folder.parent.parent.glob(f"*__{plans_name}__*/{fold_folder.name}")):
         theirs = PromptStore(own_prompts(sibling), store.key)
         if sibling == fold_folder or not is_whole(theirs):
             continue
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(theirs.folder, temporary, copy_function=_link)
             if not is_whole(PromptStore(temporary, store.key)):
                 continue
