@@ -231,6 +231,7 @@ class StagePlan:
     seed: int = 12345
     held_back: float = 0.0  # share of the labelled cases kept from training to choose the mask cut and the best epoch
     mask_cut: float = 0.5  # probability at which a pixel becomes foreground
+    keep_features: bool = True  # finetune: keep the output of frozen encoder stages; views are then two
     save_every: int = 1  # epochs between resumable checkpoints
     augmentation: AugmentationPlan = field(default_factory=AugmentationPlan)
     segmentation_loss: SegmentationLossPlan = field(default_factory=SegmentationLossPlan)

@@ -22,8 +22,10 @@ from samdpo.inference.prompt_free import segment_slices
 from samdpo.inference.slices import SlicePredictions, predict_slices
 from samdpo.inference.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
+from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.precision import resolve_precision
 from samdpo.networks.prompt_free import PromptFreeNetwork
+from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
@@ -69,6 +71,10 @@ class Predictor:
         stage = folds[0].settings["stage"]
         self.precision = resolve_precision(plans.stage(stage).precision, device)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
+        self._encoders = [
+            FrozenEncoder(f.network, device, self.precision) if isinstance(f.network, SamNetwork) else None
+            for f in folds
+        ]
         self._image: Volume | None = None
 
     @classmethod
@@ -179,7 +185,10 @@ class Predictor:
         for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
             indices = range(start, min(start + SLICES_AT_ONCE, geometry.n_slices))
             images = torch.from_numpy(np.stack([np.asarray(image_of(index), np.float32) for index in indices]))
-            of_folds = [self._predict_fold(fold, indices, images, prompts_of) for fold in self.folds]
+            of_folds = [
+                self._predict_fold(fold, encoder, indices, images, prompts_of)
+                for fold, encoder in zip(self.folds, self._encoders)
+            ]
             collected.add(*smoother.push(np.mean([predicted.probabilities for predicted in of_folds], axis=0)))
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
@@ -196,13 +205,15 @@ class Predictor:
         )
 
     def _predict_fold(
-        self, fold: FoldModel, indices: range, images: torch.Tensor,
+        self, fold: FoldModel, encoder: FrozenEncoder | None, indices: range, images: torch.Tensor,
         prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]],
     ) -> SlicePredictions:
         if isinstance(fold.network, PromptFreeNetwork):
             return segment_slices(fold.network, images, self.device, self.precision, self.mirror)
         prompts = [prompts_of(fold, index, image) for index, image in zip(indices, images.numpy())]
-        return predict_slices(fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror)
+        return predict_slices(
+            fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror, encode=encoder
+        )
 
     def _report(
         self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], spacing: Sequence[float]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from samdpo.networks.precision import autocast
+from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import AugmentationPlan, Plans
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.places import Places, decode_places
+from samdpo.training.places import decode_places
 from samdpo.training.views import FLIPPED, view_prompt
 
 
@@ -43,6 +43,7 @@ def predict_slices(
     precision: str,
     mirror: bool = True,
     batch_size: int = 4,
+    encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> SlicePredictions:
     """Foreground probabilities of every structure of the plan.
 
@@ -55,7 +56,9 @@ def predict_slices(
         precision: ``fp32`` or ``bf16``, of the encoder.
         mirror: average with the prediction of the mirror image.
         batch_size: slices a pass.
+        encode: (B, 3, H, W) -> embeddings (B, C, h, w) float32 on ``device``; the network's own pass if None.
     """
+    encode = encode or FrozenEncoder(network, device, precision)
     order = {name: i for i, name in enumerate(plans.structures)}
     size = plans.preprocessing.image_size
     result = np.zeros((len(images), len(order), size, size), np.float32)
@@ -65,11 +68,11 @@ def predict_slices(
     for start in range(0, len(todo), batch_size):
         rows = todo[start : start + batch_size]
         present = [[p for p in prompts[i] if p.present] for i in rows]
-        views = [_places(network, images[rows], present, plans, device, precision)]
+        views = [decode_places(network, encode(images[rows]), present, plans)]
         if mirror:
             plain = AugmentationPlan(box_jitter=0.0)
             flipped = [[view_prompt(p, FLIPPED, plain, plans.prompting.n_points) for p in of] for of in present]
-            views.append(_places(network, images[rows].flip(-1), flipped, plans, device, precision))
+            views.append(decode_places(network, encode(images[rows].flip(-1)), flipped, plans))
         places = torch.stack([view.quality for view in views]).mean(0).argmax(1)
         probabilities = [view.at(places).sigmoid() for view in views]
         mean = (probabilities[0] + probabilities[1].flip(-1)) / 2 if mirror else probabilities[0]
@@ -82,19 +85,6 @@ def predict_slices(
             used[row].append(prompt)
             chosen[row].append(place)
     return SlicePredictions(result, used, chosen)
-
-
-def _places(
-    network: SamNetwork,
-    images: torch.Tensor,
-    prompts: Sequence[Sequence[StructurePrompt]],
-    plans: Plans,
-    device: torch.device,
-    precision: str,
-) -> Places:
-    with autocast(device, precision):
-        embeddings = network.encode_image(images.to(device)).float()
-    return decode_places(network, embeddings, prompts, plans)
 
 
 def label_map(probabilities: np.ndarray, cut: float, labels: Sequence[int]) -> np.ndarray:

@@ -10,9 +10,15 @@ network that was trained on boxes alone: eight padding tokens beside the true bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from samdpo.networks.fused import linear_gelu
+
+CPU_PROMPTS = 2  # decoded at once on a CPU
 
 
 def decode_masks(
@@ -34,6 +40,13 @@ def decode_masks(
     Returns:
         logits (N, 4h, 4w) and predicted quality (N,).
     """
+    if image.device.type == "cpu" and len(image) > CPU_PROMPTS:  # more leave the cache between layers
+        parts = [
+            decode_masks(decoder, image[i : i + CPU_PROMPTS], image_pe, sparse[i : i + CPU_PROMPTS],
+                         sparse_valid[i : i + CPU_PROMPTS])
+            for i in range(0, len(image), CPU_PROMPTS)
+        ]
+        return tuple(torch.cat(part) for part in zip(*parts))
     n, _, height, width = image.shape
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(n, -1, -1), sparse.to(own.dtype)], dim=1)
@@ -63,20 +76,19 @@ def upscale_and_project(
     Returns:
         (N, 4h, 4w).
     """
-    first, norm, activation, second, last_activation = upscaling
-    x = to_blocks(first, grid)  # (N, h*w, 4, C / 4)
+    first, norm, activation, second, _ = upscaling
+    x = F.linear(grid, *block_weights(first)).unflatten(-1, (4, -1))  # (N, h*w, 4, C / 4)
     x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    x = last_activation(to_blocks(second, x))  # (N, h*w, 4, 4, C / 8)
+    x = linear_gelu(x, *block_weights(second)).unflatten(-1, (4, -1))  # (N, h*w, 4, 4, C / 8)
     values = x.flatten(1, 3) @ kernel[..., None].to(x.dtype)
     height, width = size
     blocks = values.reshape(-1, height, width, 2, 2, 2, 2)  # row, column, their first and their second halves
     return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
 
 
-def to_blocks(convolution: nn.ConvTranspose2d, x: torch.Tensor) -> torch.Tensor:
-    """Transposed convolution of kernel and stride 2 with channels last: (..., C) -> (..., 4, C'), 2 x 2 row by row."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(x, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))
+def block_weights(convolution: nn.ConvTranspose2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (4 C', C) and bias of the linear layer that maps a pixel to its 2 x 2 block, row by row."""
+    return convolution.weight.permute(2, 3, 1, 0).flatten(0, 2), convolution.bias.repeat(4)
 
 
 def two_way_transformer(
@@ -102,13 +114,40 @@ def two_way_transformer(
             placed = queries + tokens
             queries = queries + attend(layer.self_attn, placed, placed, queries, valid)
         queries = layer.norm1(queries)
-        placed_grid = grid + grid_pe
-        queries = layer.norm2(queries + attend(layer.cross_attn_token_to_image, queries + tokens, placed_grid, grid))
+        to_image, to_token = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        key, value, query = image_projections(
+            grid, grid_pe, placed=(to_image.k_proj, to_token.q_proj), plain=to_image.v_proj
+        )
+        queries = layer.norm2(queries + attend_projected(to_image, to_image.q_proj(queries + tokens), key, value))
         queries = layer.norm3(queries + layer.mlp(queries))
-        seen = attend(layer.cross_attn_image_to_token, placed_grid, queries + tokens, queries, valid)
-        grid = layer.norm4(grid + seen)
-    final = attend(transformer.final_attn_token_to_image, queries + tokens, grid + grid_pe, grid)
+        k, v = to_token.k_proj(queries + tokens), to_token.v_proj(queries)
+        grid = layer.norm4(grid + attend_projected(to_token, query, k, v, valid))
+    last = transformer.final_attn_token_to_image
+    key, value = image_projections(grid, grid_pe, placed=(last.k_proj,), plain=last.v_proj)
+    final = attend_projected(last, last.q_proj(queries + tokens), key, value)
     return transformer.norm_final_attn(queries + final), grid
+
+
+def image_projections(
+    grid: torch.Tensor, grid_pe: torch.Tensor, placed: Sequence[nn.Linear], plain: nn.Linear
+) -> tuple[torch.Tensor, ...]:
+    """What the image gives to attention, in one product: a projection of positions is added, not positions.
+
+    Args:
+        grid: (N, h*w, C).
+        grid_pe: (1, h*w, C), its positions.
+        placed: projections of grid and positions together.
+        plain: projection of the grid alone.
+
+    Returns:
+        (N, h*w, C') of the first of ``placed``, of ``plain``, then of the other ``placed``.
+    """
+    first, *others = placed
+    parts = [first, plain, *others]
+    weight = torch.cat([part.weight for part in parts])
+    offset = [part.bias.expand(1, grid.shape[1], -1) if part is plain else part(grid_pe) for part in parts]
+    together = F.linear(grid, weight) + torch.cat(offset, dim=-1)
+    return together.split([part.out_features for part in parts], dim=-1)
 
 
 def attend(
@@ -131,9 +170,22 @@ def attend(
         (N, Q, C).
     """
 
+    return attend_projected(
+        attention, attention.q_proj(query), attention.k_proj(key), attention.v_proj(value), valid
+    )
+
+
+def attend_projected(
+    attention: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    valid: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """As :func:`attend`, of what its projections gave already."""
+
     def heads(x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
-    q, k, v = heads(attention.q_proj(query)), heads(attention.k_proj(key)), heads(attention.v_proj(value))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
+    mixed = F.scaled_dot_product_attention(heads(query), heads(key), heads(value), attn_mask=valid)
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -34,6 +34,11 @@ class Stage:
         return any(name == part or name.startswith(f"{part}.") for part in self.parts)
 
 
+def has_stages(encoder: nn.Module) -> bool:
+    """Whether the encoder is of a kind whose stages are known."""
+    return hasattr(encoder, "blocks") or all(hasattr(encoder, name) for name in ("patch_embed", "layers", "neck"))
+
+
 def encoder_stages(encoder: nn.Module) -> list[Stage]:
     """The stages of an encoder, in order."""
     return _vit_stages(encoder) if hasattr(encoder, "blocks") else _layer_stages(encoder)

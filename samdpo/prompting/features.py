@@ -13,7 +13,8 @@ from tqdm import tqdm
 from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
-from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.frozen_encoder import FrozenEncoder
+from samdpo.networks.precision import resolve_precision
 from samdpo.networks.registry import build_network
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan
@@ -42,14 +43,14 @@ class FeatureExtractor:
 
     def __init__(self, plan: NetworkPlan, device: torch.device | str = "cpu") -> None:
         self.plan, self.device = plan, resolve_device(device)
-        self._network = None
+        self._encoder: FrozenEncoder | None = None
 
     @property
     def key(self) -> str:
         """Names the weights: features under another key are not these."""
         return frozen_key(self.plan)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Encode.
 
@@ -59,15 +60,11 @@ class FeatureExtractor:
         Returns:
             (B, C, h, w) float16 on the extractor's device.
         """
-        if self._network is None:
-            self._network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
-            self._network.image_encoder.to(memory_format=torch.channels_last)
-        features = []
-        for part in images.split(BATCH_SIZE):
-            part = part.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
-            with autocast(self.device, resolve_precision("auto", self.device)):
-                features.append(self._network.encode_image(part).half())
-        return torch.cat(features)
+        if self._encoder is None:
+            network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
+            network.image_encoder.to(memory_format=torch.channels_last)
+            self._encoder = FrozenEncoder(network, self.device, resolve_precision("auto", self.device))
+        return torch.cat([self._encoder(part.float()).half() for part in images.split(BATCH_SIZE)])
 
 
 class SliceFeatures:

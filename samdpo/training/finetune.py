@@ -20,8 +20,9 @@ from samdpo.training.views import draw_kept, kept_views
 class FinetuneTrainer(Trainer):
     """Trains encoder, prompt encoder and mask decoder with 20:1 focal : Dice (paper Sec. 4).
 
-    Where the plan freezes leading stages of the encoder, their output is computed once for every slice and its
-    mirror image and kept, and only the rest of the encoder runs in a step.
+    Where the plan freezes leading stages of the encoder and wants their features kept, their output is computed once
+    for every slice and its mirror image, and only the rest of the encoder runs in a step. Else they run in every step,
+    without gradients, and views are drawn as ever.
     """
 
     features: FeatureCache | None = None
@@ -34,7 +35,7 @@ class FinetuneTrainer(Trainer):
         """Compute the boundary activations where part of the encoder is frozen."""
         super().on_train_start()
         frozen = frozen_stages(self.plans.network.frozen_stages, self.plans.network.train)
-        if frozen != 0:
+        if frozen != 0 and self.stage.keep_features:
             self.features = FeatureCache(self, frozen)
             self.features.fill(self.epoch_slices.seen(self.train_keys), kept_views(self.stage.augmentation))
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samdpo.networks.precision import runs_in_float32
+from samdpo.networks.fused import convolved, linear_gelu
 
 STRIP_ROWS = 16  # of an inverted bottleneck on a CPU: 256 channels of 16 x 256 pixels are 4 MiB
 
@@ -125,8 +125,10 @@ class Block(nn.Module):
         x = x.unflatten(1, self.input_resolution)
         x = x + self.drop_path(self._attended(x))
         x = normed(self.local_conv, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        hidden = self.mlp.drop(linear_gelu(self.mlp.fc1, self.mlp.norm(x)))
-        return (x + self.drop_path(self.mlp.drop(self.mlp.fc2(hidden)))).flatten(1, 2)
+        normal, first = self.mlp.norm(x), self.mlp.fc1
+        plain = type(first) is nn.Linear  # one with low-rank matrices computes more than a product
+        hidden = linear_gelu(normal, first.weight, first.bias) if plain else F.gelu(first(normal))
+        return (x + self.drop_path(self.mlp.drop(self.mlp.fc2(self.mlp.drop(hidden))))).flatten(1, 2)
 
     def _attended(self, x: torch.Tensor) -> torch.Tensor:
         """Attention inside windows of (B, H, W, C); the last row and column of windows are padded with zeros."""
@@ -175,64 +177,6 @@ def normed(part: nn.Module, x: torch.Tensor, gelu: bool = False) -> torch.Tensor
     return convolved(part.c, x, *fold(part), gelu=gelu)
 
 
-def convolved(
-    convolution: nn.Conv2d,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    gelu: bool = False,
-    padding: tuple[int, int] | None = None,
-) -> torch.Tensor:
-    """A convolution with another weight and bias than its own, and GELU if wanted.
-
-    Args:
-        convolution: gives stride, padding, dilation and groups.
-        x: (B, C, H, W), channels last in memory.
-        weight: of the convolution's shape.
-        bias: (C',) or None.
-        gelu: whether GELU follows.
-        padding: rows and columns instead of the convolution's own.
-    """
-    padding = convolution.padding if padding is None else padding
-    if _fuses(x, weight, bias):
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, list(padding), list(convolution.stride), list(convolution.dilation), convolution.groups,
-            "gelu" if gelu else "none", [], "none" if gelu else "",
-        )
-    if convolution.kernel_size == (1, 1) and convolution.stride == (1, 1) and tuple(padding) == (0, 0):
-        x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    else:
-        x = F.conv2d(x, weight, bias, convolution.stride, padding, convolution.dilation, convolution.groups)
-    return F.gelu(x) if gelu else x
-
-
-def linear_gelu(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """GELU of a linear layer of (B, H, W, C), in one pass where no gradient is wanted."""
-    if type(linear) is not nn.Linear or not _fuses(x, linear.weight, linear.bias):  # one with low-rank matrices computes more than a product
-        return F.gelu(linear(x))
-    hidden = torch.ops.mkldnn._convolution_pointwise(  # oneDNN fuses a 1x1 convolution faster than a product
-        x.permute(0, 3, 1, 2), linear.weight[:, :, None, None], linear.bias, [0, 0], [1, 1], [1, 1], 1, "gelu", [],
-        "none",
-    )
-    return hidden.permute(0, 2, 3, 1)
-
-
 def channel_norm(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """SAM's ``LayerNorm2d`` of (B, C, H, W) whose channels are last in memory."""
     return F.layer_norm(x.permute(0, 2, 3, 1), norm.weight.shape, norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
-
-
-def _fuses(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
-    """Whether oneDNN computes a convolution and what follows it in one pass: on a CPU, in float32, without gradients.
-
-    Frozen leading stages of an encoder that trains are such a place. The operator is the one that ``torch.compile``
-    emits; a PyTorch built without oneDNN (ARM) has none.
-    """
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters))
-    return (
-        x.device.type == "cpu"
-        and not learns
-        and runs_in_float32(x)
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        and torch.backends.mkldnn.is_available()
-    )

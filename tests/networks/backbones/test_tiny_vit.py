@@ -106,7 +106,7 @@ def test_weights_changed_after_a_pass_are_used_at_once(fast, images):
 def test_where_one_pass_operators_are_missing_the_result_is_the_same(fast, images, monkeypatch):
     with torch.no_grad():
         fused = fast(images)
-        monkeypatch.setattr("samdpo.networks.backbones.tiny_vit._fuses", lambda *tensors: False)
+        monkeypatch.setattr("samdpo.networks.fused.fuses", lambda *tensors: False)
         torch.testing.assert_close(fast(images), fused, atol=2e-5, rtol=1e-4)
 
 
@@ -142,10 +142,10 @@ def test_a_pass_may_be_cut_between_stages(stages):
 
 
 def test_frozen_leading_stages_are_computed_as_without_gradients_and_the_rest_learns(fast, images, monkeypatch):
-    from samdpo.networks.backbones import tiny_vit
+    from samdpo.networks import fused as one_pass
 
-    fused, original = [], tiny_vit._fuses
-    monkeypatch.setattr(tiny_vit, "_fuses", lambda *tensors: fused.append(original(*tensors)) or fused[-1])
+    fused, original = [], one_pass.fuses
+    monkeypatch.setattr(one_pass, "fuses", lambda *tensors: fused.append(original(*tensors)) or fused[-1])
     fast.requires_grad_(True)
     for part in (fast.patch_embed, fast.layers[0], fast.layers[1]):
         part.requires_grad_(False)
