@@ -1,6 +1,6 @@
 """Images per second of the encoder, of a finetune step and of an align step, and how near that is to what is possible.
 
-    python benchmarks/throughput.py [--backbone sam_med2d_b] [--batch 4] [--structures 2] [--device cuda]
+    python benchmarks/throughput.py [--backbone sam_med2d_b] [--batch 4] [--structures 2] [--device cuda] [--precision fp16]
 
 Weights are random; nothing is downloaded. The multiplications of a pass are counted by PyTorch, and the peak is that of
 a large matrix product in the same precision, measured on the same device in the same run.
@@ -69,7 +69,7 @@ def flops_of(run: Callable[[], object]) -> int:
 def matrix_peak(device: torch.device, precision: str) -> float:
     """Additions and multiplications a second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / seconds_of(lambda: a @ b, device)
 
@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--structures", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     args = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(args.device)
-    precision = resolve_precision("auto", device)
+    precision = resolve_precision(args.precision, device)
     plan = NetworkPlan(backbone=args.backbone)
     network = build_network(plan, pretrained=False).to(device)
     images = torch.rand(args.batch, 3, SIDE, SIDE, device=device)
