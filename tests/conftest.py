@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands that tests start get one thread each too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
@@ -18,6 +22,7 @@ pytest_plugins = ["trained_models"]
 
 TINY = "Dataset901_TinyXray"
 THREADS = torch.get_num_threads()
+MOST_WORKERS = 8  # more wait for the longest file of tests
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,14 @@ class Roots:
     raw: Path
     preprocessed: Path
     results: Path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of ``-n auto``: one a core that this process may use, so long as there are 4 GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 8
+    return max(1, min(cores, int(memory / 4), MOST_WORKERS))
 
 
 @pytest.hookimpl(tryfirst=True)
