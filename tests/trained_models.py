@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # torch is imported only by tests that train
 
 PHANTOMS, NUMBER = "Dataset901_PhantomXray", 901
 FINETUNED = 10  # epochs
+ONE_LUNG = "structures.lung.components=1"  # so that it can be elsewhere
+PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 WAITS_BEFORE_ITS_LAST_EPOCH = f"""
 import time
@@ -115,6 +117,15 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
     return Phantoms(folder)
 
 
+def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
+    """A trainer just before its first epoch; prompts of its own are made."""
+    trainer = phantoms.trainer(stage, *overrides)
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.run_log.close()
+    return trainer
+
+
 @contextmanager
 def _as_current(made: Phantoms) -> Iterator[Phantoms]:
     """Environment variables of ``made``; one thread, since two wait for each other on a busy machine."""
@@ -173,6 +184,16 @@ def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> 
     return Phantoms(made_once(tmp_path_factory, "aligned", make) / "roots")
 
 
+@pytest.fixture(scope="session")
+def _placed(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    def make(folder: Path) -> None:
+        with _as_current(copied(_finetuned, folder / "roots")) as made:
+            for stage in ("align", "align_self_training"):
+                begun(made, stage, *PLACE_ROUNDS)
+
+    return Phantoms(made_once(tmp_path_factory, "placed", make) / "roots")
+
+
 @pytest.fixture
 def planned(_planned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """The test's own copy of the planned dataset, and the environment variables that name it."""
@@ -184,6 +205,13 @@ def planned(_planned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """As ``planned``, finetuned for a few epochs."""
     with _as_current(copied(_finetuned, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
+def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``; ``align`` and ``align_self_training`` have made their prompts of a round about places."""
+    with _as_current(copied(_placed, tmp_path / "roots")) as own:
         yield own
 
 
