@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands tha
 import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
+from samdpo.networks import precision
 
 pytest_plugins = ["trained_models"]
 
@@ -38,6 +39,21 @@ def pytest_xdist_auto_num_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 8
     return max(1, min(cores, int(memory / 4), MOST_WORKERS))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--precision", choices=("fp32", "bf16"), help="what this processor is taken to compute with")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--precision`` the processor has bfloat16, or has none, whichever it is; not so in commands of their own."""
+    wanted = request.config.getoption("--precision")
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            asked = precision.has_bf16
+            patch.setattr(precision, "has_bf16", lambda d: wanted == "bf16" if d.type == "cpu" else asked(d))
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)
