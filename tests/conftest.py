@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With ``--precision`` the processor has bfloat16, or has none, whichever it is; not so in commands of their own."""
+    """With ``--precision`` the processor has bfloat16, or has none, whichever it is; commands of their own ask again."""
     wanted = request.config.getoption("--precision")
     with pytest.MonkeyPatch.context() as patch:
         if wanted:
