@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With ``--precision`` the processor has bfloat16, or has none, whichever it is; commands of their own ask again."""
+    """With ``--precision`` the processor has bfloat16, or has none; not in commands that tests start."""
     wanted = request.config.getoption("--precision")
     with pytest.MonkeyPatch.context() as patch:
         if wanted:

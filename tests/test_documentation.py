@@ -23,7 +23,7 @@ from samdpo.plans import Plans, StagePlan, StructurePlan
 from samdpo.schema import to_dict
 
 LONGEST_HELP = 0.5  # seconds; where Python itself starts slowly, on a busy machine, this many of its starts:
-STARTS_OF_PYTHON = 8
+STARTS_OF_PYTHON = 4
 TRAINING_PAGES = {"baselines.md", "prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md",
                   "training.md", "alignment.md", "benchmark.md",
                   "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
