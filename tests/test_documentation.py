@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -37,12 +38,12 @@ EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY
 
 @pytest.mark.parametrize("command", console_scripts())
 def test_help_is_instant(command: str) -> None:
-    seconds, allowed = help_of(command).seconds, LONGEST_HELP
-    for _ in range(4):
+    seconds, allowed, start = help_of(command).seconds, LONGEST_HELP, math.inf
+    for _ in range(4):  # the fastest of each is what the machine's load has the least part in
         if seconds < allowed:
             break
-        start = seconds_of([sys.executable, "-c", "pass"])
-        seconds = seconds_of([*entry_point(command), "--help"])
+        start = min(start, seconds_of([sys.executable, "-c", "pass"]))
+        seconds = min(seconds, seconds_of([*entry_point(command), "--help"]))
         allowed = max(LONGEST_HELP, STARTS_OF_PYTHON * start)
     assert seconds < allowed
 
