@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint shared clean
@@ -16,10 +17,10 @@ demo: $(STAMP)  ## install, then run the whole method on phantoms
 	$(BIN)/samdpo_demo -o demo
 
 test: $(STAMP)  ## every test that needs no real data and no long training
-	$(BIN)/python -m pytest -q -m "not slow and not shared"
+	$(PYTEST) -m "not slow and not shared"
 
 shared: $(STAMP)  ## the marked tests: real data in ../shared/data, full-size models
-	$(BIN)/python -m pytest -q -m "slow or shared"
+	$(PYTEST) -m "slow or shared"
 
 lint: $(STAMP)
 	$(BIN)/ruff check samdpo tests benchmarks setup.py

@@ -98,7 +98,9 @@ setup(
     ],
     extras_require={
         "dask": ["dask[distributed]"],
-        "dev": ["dask[distributed]", "gguf", "httpx", "playwright", "psycopg[binary]", "pytest", "ruff"],
+        "dev": [
+            "dask[distributed]", "gguf", "httpx", "playwright", "psycopg[binary]", "pytest", "pytest-xdist", "ruff",
+        ],
         "postgresql": ["psycopg[binary]"],
     },
     entry_points={

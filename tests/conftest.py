@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands that tests start get one thread each too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
+from samdpo.networks import precision
 
 pytest_plugins = ["trained_models"]
 
 TINY = "Dataset901_TinyXray"
 THREADS = torch.get_num_threads()
+MOST_WORKERS = 8  # more wait for the longest file of tests
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,29 @@ class Roots:
     raw: Path
     preprocessed: Path
     results: Path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of ``-n auto``: one a core that this process may use, so long as there are 4 GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 8
+    return max(1, min(cores, int(memory / 4), MOST_WORKERS))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--precision", choices=("fp32", "bf16"), help="what this processor is taken to compute with")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--precision`` the processor has bfloat16, or has none; not in commands that tests start."""
+    wanted = request.config.getoption("--precision")
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            asked = precision.has_bf16
+            patch.setattr(precision, "has_bf16", lambda d: wanted == "bf16" if d.type == "cpu" else asked(d))
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,11 +67,30 @@ def entry_point(command: str, *options: str) -> list[str]:
     return [sys.executable, *options, "-c", program]
 
 
+@dataclass(frozen=True)
+class Help:
+    """What ``command --help`` shows, the packages it imported, and the seconds it took."""
+
+    shown: str
+    imported: frozenset[str]
+    seconds: float
+
+
 @cache
+def help_of(command: str) -> Help:
+    """Type ``command --help``."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*entry_point(command, "-X", "importtime"), "--help"], capture_output=True, text=True, check=True
+    )
+    seconds = time.perf_counter() - started
+    modules = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines())
+    return Help(done.stdout, frozenset(name.partition(".")[0] for name in modules), seconds)
+
+
 def flags_of(command: str) -> frozenset[str]:
     """Flags that ``command --help`` shows."""
-    shown = subprocess.run([*entry_point(command), "--help"], capture_output=True, text=True, check=True).stdout
-    usage = shown.split("\n\n")[0]
+    usage = help_of(command).shown.split("\n\n")[0]
     return frozenset(_FLAG.findall(usage)) | {"--help"}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import re
-import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,14 @@ from types import SimpleNamespace
 import documented
 import pytest
 import torch
-from documented import REPOSITORY, blocks, console_scripts, entry_point, flags_of, pages, prose
+from documented import REPOSITORY, blocks, console_scripts, entry_point, flags_of, help_of, pages, prose
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.plans import Plans, StagePlan, StructurePlan
 from samdpo.schema import to_dict
 
-LONGEST_HELP = 0.5  # seconds
+LONGEST_HELP = 0.5  # seconds; where Python itself starts slowly, on a busy machine, this many of its starts:
+STARTS_OF_PYTHON = 4
 TRAINING_PAGES = {"baselines.md", "prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md",
                   "training.md", "alignment.md", "benchmark.md",
                   "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
@@ -36,19 +38,25 @@ EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY
 
 @pytest.mark.parametrize("command", console_scripts())
 def test_help_is_instant(command: str) -> None:
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([*entry_point(command), "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert statistics.median(seconds) < LONGEST_HELP
+    seconds, allowed, start = help_of(command).seconds, LONGEST_HELP, math.inf
+    for _ in range(4):  # the fastest of each is what the machine's load has the least part in
+        if seconds < allowed:
+            break
+        start = min(start, seconds_of([sys.executable, "-c", "pass"]))
+        seconds = min(seconds, seconds_of([*entry_point(command), "--help"]))
+        allowed = max(LONGEST_HELP, STARTS_OF_PYTHON * start)
+    assert seconds < allowed
+
+
+def seconds_of(words: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(words, capture_output=True, check=True)
+    return time.perf_counter() - started
 
 
 @pytest.mark.parametrize("command", console_scripts())
 def test_help_imports_nothing_heavy(command: str) -> None:
-    shown = subprocess.run([*entry_point(command, "-X", "importtime"), "--help"], capture_output=True, text=True,
-                           check=True)
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.stderr.splitlines()}
+    imported = help_of(command).imported
     assert "samdpo" in imported
     assert not imported & {"torch", "numpy", "nnunetv2", "transformers", "matplotlib", "scipy"}
 

@@ -9,6 +9,7 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+from waiting import PATIENCE
 
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import atomic_path, hash_of, read_json, write_json, write_text
@@ -73,7 +74,7 @@ def test_threads_that_write_the_same_file_do_not_meet(file: Path) -> None:
     def write(text: str) -> None:
         with atomic_path(file) as temporary:
             temporary.write_text(text)
-            together.wait(timeout=20)  # all have written, none has renamed
+            together.wait(timeout=PATIENCE)  # all have written, none has renamed
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, "abcdefgh"))

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from made_once import made_once
+from waiting import PATIENCE, wait_until
 
 from samdpo.files import read_json, write_json
 
@@ -23,7 +25,19 @@ if TYPE_CHECKING:  # torch is imported only by tests that train
 
 PHANTOMS, NUMBER = "Dataset901_PhantomXray", 901
 FINETUNED = 10  # epochs
+ONE_LUNG = "structures.lung.components=1"  # so that it can be elsewhere
+PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+WAITS_BEFORE_ITS_LAST_EPOCH = f"""
+import time
+from samdpo.training.trainer import Trainer
+begin = Trainer.on_epoch_start
+def wait_or_begin(self, epoch):
+    if epoch == self.stage.epochs - 1:
+        time.sleep({PATIENCE})
+    begin(self, epoch)
+Trainer.on_epoch_start = wait_or_begin
+"""
 
 
 @dataclass(frozen=True)
@@ -69,11 +83,11 @@ class Phantoms:
         train(trainer, resume=resume)
         return trainer
 
-    def start(self, command: str, *words: str) -> subprocess.Popen:
-        """A command in a process of its own, as typed; its messages go to ``stderr``."""
+    def start(self, command: str, *words: str, before: str = "") -> subprocess.Popen:
+        """A command in a process of its own, as typed; its messages go to ``stderr``. ``before`` is run before it."""
         program = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
-            f"from samdpo.cli.{command} import main; main()"
+            f"{before}from samdpo.cli.{command} import main; main()"
         )
         return subprocess.Popen(
             [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -81,22 +95,35 @@ class Phantoms:
         )
 
     def stopped(self, fold: Path, number: signal.Signals, *words: str) -> tuple[int, str]:
-        """``samdpo_train`` that gets a signal once its second checkpoint is there: (return code, messages)."""
-        process = self.start("train", *words)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if any(f.name > "epoch_0001" for f in (fold / "checkpoint_latest").glob("epoch_*")):
-                process.send_signal(number)
-                break
-            time.sleep(0.002)
-        said = process.communicate(timeout=60)[1]
-        return process.returncode, said
+        """``samdpo_train`` that gets a signal once its second checkpoint is there: (return code, messages).
+
+        However late the signal comes on a busy machine, it comes before the last epoch, which waits for it.
+        """
+        process = self.start("train", *words, before=WAITS_BEFORE_ITS_LAST_EPOCH)
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
+        reader.start()
+        latest = fold / "checkpoint_latest"
+        wait_until(lambda: any(f.name > "epoch_0001" for f in latest.glob("epoch_*")), process, lambda: "".join(said))
+        process.send_signal(number)
+        process.wait(timeout=PATIENCE)
+        reader.join(timeout=PATIENCE)
+        return process.returncode, "".join(said)
 
 
 def copied(source: Phantoms, folder: Path) -> Phantoms:
     """Files are only ever replaced as a whole, so that links make a copy of their own."""
     shutil.copytree(source.root, folder, copy_function=os.link)
     return Phantoms(folder)
+
+
+def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
+    """A trainer just before its first epoch; prompts of its own are made."""
+    trainer = phantoms.trainer(stage, *overrides)
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.run_log.close()
+    return trainer
 
 
 @contextmanager
@@ -122,34 +149,49 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     from samdpo.dataset.phantoms import make_phantom_dataset
     from samdpo.planning.run import plan_and_preprocess
 
-    made = Phantoms(tmp_path_factory.mktemp("trained"))
-    with _as_current(made):
-        make_phantom_dataset("xray", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
-        plan_and_preprocess(NUMBER, labelled=0.4)
-        content = read_json(made.preprocessed / "samdpoPlans.json")
-        content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
-        content["prompting"] |= {"tower_steps": 10, "cross_fit_folds": 2}
-        for stage in content["configurations"].values():
-            stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
-        write_json(made.preprocessed / "samdpoPlans.json", content)
-        made.trainer("finetune")  # makes the prompts
-    return made
+
+    def make(folder: Path) -> None:
+        made = Phantoms(folder)
+        with _as_current(made):
+            make_phantom_dataset("xray", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
+            plan_and_preprocess(NUMBER, labelled=0.4)
+            content = read_json(made.preprocessed / "samdpoPlans.json")
+            content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
+            content["prompting"] |= {"tower_steps": 10, "cross_fit_folds": 2}
+            for stage in content["configurations"].values():
+                stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
+            write_json(made.preprocessed / "samdpoPlans.json", content)
+            made.trainer("finetune")  # makes the prompts
+
+    return Phantoms(made_once(tmp_path_factory, "planned", make))
 
 
 @pytest.fixture(scope="session")
 def _finetuned(_planned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
-    made = copied(_planned, tmp_path_factory.mktemp("finetuned") / "roots")
-    with _as_current(made):
-        made.train("finetune", f"epochs={FINETUNED}")
-    return made
+    def make(folder: Path) -> None:
+        with _as_current(copied(_planned, folder / "roots")) as made:
+            made.train("finetune", f"epochs={FINETUNED}")
+
+    return Phantoms(made_once(tmp_path_factory, "finetuned", make) / "roots")
 
 
 @pytest.fixture(scope="session")
 def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
-    made = copied(_finetuned, tmp_path_factory.mktemp("aligned") / "roots")
-    with _as_current(made):
-        made.train("align")
-    return made
+    def make(folder: Path) -> None:
+        with _as_current(copied(_finetuned, folder / "roots")) as made:
+            made.train("align")
+
+    return Phantoms(made_once(tmp_path_factory, "aligned", make) / "roots")
+
+
+@pytest.fixture(scope="session")
+def _placed(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    def make(folder: Path) -> None:
+        with _as_current(copied(_finetuned, folder / "roots")) as made:
+            for stage in ("align", "align_self_training"):
+                begun(made, stage, *PLACE_ROUNDS)
+
+    return Phantoms(made_once(tmp_path_factory, "placed", make) / "roots")
 
 
 @pytest.fixture
@@ -163,6 +205,13 @@ def planned(_planned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """As ``planned``, finetuned for a few epochs."""
     with _as_current(copied(_finetuned, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
+def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``; ``align`` and ``align_self_training`` have made their prompts of a round about places."""
+    with _as_current(copied(_placed, tmp_path / "roots")) as own:
         yield own
 
 

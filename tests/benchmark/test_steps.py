@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -11,6 +10,7 @@ from threading import Event, Thread
 import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 from filelock import FileLock
+from waiting import PATIENCE
 
 from samdpo.benchmark import run
 from samdpo.benchmark.ablations import chosen_ablations
@@ -25,6 +25,7 @@ from samdpo.errors import ConfigurationError
 from samdpo.files import write_json
 
 TWO = {DATASET: 2}
+WAITS = "another samdpo_benchmark is running it"
 
 
 @pytest.fixture(autouse=True)
@@ -162,20 +163,31 @@ def test_what_failed_is_run_again_only_with_retry(commands, tmp_path):
 
 @contextmanager
 def another_runs(step: Step, ends: Callable[[], object]) -> Iterator[None]:
-    """As a second benchmark that began the step before and is half a second from its end."""
-    begun = Event()
+    """As a second benchmark that began the step before and ends it once this one says that it waits."""
+    begun, waited_for = Event(), Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: waited_for.set() if WAITS in record.getMessage() else None
+    logger = logging.getLogger(run.__name__)
+    level = logger.level
 
     def run_it() -> None:
         with FileLock(step.log.with_suffix(".lock")):
             begun.set()
-            time.sleep(0.5)
+            assert waited_for.wait(PATIENCE)
             ends()
 
     thread = Thread(target=run_it)
     thread.start()
     begun.wait()
-    yield
-    thread.join()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        waited_for.set()
+        thread.join()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_a_step_that_another_benchmark_runs_is_waited_for_and_not_run_twice(commands, tmp_path, caplog):
@@ -185,7 +197,7 @@ def test_a_step_that_another_benchmark_runs_is_waited_for_and_not_run_twice(comm
         run_here([unet])
         assert unet.is_done
     assert not any("unet" in typed for typed in commands.typed)
-    assert "another samdpo_benchmark is running it" in caplog.text
+    assert WAITS in caplog.text
 
 
 def test_what_failed_in_another_benchmark_is_not_tried_at_once_again(commands, tmp_path):

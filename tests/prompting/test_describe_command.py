@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from endpoint import Endpoint, endpoint, fails, says
+from waiting import PATIENCE
 
 from samdpo.cli.describe import main
 from samdpo.files import read_json
@@ -131,7 +131,7 @@ def test_the_key_is_in_no_file_and_no_message(served, file, describe, roots, mon
 def test_a_traceback_does_not_show_the_key(served, file, roots):
     served.reply = lambda body: fails(401, f"Incorrect API key provided: {KEY}.")
     process = start({"samdpo_debug": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=PATIENCE)
     assert "Traceback" in said and KEY not in out + said
 
 
@@ -141,14 +141,14 @@ def test_a_killed_run_goes_on_where_it_was(served, file, describe):
     def reply(body):
         if len(served.bodies) == 3:
             third.set()
-            go_on.wait(20)
+            go_on.wait(PATIENCE)
         return says(f"Text {len(served.bodies)}.")
 
     served.reply = reply
     process = start(stderr=subprocess.DEVNULL)
-    assert third.wait(60)
+    assert third.wait(PATIENCE)
     process.send_signal(signal.SIGKILL)
-    process.wait(20)
+    process.wait(PATIENCE)
     go_on.set()
     assert texts(file) == {"liver": "Text 1.", "spleen": "Text 2."}
     assert not list(file.parent.glob(".tmp*"))
@@ -200,9 +200,13 @@ def test_a_server_that_is_not_there_is_named_without_what_its_url_hides(file, de
 
 
 def test_a_server_that_is_slow_is_not_waited_for(served):
-    served.reply = lambda body: (time.sleep(1), says("Late."))[1]
-    with pytest.raises(Exception, match="no answer in time"):
-        LanguageModel(timeout=0.2, retries=0).ask("system", "question")
+    given_up = threading.Event()
+    served.reply = lambda body: (given_up.wait(PATIENCE), says("Late."))[1]
+    try:
+        with pytest.raises(Exception, match="no answer in time"):
+            LanguageModel(timeout=0.2, retries=0).ask("system", "question")
+    finally:
+        given_up.set()
 
 
 def test_what_answers_something_else_is_not_an_endpoint(served):

@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 from samdpo.files import read_json
 
@@ -61,19 +62,19 @@ def url(model: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def _wait_for(url: str, server: subprocess.Popen) -> None:
-    for _ in range(180):
-        if server.poll() is not None:
-            pytest.skip("transformers serve does not start here")
-        try:
-            urllib.request.urlopen(url, timeout=2)
-            return
-        except OSError:
-            time.sleep(1)
-    pytest.fail(f"{url} did not answer within three minutes")
+    def answers_or_ended() -> bool:
+        with suppress(OSError):
+            urllib.request.urlopen(url, timeout=PATIENCE)
+            return True
+        return server.poll() is not None
+
+    wait_until(answers_or_ended, server)
+    if server.poll() is not None:
+        pytest.skip("transformers serve does not start here")
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def file(roots) -> Path:
 
 
 def start(url: str, model: Path) -> subprocess.Popen:
-    words = ["906", "--base_url", url, "--model", str(model), "--timeout", "300"]
+    words = ["906", "--base_url", url, "--model", str(model), "--timeout", str(PATIENCE)]
     program = f"import sys; sys.argv[1:] = {words!r}; from samdpo.cli.describe import main; main()"
     return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
 
@@ -98,15 +99,13 @@ def described(file: Path) -> dict[str, str]:
 
 def test_a_killed_run_goes_on_from_what_it_had_written(url, model, file):
     process = start(url, model)
-    deadline = time.monotonic() + 300
-    while not described(file) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: described(file), process)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(PATIENCE)
     before = described(file)
     assert 1 <= len(before) < len(STRUCTURES), process.stderr.read()
     process = start(url, model)
-    said = process.communicate(timeout=600)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     after = described(file)
     assert process.returncode == 0, said
     assert list(after) == list(STRUCTURES) and before.items() <= after.items()

@@ -7,6 +7,8 @@ import logging
 import numpy as np
 import pytest
 import torch
+import trained_models
+from trained_models import ONE_LUNG, PLACE_ROUNDS
 
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json
@@ -17,29 +19,15 @@ from samdpo.training import prompt_alignment
 from samdpo.training.prompt_alignment import preferred_masks
 from samdpo.training.run import train
 
-ONE = "structures.lung.components=1"  # so that the lung can be elsewhere
-ROUNDS = (ONE, "prompt_rounds=1", "epochs=1")
-
-
-@pytest.fixture
-def one_component(finetuned):
-    """Finetuned phantoms whose plan takes the lungs for one component; its prompts are made."""
-    finetuned.trainer("align", ONE)
-    return finetuned
-
 
 def begun(phantoms, stage: str = "align", *overrides: str):
     """A trainer just before its first epoch."""
-    trainer = phantoms.trainer(stage, *ROUNDS, *overrides)
-    trainer.initialize()
-    trainer.on_train_start()
-    trainer.run_log.close()
-    return trainer
+    return trained_models.begun(phantoms, stage, *PLACE_ROUNDS, *overrides)
 
 
-def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(one_component):
-    before = one_component.trainer("align", ONE).data
-    after = begun(one_component).data
+def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(placed):
+    before = placed.trainer("align", ONE_LUNG).data
+    after = begun(placed).data
     every = sorted({*before.split.labelled, *before.split.unlabelled, *before.split.val})
     judged = [case for case in every if after.slices.has_label(case)]
     assert set(judged) <= set(after.prompts.cases())
@@ -48,17 +36,17 @@ def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(one_component)
     assert changed == judged
 
 
-def test_a_picture_shows_where_the_prompts_pointed_and_where_they_point_now(one_component):
+def test_a_picture_shows_where_the_prompts_pointed_and_where_they_point_now(placed):
     from PIL import Image
 
-    trainer = begun(one_component)
+    trainer = begun(placed)
     with Image.open(trainer.fold_folder / "places.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[0] > 500 and pixels.shape[1] > 900 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
 
 
-def test_the_best_ranked_place_is_learned_from(one_component):
-    trainer = begun(one_component)
+def test_the_best_ranked_place_is_learned_from(placed):
+    trainer = begun(placed)
     masks = preferred_masks(trainer, trainer.samples, 1)
     assert set(masks) <= set(trainer.unlabelled_keys)
     for key, mask in masks.items():
@@ -70,50 +58,48 @@ def test_the_best_ranked_place_is_learned_from(one_component):
         assert taken == each.max() and (each < taken).any()
 
 
-def test_self_training_takes_the_models_own_choice_and_needs_no_truth(one_component):
-    trainer = begun(one_component, "align_self_training")
+def test_self_training_takes_the_models_own_choice_and_needs_no_truth(placed):
+    trainer = begun(placed, "align_self_training")
     assert {"xray_ul_001", "xray_ul_002"} <= {case for case, _ in trainer.unlabelled_keys}
     masks = preferred_masks(trainer, trainer.samples, 1)
     assert any(case.startswith("xray_ul") for case, _ in masks)
 
 
-def test_validation_and_prediction_use_the_refitted_prompts(one_component):
-    trainer = one_component.train("align", *ROUNDS)
+def test_validation_and_prediction_use_the_refitted_prompts(placed):
+    trainer = placed.train("align", *PLACE_ROUNDS)
     fold = trainer.fold_folder
     own, fitted = load_weights(fold / "prompter" / "towers.safetensors"), load_weights(
         fold / "prompts" / "prompter" / "towers.safetensors")
     assert all(torch.equal(own[name], fitted[name]) for name in fitted)
-    base = load_weights(one_component.finetuned / "fold_0" / "prompter" / "towers.safetensors")
+    base = load_weights(placed.finetuned / "fold_0" / "prompter" / "towers.safetensors")
     assert any(not torch.equal(own[name], base[name]) for name in base)
     predictor = Predictor.from_model_folder(trainer.folder, device="cpu")
     masks = sorted((fold / "validation").glob("*.png"))
     for file in masks:
-        predictor.set_image(one_component.raw / "imagesTr" / f"{file.stem}_0000.png")
+        predictor.set_image(placed.raw / "imagesTr" / f"{file.stem}_0000.png")
         np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
     before = [file.read_bytes() for file in masks]
-    train(one_component.trainer("align", *ROUNDS), only_validate=True)
+    train(placed.trainer("align", *PLACE_ROUNDS), only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 
-def test_a_training_begun_again_finds_its_prompts(one_component, monkeypatch):
-    first = begun(one_component).data.prompts
-
+def test_a_training_begun_again_finds_its_prompts(placed, monkeypatch):
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
     monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
-    second = begun(one_component).data.prompts
-    assert first.key == second.key
+    prompts = begun(placed).data.prompts
+    assert prompts.key == read_json(next((placed.aligned / "fold_0" / "prompts").glob("xray_*.json")))["key"]
     with pytest.raises(AssertionError, match="second time"):
-        begun(one_component, "align", "annotator.noise=0.3")
+        begun(placed, "align", "annotator.noise=0.3")
 
 
-def test_without_rounds_the_prompts_are_those_of_the_plan(one_component):
-    fold = begun(one_component).fold_folder
+def test_without_rounds_the_prompts_are_those_of_the_plan(placed):
+    fold = placed.aligned / "fold_0"
     assert PromptStore(fold / "prompts").cases()
-    trainer = begun(one_component, "align", "prompt_rounds=0")
+    trainer = begun(placed, "align", "prompt_rounds=0")
     assert not (fold / "prompts").exists()
-    assert trainer.data.prompts.folder.is_relative_to(one_component.preprocessed)
+    assert trainer.data.prompts.folder.is_relative_to(placed.preprocessed)
 
 
 def test_two_lungs_are_not_somewhere_else(finetuned):
@@ -124,11 +110,11 @@ def test_two_lungs_are_not_somewhere_else(finetuned):
     assert trainer.data.prompts.folder.is_relative_to(finetuned.preprocessed)
 
 
-def test_where_nothing_is_preferred_the_prompts_stay(one_component, monkeypatch, caplog):
+def test_where_nothing_is_preferred_the_prompts_stay(placed, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
     monkeypatch.setattr(prompt_alignment, "preferred_masks", lambda *_: {})
-    trainer = begun(one_component)
+    trainer = begun(placed, "align", "seed=7")  # whose prompts are not made
     assert "nothing is preferred" in caplog.text
-    assert trainer.data.prompts.folder.is_relative_to(one_component.preprocessed)
+    assert trainer.data.prompts.folder.is_relative_to(placed.preprocessed)
     trainer.run_training()
     assert read_json(trainer.fold_folder / "model.json")["epochs"] == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from trained_models import copied
+from trained_models import Phantoms, _as_current, copied
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, TrainingError
@@ -18,9 +20,23 @@ from samdpo.training.checkpoints import FINAL
 PLACES = ("structures.lung.components=1", "prompt_rounds=1")  # stage 2 with prompts of its own
 
 
+@pytest.fixture(scope="module")
+def _stopped(_planned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    with _as_current(copied(_planned, tmp_path_factory.mktemp("stopped") / "roots")) as made:
+        interrupt(made, "epochs=3", after=1)
+    return made
+
+
+@pytest.fixture
+def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """A finetuning of 3 epochs that was stopped after the first."""
+    with _as_current(copied(_stopped, tmp_path / "roots")) as own:
+        yield own
+
+
 @pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", PLACES)])
 def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage, more):
-    settings = ("epochs=5", *more)
+    settings = ("epochs=4", *more)
     fold = finetuned.trainer(stage, *more).fold_folder
     (fold / FINAL).unlink(missing_ok=True)
     other = copied(finetuned, tmp_path / "other")
@@ -38,11 +54,11 @@ def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned,
 
 def test_ctrl_c_ends_with_a_sentence_and_c_continues(planned):
     fold = planned.finetuned / "fold_0"
-    code, said = planned.stopped(fold, signal.SIGINT, "901", "finetune", "0", "-device", "cpu", "--epochs", "6")
+    code, said = planned.stopped(fold, signal.SIGINT, "901", "finetune", "0", "-device", "cpu", "--epochs", "4")
     assert code == 130 and "Traceback" not in said
     assert "--c" in said.splitlines()[-1], said
-    trainer = planned.train("finetune", "epochs=6", resume=True)
-    assert len(trainer.run_log.history["loss"]) == 6 and (fold / FINAL).is_file()
+    trainer = planned.train("finetune", "epochs=4", resume=True)
+    assert len(trainer.run_log.history["loss"]) == 4 and (fold / FINAL).is_file()
 
 
 def test_the_history_goes_on_where_it_stopped(planned):
@@ -82,10 +98,9 @@ def test_a_run_killed_while_it_writes_the_end_is_not_taken_for_finished(planned,
     ("changed", "key"), [("lr=0.5", "lr"), ("batch_size=1", "batch_size"), ("network.frozen_stages=2", "network"),
                          ("prompting.use_points=false", "prompting")],
 )
-def test_other_settings_cannot_continue_a_run(planned, changed, key):
-    interrupt(planned, "epochs=3", after=1)
+def test_other_settings_cannot_continue_a_run(stopped, changed, key):
     with pytest.raises(TrainingError, match=f"other settings.*{key}.*without --c"):
-        planned.train("finetune", "epochs=3", changed, resume=True)
+        stopped.train("finetune", "epochs=3", changed, resume=True)
 
 
 def test_more_epochs_are_no_other_settings(planned):
@@ -99,16 +114,14 @@ def test_c_without_a_checkpoint_starts_at_the_beginning(planned):
 
 
 @pytest.mark.parametrize("of", ["samdpo.networks.weights.atomic_path", "torch.save"])
-def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(planned, monkeypatch, of):
-    interrupt(planned, "epochs=3", after=1)
-
+def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(stopped, monkeypatch, of):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(of, full)
     with pytest.raises(ConfigurationError, match="disk is full.*--c"):
-        planned.train("finetune", "epochs=3", resume=True)
-    assert checkpoints.load_latest(planned.finetuned / "fold_0")[1]["epoch"] == 1
+        stopped.train("finetune", "epochs=3", resume=True)
+    assert checkpoints.load_latest(stopped.finetuned / "fold_0")[1]["epoch"] == 1
 
 
 def test_the_command_says_errors_in_a_sentence(planned, monkeypatch, caplog):

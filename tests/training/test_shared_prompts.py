@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trained_models import Phantoms, _as_current, copied
+import trained_models
+from trained_models import PLACE_ROUNDS, Phantoms
 
 from samdpo.files import read_json
 from samdpo.training import prompt_alignment, shared_prompts
 
-ROUNDS = ("structures.lung.components=1", "prompt_rounds=1", "epochs=1")
 MADE = ("align", "align_self_training")
 
 
 def begun(phantoms, stage: str, *overrides: str):
     """A trainer just before its first epoch."""
-    trainer = phantoms.trainer(stage, *ROUNDS, *overrides)
-    trainer.initialize()
-    trainer.on_train_start()
-    trainer.run_log.close()
-    return trainer
-
-
-@pytest.fixture(scope="module")
-def _made(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
-    made = copied(_finetuned, tmp_path_factory.mktemp("shared") / "roots")
-    with _as_current(made):
-        for stage in MADE:
-            begun(made, stage)
-    return made
+    return trained_models.begun(phantoms, stage, *PLACE_ROUNDS, *overrides)
 
 
 @pytest.fixture
-def made(_made: Phantoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phantoms]:
+def made(placed: Phantoms, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
     """Phantoms on which ``align`` and ``align_self_training`` have made their prompts; no more can be made."""
 
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
     monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
-    with _as_current(copied(_made, tmp_path / "roots")) as own:
-        yield own
+    return placed
 
 
 def fold_of(phantoms: Phantoms, stage: str) -> Path:
@@ -114,5 +99,5 @@ def test_a_sibling_that_vanishes_while_it_is_copied_leaves_nothing_behind(made, 
 
 
 def test_a_stage_trains_and_predicts_under_prompts_it_took_over(made):
-    fold = made.train("fixmatch", *ROUNDS).fold_folder
+    fold = made.train("fixmatch", *PLACE_ROUNDS).fold_folder
     assert read_json(fold / "validation" / "summary.json")["foreground_mean"]["Dice"] > 0

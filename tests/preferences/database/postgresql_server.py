@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def running_postgresql(programs: Path) -> Iterator[Callable[[], str]]:
         yield empty_database
     finally:
         server.send_signal(signal.SIGQUIT)
-        server.wait(timeout=60)
+        server.wait(timeout=PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -62,7 +62,7 @@ def _owner() -> dict[str, Any]:
 
 
 def _wait(programs: Path, folder: Path, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while subprocess.run([programs / "pg_isready", "-q", "-h", folder]).returncode != 0:
-        assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.05)
+    def ready() -> bool:
+        return subprocess.run([programs / "pg_isready", "-q", "-h", folder]).returncode == 0
+
+    wait_until(ready, server, (folder / "log").read_text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from judged_items import SET, judge, make_items
+from waiting import PATIENCE
 
 from samdpo.preferences.database.database import PreferenceDatabase
 from samdpo.preferences.database.records import OverlapRule
@@ -79,7 +80,7 @@ def test_processes_that_open_a_new_database_together_lose_and_double_nothing(url
     workers += [start(url, name, OverlapRule()) for name in ("cy", "dee")]
     keys = []
     for worker in workers:
-        said, errors = worker.communicate(timeout=120)
+        said, errors = worker.communicate(timeout=PATIENCE)
         assert worker.returncode == 0, errors
         keys += said.split()
     work(database, "last", OverlapRule())
@@ -104,7 +105,7 @@ def test_what_was_acknowledged_before_a_kill_is_there(url):
     keys = [worker.stdout.readline().strip() for _ in range(25)]
     time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
-    said, _ = worker.communicate(timeout=60)
+    said, _ = worker.communicate(timeout=PATIENCE)
     keys += [line for line in said.splitlines() if len(line) == 36]  # the last line may be half
     assert worker.returncode == -signal.SIGKILL
     database.close()

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import httpx
 from page_client import TOKEN
-
-STARTS_WITHIN = 60  # seconds, on a busy machine
+from waiting import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,18 @@ def running_page(folder: Path, url: str, mode: str = "ranking", port: int | None
     process = subprocess.Popen([sys.executable, str(script), str(folder), url, str(port), TOKEN, mode])
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + STARTS_WITHIN
-        while True:
+
+        def answers() -> bool:
             with suppress(httpx.TransportError):
-                if httpx.get(f"{address}/sign-in").status_code == 200:
-                    break
-            assert process.poll() is None and time.monotonic() < deadline, "the page did not start"
-            time.sleep(0.05)
+                return httpx.get(f"{address}/sign-in", timeout=PATIENCE).status_code == 200
+            return False
+
+        wait_until(answers, process)
         yield PageProcess(process, address)
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
 
 def free_port() -> int:

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +16,7 @@ import httpx
 import pytest
 from browser import Screen, chromium
 from page_process import free_port
+from waiting import PATIENCE, wait_until
 
 from samdpo.cli import annotate
 
@@ -74,25 +74,22 @@ def typed(phantoms, *words: str) -> Iterator[tuple[str, str, list[str]]]:
     reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
     reader.start()
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while not any(line.startswith("Ctrl-C ends") for line in said):
-        assert process.poll() is None and time.monotonic() < deadline, "".join(said)
-        time.sleep(0.05)
+    wait_until(lambda: any(line.startswith("Ctrl-C ends") for line in said), process, lambda: "".join(said))
     assert f"Open    {address}\n" in said
     token = next(line for line in said if line.startswith("Token")).split()[1]
     try:
         yield address, token, said
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
-        reader.join(timeout=10)
+        process.wait(timeout=PATIENCE)
+        reader.join(timeout=PATIENCE)
     assert process.returncode == 0, "".join(said)
 
 
 def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) -> None:
     with (
         typed(finetuned, "--mode", "best", "--max_slices", "3") as (address, token, said),
-        httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=20) as client,
+        httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=PATIENCE) as client,
     ):
         page = client.post("/sign-in", data={"name": "anna", "token": token}).text
         client.headers["x-csrf-token"] = re.search(r'csrf-token" content="(\w+)"', page)[1]

@@ -12,6 +12,7 @@ import drawn
 import httpx
 from page_client import TOKEN
 from page_process import free_port, running_page
+from waiting import PATIENCE
 
 from samdpo.preferences.database.database import PreferenceDatabase
 
@@ -24,7 +25,9 @@ class Person:
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
-        self.client = httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=20)
+        self.client = httpx.Client(
+            base_url=address, headers={"origin": address}, follow_redirects=True, timeout=PATIENCE
+        )
         self.acknowledged: list[dict] = []
         self.on_its_way: dict | None = None
 
@@ -63,7 +66,7 @@ def test_every_acknowledged_judgement_survives_kill_9_exactly_once(tmp_path: Pat
             person.sign_in()
         working = [pool.submit(person.work, one_more) for person in people]
         for _ in range(KILLED_AFTER):
-            assert one_more.acquire(timeout=60)
+            assert one_more.acquire(timeout=PATIENCE)
         page.kill()
         for work in working:
             work.result()

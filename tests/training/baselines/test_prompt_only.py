@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from trained_models import _as_current, copied
 from without_prompts import final_bytes, interrupt
 
 from samdpo.dataset.images import read_label
@@ -17,23 +18,45 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.run import train
 
 
-def test_every_labelled_training_case_is_learned_from(planned):
-    shutil.rmtree(planned.preprocessed / "samdpoPlans_prompts")
-    fewer = planned.trainer("sam_med2d").data.split
-    trainer = planned.train("prompt_only")
+@pytest.fixture(scope="module")
+def _trained(_planned, tmp_path_factory):
+    """Trained without the fold's prompts being there; the prompters that were fitted."""
+    fits, fit = [], prompt_store.fit_prompter
+    with _as_current(copied(_planned, tmp_path_factory.mktemp("prompt_only") / "roots")) as made:
+        shutil.rmtree(made.preprocessed / "samdpoPlans_prompts")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prompt_store, "fit_prompter", lambda *args: fits.append(fit(*args)) or fits[-1])
+            made.train("prompt_only")
+    return made, fits
+
+
+@pytest.fixture
+def trained(_trained, tmp_path):
+    with _as_current(copied(_trained[0], tmp_path / "trained")) as own:
+        yield own
+
+
+@pytest.fixture
+def trainer(trained):
+    """Of the training that has ended."""
+    trainer = trained.trainer("prompt_only")
+    trainer.initialize()
+    return trainer
+
+
+def test_every_labelled_training_case_is_learned_from(trained, trainer):
+    fewer = trained.trainer("sam_med2d").data.split
     assert len(fewer.labelled) == 3 and len(fewer.train) == 8
     described = read_json(trainer.fold_folder / "model.json")
     assert described["labelled_cases"] == fewer.train
     split = trainer.data.split
     assert (split.train, split.val) == (fewer.train, fewer.val), "the folds are the same for all"
     assert split.unlabelled == ["xray_ul_001", "xray_ul_002"]
-    assert not (planned.preprocessed / "samdpoPlans_prompts").exists(), "the fold's prompts are not needed"
+    assert not (trained.preprocessed / "samdpoPlans_prompts").exists(), "the fold's prompts are not needed"
 
 
-def test_its_prompts_are_fitted_to_all_of_them(planned):
+def test_its_prompts_are_fitted_to_all_of_them(trainer, planned):
     before = planned.trainer("finetune").data
-    trainer = planned.trainer("prompt_only")
-    trainer.initialize()
     store = PromptStore(trainer.fold_folder / "prompts")
     assert store.cases() == sorted({*before.split.train, *before.split.val})
     case = before.split.val[0]
@@ -43,13 +66,8 @@ def test_its_prompts_are_fitted_to_all_of_them(planned):
     assert trainer.data.prompts.folder == store.folder and trainer.samples.prompts is trainer.data.prompts
 
 
-def test_a_case_is_prompted_by_towers_that_have_not_seen_it(planned, monkeypatch):
-    fits = []
-    fit = prompt_store.fit_prompter
-    monkeypatch.setattr(prompt_store, "fit_prompter", lambda *args: fits.append(fit(*args)) or fits[-1])
-    trainer = planned.trainer("prompt_only")
-    trainer.initialize()
-    (fitted,) = fits
+def test_a_case_is_prompted_by_towers_that_have_not_seen_it(trainer, _trained):
+    (fitted,) = _trained[1]
     assert sorted(fitted.held_out) == trainer.data.split.train
     assert all(prompter is not fitted.full for prompter in fitted.held_out.values())
     image = trainer.data.slices.image(trainer.data.split.train[0], 0)
@@ -59,17 +77,16 @@ def test_a_case_is_prompted_by_towers_that_have_not_seen_it(planned, monkeypatch
     assert np.abs(kept.saliency - fitted.full.locate(image)[0].saliency).max() > 0.05
 
 
-def test_validation_and_prediction_use_these_prompts(planned):
-    trainer = planned.train("prompt_only")
+def test_validation_and_prediction_use_these_prompts(trained, trainer):
     masks = sorted((trainer.fold_folder / "validation").glob("*.png"))
     assert len(masks) == len(trainer.data.split.val)
     predictor = Predictor.from_model_folder(trainer.folder, device="cpu")
     for file in masks:
-        predictor.set_image(planned.raw / "imagesTr" / f"{file.stem}_0000.png")
+        predictor.set_image(trained.raw / "imagesTr" / f"{file.stem}_0000.png")
         np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
     before = [file.read_bytes() for file in masks]
     shutil.rmtree(trainer.fold_folder / "prompts")  # to save space
-    train(planned.trainer("prompt_only"), only_validate=True)
+    train(trained.trainer("prompt_only"), only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 
