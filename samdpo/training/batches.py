@@ -14,8 +14,8 @@ from samdpo.plans import AugmentationPlan, Plans, StagePlan
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
-from samdpo.training.views import IDENTITY, View, view_image, view_prompt
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.training.views import IDENTITY, View, view_prompts
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,9 @@ class SliceSamples:
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
         """Read one slice and show it under ``view``."""
         case, index = key
-        image = view_image(torch.from_numpy(np.asarray(self.slices.image(case, index), dtype=np.float32)), view)
-        n_points = self.plans.prompting.n_points
-        prompts = [
-            view_prompt(p, view, self.augmentation, n_points) for p in self.prompts.get(case, index) if p.present
-        ]
+        image = read_image(self.slices, key, view)
+        prompts = [p for p in self.prompts.get(case, index) if p.present]
+        prompts = view_prompts(prompts, view, self.augmentation, self.plans.prompting.n_points)
         prompts = [p for p in prompts if p.present]
         truth, counted = read_truth(self.slices, key, view, [p.label for p in prompts]) if with_truth else (None, None)
         return Sample(key, view, image, prompts, truth, counted)
@@ -106,7 +104,6 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
     points, points_valid = np.zeros((n, plan.n_points, 2), np.float32), np.zeros((n, plan.n_points), bool)
     text, text_valid = np.zeros((n, plans.network.text_dim), np.float32), np.zeros(n, bool)
     use_text = plan.use_answers or plan.use_descriptions
-    saliency = torch.zeros(n, 1, size, size)
     for row, (_, prompt) in enumerate(flat):
         if plan.use_boxes:
             k = min(n_boxes, len(prompt.boxes))
@@ -119,6 +116,8 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
     if n and plan.use_saliency:
         small = torch.from_numpy(np.stack([p.saliency for _, p in flat]).astype(np.float32))
         saliency = F.interpolate(small[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    else:
+        saliency = torch.zeros(n, 1, size, size)
     return PromptBatch(
         image_index=torch.tensor([i for i, _ in flat], dtype=torch.long),
         boxes=torch.from_numpy(boxes),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
-from samdpo.training.views import IDENTITY, View, view_image
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.training.views import IDENTITY, View
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class MaskSamples:
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> MaskSample:
         """Read one slice and show it under ``view``."""
-        image = view_image(torch.from_numpy(np.asarray(self.slices.image(*key), dtype=np.float32)), view)
+        image = read_image(self.slices, key, view)
         truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
         return MaskSample(key, view, image, truth, counted)
 
