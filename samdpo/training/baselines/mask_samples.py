@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from samdpo.preprocessing.store import SliceStore
+from samdpo.training.batches import Recipe
 from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
 from samdpo.training.views import IDENTITY, View
 
@@ -72,6 +73,10 @@ class MaskSamples:
         image = read_image(self.slices, key, view)
         truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
         return MaskSample(key, view, image, truth, counted)
+
+    def batch(self, recipe: Recipe) -> MaskBatch:
+        """Read and stack the samples of a step."""
+        return self.collate([self.sample(key, view) for key, view in recipe])
 
     def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
         """Stack samples; the truth is kept only when every sample has one."""
