@@ -221,6 +221,7 @@ class StagePlan:
     minutes: float = 0.0  # of computing after which no further step begins; 0 is no limit
     slices_per_epoch: int = 0  # drawn anew for every epoch; 0 is every slice
     batch_size: int = 2
+    inference_batch_size: int = 4  # slices that go through the network together where nothing is trained
     lr: float = 1e-4
     encoder_lr: float = 5e-5
     lr_halving_epochs: int = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,25 @@ class AlignBatch:
 
     def __len__(self) -> int:
         return len(self.unlabelled) + (len(self.labelled) if self.labelled else 0)
+
+    def to(self, device: torch.device | str) -> AlignBatch:
+        """The same tensors on another device, sent without waiting."""
+        return AlignBatch(self.unlabelled.to(device), self.labelled.to(device) if self.labelled else None)
+
+
+@dataclass(frozen=True)
+class AlignMaker:
+    """Makes batches of an :class:`AlignRecipe`; a plain recipe is of labelled slices alone."""
+
+    unlabelled: Callable[[list[Any]], Any]
+    labelled: Callable[[Recipe], Batch]
+
+    def __call__(self, recipe: AlignRecipe | Recipe) -> AlignBatch | Batch:
+        """Read what a recipe names."""
+        if not isinstance(recipe, AlignRecipe):
+            return self.labelled(recipe)
+        labelled = self.labelled(recipe.labelled) if recipe.labelled else None
+        return AlignBatch(self.unlabelled(recipe.unlabelled), labelled)
 
 
 class AlignTrainer(Trainer):
@@ -183,10 +202,9 @@ class AlignTrainer(Trainer):
             drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
         return drawn
 
-    def make_batch(self, recipe: AlignRecipe) -> AlignBatch:  # type: ignore[override]
-        """Read both parts of a recipe."""
-        labelled = self.samples.batch(recipe.labelled) if recipe.labelled else None
-        return AlignBatch(self.unlabelled_batch(recipe.unlabelled), labelled)
+    def maker(self) -> AlignMaker:
+        """Reads both parts of a recipe."""
+        return AlignMaker(self.unlabelled_maker(), self.samples.batch)
 
     def _anchor_keys(self, epoch: int, generator: torch.Generator) -> Iterator[SliceKey]:
         keys = self.epoch_slices.of(self.train_keys, epoch)
@@ -198,12 +216,12 @@ class AlignTrainer(Trainer):
         return draw_kept(count, self.stage.augmentation, generator)
 
     def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[Any]:
-        """How one step sees unlabelled slices: what :meth:`unlabelled_batch` takes, one item a slice."""
+        """How one step sees unlabelled slices: what :meth:`unlabelled_maker` gives takes, one item a slice."""
         return list(zip(keys, self.draw_views(len(keys), generator)))
 
-    def unlabelled_batch(self, recipe: list[Any]) -> Batch:
-        """Read the unlabelled slices of one step: what :meth:`unlabelled_loss` takes."""
-        return self.samples.batch(recipe)
+    def unlabelled_maker(self) -> Callable[[list[Any]], Any]:
+        """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
+        return self.samples.batch
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
         """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -59,6 +60,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same tensors on another device, sent without waiting where they are pinned; samples stay."""
+        return on_device(self, device)
+
 
 class SliceSamples:
     """Samples of a fold, read slice by slice."""
@@ -85,15 +90,41 @@ class SliceSamples:
         return self.collate([self.sample(key, view) for key, view in recipe])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Stack samples; the truth is kept only when every sample has one."""
-        truths = [s.truth for s in samples if s.truth is not None]
+        """Stack samples, which then are views of the batch; the truth is kept only when every sample has one."""
+        samples, images, truth = stacked(samples)
         return Batch(
-            samples=list(samples),
-            images=torch.stack([s.image for s in samples]),
+            samples=samples,
+            images=images,
             prompts=prompt_tensors([s.prompts for s in samples], self.plans),
-            truth=torch.cat(truths) if len(truths) == len(samples) else None,
+            truth=truth,
             counted=counted_rows(samples, [len(s.prompts) for s in samples]),
         )
+
+
+def stacked(samples: Sequence[Any]) -> tuple[list[Any], torch.Tensor, torch.Tensor | None]:
+    """Images (B, 3, H, W) and truth (N, H, W) of samples, None where one has none; and the samples as views of them,
+    so that a batch holds nothing twice."""
+    images = torch.stack([s.image for s in samples])
+    samples = [replace(sample, image=image) for sample, image in zip(samples, images)]
+    if any(s.truth is None for s in samples):
+        return samples, images, None
+    truth = torch.cat([s.truth for s in samples])
+    rows = truth.split([len(s.truth) for s in samples])
+    return [replace(sample, truth=of) for sample, of in zip(samples, rows)], images, truth
+
+
+AnyBatch = TypeVar("AnyBatch")
+
+
+def on_device(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
+    """A batch with its own tensors on another device, sent without waiting where they are pinned; samples stay."""
+    if torch.device(device).type == "cpu":
+        return batch
+    moved = {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value.to(device)
+        for name, value in vars(batch).items() if isinstance(value, (torch.Tensor, PromptBatch))
+    }
+    return replace(batch, **moved)
 
 
 def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -34,11 +34,12 @@ from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
+from samdpo.training.loading import Loader, number_of_workers
 from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.slice_labels import SliceKey, known_part
-from samdpo.training.views import View, draw_view
+from samdpo.training.views import IDENTITY, View, draw_view
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -60,6 +61,7 @@ class Trainer:
         pretrained_weights: file of weights, ours or as published, that replaces the published ones.
     """
 
+    feeds_by_workers = True  # whether batches may be made in worker processes
     uses_prompts = True  # whether prompts are made before training and a prompter is kept with the model
 
     def __init__(
@@ -83,6 +85,7 @@ class Trainer:
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
+        self.loader = Loader(number_of_workers(data.workers, self.device, self.accelerator.num_processes), self.device)
         self.epoch_slices = EpochSlices(self.stage)
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
@@ -197,9 +200,15 @@ class Trainer:
         return torch.Generator().manual_seed(int(seed))
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, made from its :meth:`recipes`."""
-        for recipe in self.sharded(self.recipes(epoch)):
-            yield self.make_batch(recipe)
+        """The batches of an epoch, made from its :meth:`recipes`, on the device."""
+        for batch in self.made(self.sharded(self.recipes(epoch))):
+            yield batch.to(self.device)
+
+    def made(self, recipes: Iterable[Any], start: bool = True) -> Iterator[Any]:
+        """The batches of some recipes, by workers where there are any; see :meth:`Loader.batches`."""
+        if not self.feeds_by_workers or type(self).make_batch is not Trainer.make_batch:
+            return map(self.make_batch, recipes)
+        return self.loader.batches(recipes, self.maker(), start)
 
     def recipes(self, epoch: int) -> Iterable[Any]:
         """What each step of an epoch learns from, drawn from its generator: shuffled labelled slices in fresh views."""
@@ -213,9 +222,14 @@ class Trainer:
         """``count`` views of training slices."""
         return [draw_view(self.stage.augmentation, generator) for _ in range(count)]
 
+    def maker(self) -> Callable[[Any], Any]:
+        """What reads a recipe. Nothing is drawn there, so that it may happen in any order and in any process: it is
+        picklable, without the trainer, and equal to another one that reads the same."""
+        return self.samples.batch
+
     def make_batch(self, recipe: Any) -> Batch:
-        """Read what a recipe names. Nothing is drawn here, so that it may happen in any order and in any process."""
-        return self.samples.batch(recipe)
+        """Read what a recipe names, in this process. A trainer that overrides it goes without workers."""
+        return self.maker()(recipe)
 
     def sharded(self, recipes: Iterable[Any]) -> Iterator[Any]:
         """This process's share of the recipes, with a progress bar; every process gets equally many."""
@@ -262,8 +276,9 @@ class Trainer:
 
     def validation_batches(self) -> Iterator[Batch]:
         """Held-back labelled slices, as they are."""
-        for start in range(0, len(self.held_back_keys), 4):
-            yield self.samples.collate([self.samples.sample(k) for k in self.held_back_keys[start : start + 4]])
+        keys, size = self.held_back_keys, self.stage.inference_batch_size
+        recipes = [[(key, IDENTITY) for key in keys[start : start + size]] for start in range(0, len(keys), size)]
+        yield from self.made(recipes, start=False)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch) -> np.ndarray:

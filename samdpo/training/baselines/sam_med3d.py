@@ -101,6 +101,8 @@ class SamMed3dTrainer(Trainer):
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
+    feeds_by_workers = False  # a recipe is drawn from the volume, which is then in this process's memory
+
     def recipes(self, epoch: int) -> Iterator[list[DrawnPatch]]:
         """Shuffled structures of the labelled cases, each in a fresh patch; drawn one step after another, since a
         place in a volume is drawn by looking at it, and few volumes are held in memory."""

@@ -10,6 +10,7 @@ import torch
 
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.training.baselines.sam_med3d_cubes import CubeStore, Place, cut_patch
+from samdpo.training.batches import on_device
 
 PatchKey = tuple[str, int]  # case identifier, label of a structure
 DrawnPatch = tuple[PatchKey, Place, tuple[int, ...]]  # where it starts, along which axes of (1, x, y, z) it is turned
@@ -34,6 +35,10 @@ class PatchBatch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def to(self, device: torch.device | str) -> PatchBatch:
+        """The same tensors on another device."""
+        return on_device(self, device)
 
 
 class PatchSamples:
