@@ -228,7 +228,7 @@ class StagePlan:
     grad_clip: float = 1.0
     prompt_rounds: int = 0  # align: rounds of refitting the image-text model to the places that were ranked best
     labelled_per_step: int = 2  # align: labelled images of the anchor, beside batch_size unlabelled ones
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 12345
     held_back: float = 0.0  # share of the labelled cases kept from training to choose the mask cut and the best epoch
     mask_cut: float = 0.5  # probability at which a pixel becomes foreground

@@ -65,7 +65,7 @@ class FinetuneTrainer(Trainer):
             # Summed gradients of the parts are those of the mean over the whole batch.
             loss = segmentation_loss(logits, truth, self.stage.segmentation_loss, part.counted).sum()
             loss = loss / len(batch.prompts)
-            loss.backward()
+            self.backward(loss)
             losses.append(loss.item())
             dice.append(batch_dice(logits.detach(), truth, part.counted))
         self.apply_gradients()

@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ class Loader:
             prefetch_factor=_AHEAD,
             persistent_workers=True,
             multiprocessing_context=context,
-            worker_init_fn=_leave_ctrl_c_to_the_parent,
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # of its own: torch's is the training's
         )
 
@@ -197,9 +198,16 @@ class _Batches(Dataset):
             ))
 
 
-def _leave_ctrl_c_to_the_parent(_worker: int) -> None:
+def _begin(_worker: int) -> None:
     # A terminal sends Ctrl-C to every process of the group: without this each would print its own traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker's own parent is the server, which lives as long as any worker: it must ask for the one that trains.
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from samdpo.errors import TrainingError
 from samdpo.files import write_json
 from samdpo.networks.device import resolve_device
 from samdpo.networks.freezing import parameter_counts
-from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
@@ -81,6 +81,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
         self.device = self.accelerator.device if device in ("auto", "cpu") else resolve_device(device)
         self.precision = resolve_precision(self.stage.precision, self.device)
+        self.scaler = gradient_scaler(self.device, self.precision)
+        fast_matrix_products(self.device)
         self.num_epochs, self.current_epoch = self.stage.epochs, 0
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
@@ -118,8 +120,8 @@ class Trainer:
 
     def place(self, network: SamNetwork) -> SamNetwork:
         """Move a network to the device, in the memory layout that is fastest there."""
-        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format  # faster convolutions
-        return network.to(self.device, memory_format=layout)
+        network.decoder_precision = self.precision
+        return network.to(self.device, memory_format=memory_format(self.device))
 
     @staticmethod
     def build_network_architecture(plan: NetworkPlan) -> SamNetwork:
@@ -262,8 +264,12 @@ class Trainer:
     def optimizer_step(self, loss: torch.Tensor) -> None:
         """Backward, then :meth:`apply_gradients`."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(loss)
         self.apply_gradients()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of ``loss``, scaled where float16 needs it."""
+        self.scaler.scale(loss).backward()
 
     def apply_gradients(self) -> None:
         """Average gradients over processes, clip, step."""
@@ -271,8 +277,10 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             for parameter in trained:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def validation_batches(self) -> Iterator[Batch]:
         """Held-back labelled slices, as they are."""

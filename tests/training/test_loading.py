@@ -129,28 +129,6 @@ def test_a_full_shared_memory_is_a_sentence_that_names_the_flag(monkeypatch):
         assert part in str(failure.error)
 
 
-def test_a_really_full_shared_memory_is_that_sentence():
-    free = Path("/dev/shm")
-    if not free.is_dir():
-        pytest.skip("no /dev/shm here")
-    space = os.statvfs(free)
-    beyond = space.f_bavail * space.f_frsize + 2**30
-    if beyond > 2**36:
-        pytest.skip("/dev/shm is too large to ask for more")
-    with Loader(1, CPU) as loader, pytest.raises(TrainingError, match="/dev/shm"):
-        list(loader.batches(range(1), Huge(beyond)))
-
-
-@dataclass(frozen=True)
-class Huge:
-    """More than shared memory holds; untouched, so that it takes none of this process's own."""
-
-    size: int
-
-    def __call__(self, recipe: int) -> torch.Tensor:
-        return torch.empty(self.size, dtype=torch.uint8)
-
-
 def is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
