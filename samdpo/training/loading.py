@@ -236,7 +236,8 @@ def pack(made: Any) -> Packed:
     stream = io.BytesIO()
     packer = _Packer(stream)
     packer.dump(made)
-    buffer = torch.empty(packer.size, dtype=torch.uint8).share_memory_()
+    # As torch's own default_collate does it: memory that is shared from the start is written to once.
+    buffer = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(1, packer.size)))
     for start, part in packer.parts:
         buffer[start : start + len(part)] = part
     return Packed(stream.getvalue(), buffer)

@@ -119,10 +119,10 @@ def test_a_worker_that_is_killed_is_a_sentence():
 
 
 def test_a_full_shared_memory_is_a_sentence_that_names_the_flag(monkeypatch):
-    def full(self):
+    def full(size):
         raise RuntimeError("unable to write to file </torch_12_34_0>: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     failure = loading._Batches(Counting())[0]
     assert isinstance(failure.error, TrainingError)
     for part in ("/dev/shm", "--c", "-num_workers 0", "--shm-size"):
