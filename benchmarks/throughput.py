@@ -1,6 +1,7 @@
 """Images per second of the encoder, of a finetune step and of an align step, and how near that is to what is possible.
 
-    python benchmarks/throughput.py [--backbone sam_med2d_b] [--batch 4] [--structures 2] [--device cuda] [--precision fp16]
+    python benchmarks/throughput.py [--backbone sam_med2d_b] [--batch 4] [--structures 2] [--device cuda]
+                                    [--precision fp16]
 
 Weights are random; nothing is downloaded. The multiplications of a pass are counted by PyTorch, and the peak is that of
 a large matrix product in the same precision, measured on the same device in the same run.

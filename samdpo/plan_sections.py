@@ -221,13 +221,14 @@ class StagePlan:
     minutes: float = 0.0  # of computing after which no further step begins; 0 is no limit
     slices_per_epoch: int = 0  # drawn anew for every epoch; 0 is every slice
     batch_size: int = 2
+    inference_batch_size: int = 4  # slices that go through the network together where nothing is trained
     lr: float = 1e-4
     encoder_lr: float = 5e-5
     lr_halving_epochs: int = 4
     grad_clip: float = 1.0
     prompt_rounds: int = 0  # align: rounds of refitting the image-text model to the places that were ranked best
     labelled_per_step: int = 2  # align: labelled images of the anchor, beside batch_size unlabelled ones
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 12345
     held_back: float = 0.0  # share of the labelled cases kept from training to choose the mask cut and the best epoch
     mask_cut: float = 0.5  # probability at which a pixel becomes foreground

@@ -36,6 +36,9 @@ def main() -> None:
     arguments.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
                            help="any key of the plan, for example loss.reduction=sum or prompting.n_points=8")
     add_processes(arguments)
+    arguments.add_argument("-num_workers", type=int, default=None,
+                           help="processes that make training samples; default: nnUNet_n_proc_DA, else 0 on a CPU and "
+                                "on a GPU one a core, at most 8")
     args = arguments.parse_args()
 
     def body() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
             os.environ[VARIABLE] = args.database
         overrides = [f"{key}={value}" for key, value in flags.items() if value is not None] + args.set
         trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
-                              args.pretrained_weights, args.np)
+                              args.pretrained_weights, args.np, args.num_workers)
         train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
 
     run_command(body, go_on="type the same command with --c to go on")

@@ -23,7 +23,7 @@ from samdpo.inference.slices import SlicePredictions, predict_slices
 from samdpo.inference.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
 from samdpo.networks.frozen_encoder import FrozenEncoder
-from samdpo.networks.precision import resolve_precision
+from samdpo.networks.precision import fast_matrix_products, resolve_precision
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
@@ -70,6 +70,10 @@ class Predictor:
         self.mirror = mirror and plans.inference.mirror
         stage = folds[0].settings["stage"]
         self.precision = resolve_precision(plans.stage(stage).precision, device)
+        self.batch_size = plans.stage(stage).inference_batch_size
+        fast_matrix_products(device)
+        for fold in folds:
+            fold.network.decoder_precision = self.precision
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
         self._encoders = [
             FrozenEncoder(f.network, device, self.precision) if isinstance(f.network, SamNetwork) else None
@@ -209,10 +213,13 @@ class Predictor:
         prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]],
     ) -> SlicePredictions:
         if isinstance(fold.network, PromptFreeNetwork):
-            return segment_slices(fold.network, images, self.device, self.precision, self.mirror)
+            return segment_slices(
+                fold.network, images, self.device, self.precision, self.mirror, self.batch_size
+            )
         prompts = [prompts_of(fold, index, image) for index, image in zip(indices, images.numpy())]
         return predict_slices(
-            fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror, encode=encoder
+            fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror, self.batch_size,
+            encode=encoder,
         )
 
     def _report(

@@ -24,7 +24,7 @@ def segment_slices(
         network: in eval mode, on ``device``.
         images: (S, 3, H, W) in [0, 1].
         device: of the network.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         mirror: average with the prediction of the mirror image.
         batch_size: slices a pass.
     """

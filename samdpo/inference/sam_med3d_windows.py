@@ -30,7 +30,7 @@ def segment_from_click(
         volume: (X, Y, Z) in [0, 1].
         click: voxel of the volume.
         device: of the network.
-        precision: ``fp32`` or ``bf16``, of the encoder.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
         cut: probability from which a voxel belongs to the mask.
 
     Returns:

@@ -53,7 +53,7 @@ def predict_slices(
         prompts: for each slice the prompts of its structures; absent ones cost no decoder pass and get 0.
         plans: order of the structures is that of ``plans.structures``; ``inference.choose_place``.
         device: of the network.
-        precision: ``fp32`` or ``bf16``, of the encoder.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
         mirror: average with the prediction of the mirror image.
         batch_size: slices a pass.
         encode: (B, 3, H, W) -> embeddings (B, C, h, w) float32 on ``device``; the network's own pass if None.

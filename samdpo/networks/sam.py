@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from samdpo.networks.decoding import decode_masks
+from samdpo.networks.precision import decoder_autocast
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.slice_input import SliceInput, resampled
 from samdpo.networks.stages import run_prefix, run_suffix
@@ -28,6 +29,8 @@ class SamNetwork(nn.Module):
         text_dim: D of the text embeddings.
         slice_input: resamples and normalises slices; default: to the prompt encoder's input size, values as they are.
     """
+
+    decoder_precision = "fp32"  # in which a GPU decodes; whoever runs the network sets it
 
     def __init__(
         self,
@@ -126,11 +129,11 @@ class SamNetwork(nn.Module):
             logits (N, H, W) before the sigmoid; predicted IoU (N,).
         """
         sparse, dense = self.encode_prompts(batch)
-        image = embeddings[batch.image_index] + dense
-        logits, quality = decode_masks(
-            self.mask_decoder, image, self.prompt_encoder.get_dense_pe(), sparse, self.token_valid(batch)
-        )
-        return resampled(logits[:, None], batch.slice_size)[:, 0], quality
+        image, positions = embeddings[batch.image_index] + dense, self.prompt_encoder.get_dense_pe()
+        # Prompts stay outside: the angles of their positions need more than bfloat16's 8 bits.
+        with decoder_autocast(image.device, self.decoder_precision):
+            logits, quality = decode_masks(self.mask_decoder, image, positions, sparse, self.token_valid(batch))
+        return resampled(logits.float()[:, None], batch.slice_size)[:, 0], quality.float()
 
     def _positions(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Position embeddings (N, M, C) of (N, M, 2) pixel indices x, y of a slice of ``size`` (H, W).

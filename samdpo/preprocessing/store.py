@@ -83,8 +83,15 @@ class SliceStore:
 
     def image(self, case: str, index: int) -> np.ndarray:
         """One slice, (3, size, size) float32 in [0, 1]."""
-        channels = self._read(self.image_file(case), case, index)
-        return channels.astype(np.float32)[self.properties(case)["channels"]]
+        return self.stored(case, index).astype(np.float32)[self.channels(case)]
+
+    def stored(self, case: str, index: int) -> np.ndarray:
+        """The channels of one slice as they are stored, (C', size, size) float16 in [0, 1]; a grey image has one."""
+        return self._read(self.image_file(case), case, index)
+
+    def channels(self, case: str) -> list[int]:
+        """Of each of the network's three channels, which stored one it is."""
+        return self.properties(case)["channels"]
 
     def label(self, case: str, index: int) -> np.ndarray | None:
         """Label values of one slice, (size, size) uint8 or int16, :data:`IGNORED` where nothing is known; None where

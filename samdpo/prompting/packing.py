@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,39 @@ def pack(prompts: Sequence[StructurePrompt]) -> dict[str, Any]:
     return packed
 
 
-def unpack(packed: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+def unpack(packed: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
     """The arrays of one row, by field name of :class:`StructurePrompt`."""
-    fields = {name: packed[name][row] for name in _STACKED}
-    for name in _RAGGED:
-        lengths = packed[f"{name}_length"]
-        start = int(lengths[:row].sum())
-        fields[name] = packed[name][start : start + int(lengths[row])]
-    at = int(packed["regions_row"][row])
-    fields["regions"] = packed["regions"][at] if at >= 0 else np.zeros(tuple(packed["size"]), np.uint8)
-    return fields
+    return PackedPrompts(packed).arrays(row)
+
+
+class PackedPrompts:
+    """Packed prompts of a case as they are held in memory: regions are squeezed, to a hundredth of their size.
+
+    Args:
+        packed: what :func:`pack` gave.
+
+    Raises:
+        KeyError: an array is missing.
+    """
+
+    def __init__(self, packed: Mapping[str, np.ndarray]) -> None:
+        self._stacked = {name: packed[name] for name in _STACKED}
+        self._ragged = {name: packed[name] for name in _RAGGED}
+        self._ends = {name: np.cumsum(packed[f"{name}_length"]) for name in _RAGGED}
+        self._size = tuple(packed["size"])
+        self._regions_row = packed["regions_row"]
+        self._regions = [zlib.compress(regions, 1) for regions in np.ascontiguousarray(packed["regions"])]
+        arrays = (*self._stacked.values(), *self._ragged.values(), *self._ends.values(), self._regions_row)
+        self.nbytes = sum(array.nbytes for array in arrays) + sum(map(len, self._regions))
+
+    def arrays(self, row: int) -> dict[str, np.ndarray]:
+        """The arrays of one row, by field name of :class:`StructurePrompt`."""
+        fields = {name: array[row] for name, array in self._stacked.items()}
+        for name, array in self._ragged.items():
+            start = self._ends[name][row - 1] if row else 0
+            fields[name] = array[start : self._ends[name][row]]
+        at = int(self._regions_row[row])
+        fields["regions"] = np.zeros(self._size, np.uint8)
+        if at >= 0:
+            fields["regions"].reshape(-1)[:] = np.frombuffer(zlib.decompress(self._regions[at]), np.uint8)
+        return fields

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,24 @@ from samdpo.prompting.answers.asking import edited_cases, keep_answers
 from samdpo.prompting.description_file import with_descriptions
 from samdpo.prompting.features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
-from samdpo.prompting.packing import pack, unpack
+from samdpo.prompting.packing import PackedPrompts, pack
 from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
 
 log = logging.getLogger(__name__)
 
-_KEPT = 8  # cases held in memory: training walks through slices of a case and comes back to small ones
+_KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
+
+
+@dataclass(frozen=True)
+class _KeptCase:
+    """A case in memory: of each slice the rows of its prompts with what the JSON says of them, and their arrays."""
+
+    slices: list[list[tuple[int, dict[str, Any]]]]
+    packed: PackedPrompts
+
+    def prompts(self, index: int) -> list[StructurePrompt]:
+        return [StructurePrompt(**fields, **self.packed.arrays(row)) for row, fields in self.slices[index]]
 
 
 class PromptStore:
@@ -41,7 +53,10 @@ class PromptStore:
 
     def __init__(self, folder: Path, key: str | None = None) -> None:
         self.folder, self.key = Path(folder), key
-        self._recent: dict[str, list[list[StructurePrompt]]] = {}
+        self._recent: dict[str, _KeptCase] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}}  # other processes read what they need
 
     @property
     def prompter_folder(self) -> Path:
@@ -98,16 +113,18 @@ class PromptStore:
             ConfigurationError: the case has no prompts of this key, or its files are damaged.
         """
         if case not in self._recent:
-            while len(self._recent) >= _KEPT:
+            read = self._read(case)
+            room = _KEPT - read.packed.nbytes
+            while self._recent and sum(kept.packed.nbytes for kept in self._recent.values()) > room:
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[case] = self._read(case)
-        prompts = self._recent[case]
+            self._recent[case] = read
+        prompts = self._recent[case].slices
         if not 0 <= index < len(prompts):
             raise ConfigurationError(
                 f"{self.folder / case}.npz has prompts for {len(prompts)} slices, slice {index} was asked for. "
                 "Delete the file and type: samdpo_prompt DATASET FOLD"
             )
-        return prompts[index]
+        return self._recent[case].prompts(index)
 
     def entries(self, case: str) -> list[dict[str, Any]]:
         """What the JSON of a case says of its prompts, without their arrays; see :meth:`put`."""
@@ -117,7 +134,7 @@ class PromptStore:
         """Number of slices of a case."""
         return int(read_json(self._paths(case)[0])["slices"])
 
-    def _read(self, case: str) -> list[list[StructurePrompt]]:
+    def _read(self, case: str) -> _KeptCase:
         meta, arrays = self._paths(case)
         if not self.has(case):
             raise ConfigurationError(
@@ -127,16 +144,19 @@ class PromptStore:
         content = read_json(meta)
         try:
             with np.load(arrays, allow_pickle=False) as stored:
-                packed = {name: stored[name] for name in stored.files}
-            slices: list[list[StructurePrompt]] = [[] for _ in range(content["slices"])]
+                packed = PackedPrompts({name: stored[name] for name in stored.files})
+            slices: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in range(content["slices"])]
             for row, entry in enumerate(content["prompts"]):
                 fields = {key: value for key, value in entry.items() if key != "slice"}
-                slices[entry["slice"]].append(StructurePrompt(**fields, **unpack(packed, row)))
+                slices[entry["slice"]].append((row, fields))
+            kept = _KeptCase(slices, packed)
+            for index in range(len(slices)):
+                kept.prompts(index)
         except Exception as error:  # numpy, zipfile and zlib each raise their own kind
             raise ConfigurationError(
                 f"{arrays} is damaged ({error}). Delete it and type: samdpo_prompt DATASET FOLD"
             ) from error
-        return slices
+        return kept
 
     def _paths(self, case: str) -> tuple[Path, Path]:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from samdpo.plans import AugmentationPlan, Plans, StagePlan
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
-from samdpo.training.views import IDENTITY, View, view_image, view_prompt
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.training.views import IDENTITY, View, view_prompts
+
+Recipe = list[tuple[SliceKey, View]]
+"""What the batch of a step is made of: drawn in the main process, made anywhere."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same tensors on another device, sent without waiting where they are pinned; samples stay."""
+        return on_device(self, device)
+
 
 class SliceSamples:
     """Samples of a fold, read slice by slice."""
@@ -70,25 +78,53 @@ class SliceSamples:
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
         """Read one slice and show it under ``view``."""
         case, index = key
-        image = view_image(torch.from_numpy(np.asarray(self.slices.image(case, index), dtype=np.float32)), view)
-        n_points = self.plans.prompting.n_points
-        prompts = [
-            view_prompt(p, view, self.augmentation, n_points) for p in self.prompts.get(case, index) if p.present
-        ]
+        image = read_image(self.slices, key, view)
+        prompts = [p for p in self.prompts.get(case, index) if p.present]
+        prompts = view_prompts(prompts, view, self.augmentation, self.plans.prompting.n_points)
         prompts = [p for p in prompts if p.present]
         truth, counted = read_truth(self.slices, key, view, [p.label for p in prompts]) if with_truth else (None, None)
         return Sample(key, view, image, prompts, truth, counted)
 
+    def batch(self, recipe: Recipe) -> Batch:
+        """Read and stack the samples of a step."""
+        return self.collate([self.sample(key, view) for key, view in recipe])
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Stack samples; the truth is kept only when every sample has one."""
-        truths = [s.truth for s in samples if s.truth is not None]
+        """Stack samples, which then are views of the batch; the truth is kept only when every sample has one."""
+        samples, images, truth = stacked(samples)
         return Batch(
-            samples=list(samples),
-            images=torch.stack([s.image for s in samples]),
+            samples=samples,
+            images=images,
             prompts=prompt_tensors([s.prompts for s in samples], self.plans),
-            truth=torch.cat(truths) if len(truths) == len(samples) else None,
+            truth=truth,
             counted=counted_rows(samples, [len(s.prompts) for s in samples]),
         )
+
+
+def stacked(samples: Sequence[Any]) -> tuple[list[Any], torch.Tensor, torch.Tensor | None]:
+    """Images (B, 3, H, W) and truth (N, H, W) of samples, None where one has none; and the samples as views of them,
+    so that a batch holds nothing twice."""
+    images = torch.stack([s.image for s in samples])
+    samples = [replace(sample, image=image) for sample, image in zip(samples, images)]
+    if any(s.truth is None for s in samples):
+        return samples, images, None
+    truth = torch.cat([s.truth for s in samples])
+    rows = truth.split([len(s.truth) for s in samples])
+    return [replace(sample, truth=of) for sample, of in zip(samples, rows)], images, truth
+
+
+AnyBatch = TypeVar("AnyBatch")
+
+
+def on_device(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
+    """A batch with its own tensors on another device, sent without waiting where they are pinned; samples stay."""
+    if torch.device(device).type == "cpu":
+        return batch
+    moved = {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value.to(device)
+        for name, value in vars(batch).items() if isinstance(value, (torch.Tensor, PromptBatch))
+    }
+    return replace(batch, **moved)
 
 
 def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -> PromptBatch:
@@ -106,7 +142,6 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
     points, points_valid = np.zeros((n, plan.n_points, 2), np.float32), np.zeros((n, plan.n_points), bool)
     text, text_valid = np.zeros((n, plans.network.text_dim), np.float32), np.zeros(n, bool)
     use_text = plan.use_answers or plan.use_descriptions
-    saliency = torch.zeros(n, 1, size, size)
     for row, (_, prompt) in enumerate(flat):
         if plan.use_boxes:
             k = min(n_boxes, len(prompt.boxes))
@@ -119,6 +154,8 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
     if n and plan.use_saliency:
         small = torch.from_numpy(np.stack([p.saliency for _, p in flat]).astype(np.float32))
         saliency = F.interpolate(small[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    else:
+        saliency = torch.zeros(n, 1, size, size)
     return PromptBatch(
         image_index=torch.tensor([i for i, _ in flat], dtype=torch.long),
         boxes=torch.from_numpy(boxes),

@@ -37,7 +37,7 @@ def confidence_of(probabilities: np.ndarray, cut: float) -> float:
 
 @torch.no_grad()
 def confidence_thresholds(
-    trainer: Trainer, keys: Sequence[SliceKey], names_of: Callable[[Any], list[str]] | None = None, batch_size: int = 4
+    trainer: Trainer, keys: Sequence[SliceKey], names_of: Callable[[Any], list[str]] | None = None
 ) -> dict[str, float]:
     """Of each structure the 10th percentile of its confidence on training slices.
 
@@ -46,7 +46,6 @@ def confidence_thresholds(
         keys: training slices; up to 64, evenly chosen, are looked at, averaged with their mirror image where
             prediction does so.
         names_of: batch -> structure of each row of its probabilities; by default those of its prompts.
-        batch_size: slices a pass.
 
     Returns:
         structure -> confidence; a structure of which nothing was found is left out.
@@ -54,6 +53,7 @@ def confidence_thresholds(
     chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, min(len(keys), MOST_SLICES)).round().astype(int)]
     found: dict[str, list[float]] = {}
     names_of = names_of or _prompted
+    batch_size = trainer.stage.inference_batch_size
     for start in range(0, len(chosen), batch_size):
         of_views, chunk = [], chosen[start : start + batch_size]
         for view in (IDENTITY, FLIPPED) if trainer.plans.inference.mirror else (IDENTITY,):

@@ -67,10 +67,10 @@ class FeatureCache:
             return features.float()
         return self.trainer.network.encode_suffix(features, self.n_stages)
 
-    def fill(self, keys: Sequence[SliceKey], views: Sequence[View], batch_size: int = 4) -> None:
+    def fill(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
         """Compute what is missing; can be stopped and continued."""
         missing = [(k, v) for v in views for k in keys if not self.store.has(feature_name(k, v))]
-        started = time.perf_counter()
+        started, batch_size = time.perf_counter(), self.trainer.stage.inference_batch_size
         self.trainer.network.eval()
         for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
                           disable=not missing):

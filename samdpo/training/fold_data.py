@@ -38,6 +38,7 @@ class FoldData:
         prompter: what made them, and makes those of new images; None likewise.
         groups: patient (or near-duplicate cluster) of each case.
         processes: for case-level work.
+        workers: that make training samples; None is as many as suit the device.
     """
 
     plans: Plans
@@ -48,10 +49,12 @@ class FoldData:
     prompter: Prompter | None
     groups: Mapping[str, str]
     processes: int = 2
+    workers: int | None = None
 
     @classmethod
     def load(
-        cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2, with_prompts: bool = True
+        cls, plans: Plans, fold: int | str, device: str = "auto", processes: int = 2, with_prompts: bool = True,
+        workers: int | None = None,
     ) -> FoldData:
         """Open a fold; prompts that are missing are made, unless none are wanted.
 
@@ -76,6 +79,7 @@ class FoldData:
             prompter=Prompter.load(prompts.folder / "prompter") if prompts else None,
             groups=_groups(folder, plans.dataset_name),
             processes=processes,
+            workers=workers,
         )
 
     def samples(self, augmentation: AugmentationPlan) -> SliceSamples:

@@ -30,6 +30,7 @@ def save_state(trainer: Trainer, **more: Any) -> None:
         "epoch": trainer.current_epoch, "optimizer": trainer.optimizer.state_dict(),
         "history": trainer.run_log.history, "best_metric": trainer.best_metric, "mask_cut": trainer.mask_cut,
         "settings": trainer.settings(), "computed_seconds": trainer.budget.seconds,
+        "scaler": trainer.scaler.state_dict(),
         **more,
     }
     checkpoints.save_latest(trainer.fold_folder, trainer.current_epoch, trainer.network.state_dict(), state)
@@ -51,6 +52,7 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
     check_settings(trainer, state["settings"])
     load_into(trainer.network, weights, "the resumable checkpoint")
     trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state.get("scaler", {}))
     trainer.current_epoch, trainer.best_metric = state["epoch"], state["best_metric"]
     trainer.mask_cut, trainer.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
     trainer.run_log = RunLog(trainer.fold_folder, state["history"])

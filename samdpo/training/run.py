@@ -27,6 +27,7 @@ def get_trainer(
     overrides: Sequence[str] = (),
     pretrained_weights: Path | None = None,
     processes: int = 2,
+    workers: int | None = None,
 ) -> Trainer:
     """A trainer, not yet initialised, on a fold whose prompts are made where missing.
 
@@ -40,6 +41,7 @@ def get_trainer(
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
         pretrained_weights: file of weights to start from, ours or as published for the backbone.
         processes: for comparing the validation cases with the truth.
+        workers: processes that make training samples; see :func:`samdpo.training.loading.number_of_workers`.
 
     Raises:
         SamdpoError: with a sentence that says what to type first.
@@ -58,7 +60,7 @@ def get_trainer(
     found = find_trainer(trainer or plans.stage(stage).trainer)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage)
-    data = FoldData.load(plans, fold, device=device, processes=processes, with_prompts=found.uses_prompts)
+    data = FoldData.load(plans, fold, device, processes, with_prompts=found.uses_prompts, workers=workers)
     return found(data, stage, folder, device, pretrained_weights)
 
 
@@ -81,7 +83,8 @@ def train(
                 log.info("There is no checkpoint to continue from; starting at the beginning.")
         else:
             checkpoints.remove_latest(trainer.fold_folder)
-        trainer.run_training()
+        with trainer.loader:  # its workers end with the training, however that ends
+            trainer.run_training()
     if trainer.accelerator.is_main_process:
         trainer.perform_actual_validation(save_probabilities)
         log.info("The model is in %s\n%s", trainer.folder, next_step(trainer))

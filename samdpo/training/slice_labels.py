@@ -1,4 +1,4 @@
-"""What the label of a slice says, and of which of its pixels it says nothing (nnU-Net's label ``ignore``)."""
+"""What a slice shows and what its label says, and of which pixels it says nothing (nnU-Net's label ``ignore``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.views import View, view_mask
+from samdpo.training.views import View, view_image, view_values
 
 SliceKey = tuple[str, int]  # case identifier, slice index
 
@@ -22,6 +22,13 @@ def learnable(slices: SliceStore, cases: Sequence[str]) -> list[SliceKey]:
         for index in range(slices.slices(case))
         if index not in slices.properties(case).get("ignored_slices", ())
     ]
+
+
+def read_image(slices: SliceStore, key: SliceKey, view: View) -> torch.Tensor:
+    """A slice under a view: (3, H, W) float32 in [0, 1]."""
+    # What is stored is moved, a grey image once and not three times.
+    channels = torch.from_numpy(slices.stored(*key)).float()
+    return view_image(channels, view, slices.channels(key[0]))
 
 
 def read_truth(
@@ -42,11 +49,12 @@ def read_truth(
     found = slices.label(*key)
     if found is None:
         return None, None
-    label = torch.from_numpy(np.asarray(found).astype(np.int16))
-    masks = [label == structure for structure in labels]
-    truth = view_mask(torch.stack(masks), view) if masks else torch.zeros(0, *label.shape, dtype=torch.bool)
+    label = view_values(torch.from_numpy(np.asarray(found).astype(np.int16)), view)
+    truth = torch.zeros(len(labels), *label.shape, dtype=torch.bool)
+    for row, structure in zip(truth, labels):
+        torch.eq(label, structure, out=row)
     ignored = label == IGNORED
-    return truth, ~view_mask(ignored[None], view)[0] if ignored.any() else None
+    return truth, ~ignored if (found == IGNORED).any() else None
 
 
 def counted_rows(samples: Sequence[Any], rows: Sequence[int]) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +19,7 @@ from samdpo.errors import TrainingError
 from samdpo.files import write_json
 from samdpo.networks.device import resolve_device
 from samdpo.networks.freezing import parameter_counts
-from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
@@ -34,11 +34,12 @@ from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
+from samdpo.training.loading import Loader, number_of_workers
 from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.slice_labels import SliceKey, known_part
-from samdpo.training.views import draw_view
+from samdpo.training.views import IDENTITY, View, draw_view
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -60,6 +61,7 @@ class Trainer:
         pretrained_weights: file of weights, ours or as published, that replaces the published ones.
     """
 
+    feeds_by_workers = True  # whether batches may be made in worker processes
     uses_prompts = True  # whether prompts are made before training and a prompter is kept with the model
 
     def __init__(
@@ -79,10 +81,13 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
         self.device = self.accelerator.device if device in ("auto", "cpu") else resolve_device(device)
         self.precision = resolve_precision(self.stage.precision, self.device)
+        self.scaler = gradient_scaler(self.device, self.precision)
+        fast_matrix_products(self.device)
         self.num_epochs, self.current_epoch = self.stage.epochs, 0
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
+        self.loader = Loader(number_of_workers(data.workers, self.device, self.accelerator.num_processes), self.device)
         self.epoch_slices = EpochSlices(self.stage)
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
@@ -115,8 +120,8 @@ class Trainer:
 
     def place(self, network: SamNetwork) -> SamNetwork:
         """Move a network to the device, in the memory layout that is fastest there."""
-        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format  # faster convolutions
-        return network.to(self.device, memory_format=layout)
+        network.decoder_precision = self.precision
+        return network.to(self.device, memory_format=memory_format(self.device))
 
     @staticmethod
     def build_network_architecture(plan: NetworkPlan) -> SamNetwork:
@@ -197,20 +202,45 @@ class Trainer:
         return torch.Generator().manual_seed(int(seed))
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """Shuffled labelled slices, each under a freshly drawn view."""
-        generator = self.generator(epoch)
-        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
-            views = [draw_view(self.stage.augmentation, generator) for _ in keys]
-            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+        """The batches of an epoch, made from its :meth:`recipes`, on the device."""
+        for batch in self.made(self.sharded(self.recipes(epoch))):
+            yield batch.to(self.device)
 
-    def sharded(self, batches: Iterator[list[SliceKey]]) -> Iterator[list[SliceKey]]:
-        """This process's share of the batches, with a progress bar; every process gets equally many."""
-        everything = list(batches)
+    def made(self, recipes: Iterable[Any], start: bool = True) -> Iterator[Any]:
+        """The batches of some recipes, by workers where there are any; see :meth:`Loader.batches`."""
+        if not self.feeds_by_workers or type(self).make_batch is not Trainer.make_batch:
+            return map(self.make_batch, recipes)
+        return self.loader.batches(recipes, self.maker(), start)
+
+    def recipes(self, epoch: int) -> Iterable[Any]:
+        """What each step of an epoch learns from, drawn from its generator: shuffled labelled slices in fresh views."""
+        generator = self.generator(epoch)
+        return [
+            [(key, view) for key, view in zip(keys, self.draw_views(len(keys), generator))]
+            for keys in self.epoch_slices.batches(self.train_keys, epoch, generator)
+        ]
+
+    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
+        """``count`` views of training slices."""
+        return [draw_view(self.stage.augmentation, generator) for _ in range(count)]
+
+    def maker(self) -> Callable[[Any], Any]:
+        """What reads a recipe. Nothing is drawn there, so that it may happen in any order and in any process: it is
+        picklable, without the trainer, and equal to another one that reads the same."""
+        return self.samples.batch
+
+    def make_batch(self, recipe: Any) -> Batch:
+        """Read what a recipe names, in this process. A trainer that overrides it goes without workers."""
+        return self.maker()(recipe)
+
+    def sharded(self, recipes: Iterable[Any]) -> Iterator[Any]:
+        """This process's share of the recipes, with a progress bar; every process gets equally many."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if world > 1:
+            everything = list(recipes)
             everything += everything[: -len(everything) % world]
-            everything = everything[rank::world]
-        yield from tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
+            recipes = everything[rank::world]
+        yield from tqdm(recipes, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
                         disable=None if rank == 0 else True)
 
     def has_time(self, batch: Batch | None = None) -> bool:
@@ -234,8 +264,12 @@ class Trainer:
     def optimizer_step(self, loss: torch.Tensor) -> None:
         """Backward, then :meth:`apply_gradients`."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(loss)
         self.apply_gradients()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of ``loss``, scaled where float16 needs it."""
+        self.scaler.scale(loss).backward()
 
     def apply_gradients(self) -> None:
         """Average gradients over processes, clip, step."""
@@ -243,13 +277,16 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             for parameter in trained:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def validation_batches(self) -> Iterator[Batch]:
         """Held-back labelled slices, as they are."""
-        for start in range(0, len(self.held_back_keys), 4):
-            yield self.samples.collate([self.samples.sample(k) for k in self.held_back_keys[start : start + 4]])
+        keys, size = self.held_back_keys, self.stage.inference_batch_size
+        recipes = [[(key, IDENTITY) for key in keys[start : start + size]] for start in range(0, len(keys), size)]
+        yield from self.made(recipes, start=False)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from samdpo.plans import AugmentationPlan
 from samdpo.training.align import AlignBatch, AlignTrainer
 from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.slice_labels import SliceKey
@@ -35,12 +36,34 @@ class TwoViews:
     def __len__(self) -> int:
         return len(self.weak)
 
+    def to(self, device: torch.device | str) -> TwoViews:
+        """The same tensors on another device, sent without waiting."""
+        return TwoViews(self.weak.to(device), self.strong.to(device))
+
     def as_strong(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks or probabilities (N, H, W) of the weak views, mirrored to where the strong views show the same."""
         pairs = zip(self.weak.samples, self.strong.samples)
         mirrored = torch.tensor([weak.view.flip != strong.view.flip for weak, strong in pairs])
-        rows = mirrored[self.weak.prompts.image_index].to(masks.device)
+        rows = mirrored.to(masks.device)[self.weak.prompts.image_index.to(masks.device)]
         return torch.where(rows[:, None, None], masks.flip(-1), masks)
+
+
+@dataclass(frozen=True)
+class TwoViewsMaker:
+    """Makes :class:`TwoViews` of slices and their two views, without their truth."""
+
+    samples: SliceSamples
+    augmentation: AugmentationPlan
+
+    def __call__(self, recipe: list[tuple[SliceKey, View, View]]) -> TwoViews:
+        """Read what a recipe names."""
+        of = self.samples
+        samples = SliceSamples(of.plans, of.slices, of.prompts, self.augmentation)
+        weak, strong = (
+            samples.collate([samples.sample(item[0], item[number], with_truth=False) for item in recipe])
+            for number in (1, 2)
+        )
+        return TwoViews(weak, strong)
 
 
 class ConsistencyTrainer(AlignTrainer):
@@ -63,13 +86,16 @@ class ConsistencyTrainer(AlignTrainer):
         super().on_epoch_start(epoch)
         self.step = epoch * self.steps_per_epoch
 
-    def unlabelled_batch(self, keys: list[SliceKey], generator: torch.Generator) -> TwoViews:
-        """Unlabelled slices under two views each, without their truth."""
-        weak = draw_kept(len(keys), self.stage.augmentation, generator)
+    def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[tuple[SliceKey, View, View]]:
+        """Each slice with its weak and its strong view."""
+        weak = self.draw_views(len(keys), generator)
         seeds = torch.randint(2**31, (len(keys),), generator=generator).tolist()
         strong = [replace(view, seed=seed) for view, seed in zip(self.strong_views(weak, generator), seeds)]
-        samples = self.data.samples(replace(self.stage.augmentation, prompt_corruption=0.0))
-        return TwoViews(_without_truth(samples, keys, weak), _without_truth(samples, keys, strong))
+        return list(zip(keys, weak, strong))
+
+    def unlabelled_maker(self) -> TwoViewsMaker:
+        """Reads unlabelled slices under two views each, without their truth."""
+        return TwoViewsMaker(self.samples, replace(self.stage.augmentation, prompt_corruption=0.0))
 
     def strong_views(self, weak: Sequence[View], generator: torch.Generator) -> list[View]:
         """Which of the kept views stand beside ``weak``: drawn anew. What makes prompts differ is added to them."""
@@ -105,7 +131,3 @@ class ConsistencyTrainer(AlignTrainer):
     def consistency_loss(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         """Loss of logits (N, H, W) against probabilities (N, H, W) in the same frame, and what to log."""
         raise NotImplementedError
-
-
-def _without_truth(samples: SliceSamples, keys: Sequence[SliceKey], views: Sequence[View]) -> Batch:
-    return samples.collate([samples.sample(key, view, with_truth=False) for key, view in zip(keys, views)])

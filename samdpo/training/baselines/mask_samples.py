@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
-from samdpo.training.views import IDENTITY, View, view_image
+from samdpo.training.batches import Recipe, on_device, stacked
+from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.training.views import IDENTITY, View
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class MaskBatch:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def to(self, device: torch.device | str) -> MaskBatch:
+        """The same tensors on another device, sent without waiting where they are pinned; samples stay."""
+        return on_device(self, device)
+
 
 class MaskSamples:
     """Slices of a fold, read one by one.
@@ -70,16 +74,20 @@ class MaskSamples:
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> MaskSample:
         """Read one slice and show it under ``view``."""
-        image = view_image(torch.from_numpy(np.asarray(self.slices.image(*key), dtype=np.float32)), view)
+        image = read_image(self.slices, key, view)
         truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
         return MaskSample(key, view, image, truth, counted)
 
+    def batch(self, recipe: Recipe) -> MaskBatch:
+        """Read and stack the samples of a step."""
+        return self.collate([self.sample(key, view) for key, view in recipe])
+
     def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
-        """Stack samples; the truth is kept only when every sample has one."""
-        truths = [s.truth for s in samples if s.truth is not None]
+        """Stack samples, which then are views of the batch; the truth is kept only when every sample has one."""
+        samples, images, truth = stacked(samples)
         return MaskBatch(
-            samples=list(samples),
-            images=torch.stack([s.image for s in samples]),
-            truth=torch.cat(truths) if len(truths) == len(samples) else None,
+            samples=samples,
+            images=images,
+            truth=truth,
             counted=counted_rows(samples, [len(self.labels)] * len(samples)),
         )

@@ -67,7 +67,7 @@ class SelfPromptTrainer(PromptFreeTrainer, FinetuneTrainer):
             settings = self.stage.segmentation_loss
             loss = sum(segmentation_loss(logits, truth, settings, part.counted).sum() for logits in (first, second))
             loss = loss / len(batch.truth)  # summed gradients of the parts are those of the mean over the batch
-            loss.backward()
+            self.backward(loss)
             losses.append(loss.item())
             first_dice.append(batch_dice(first.detach(), truth, part.counted))
             dice.append(batch_dice(second.detach(), truth, part.counted))
