@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from samdpo.preferences.losses import (
 from samdpo.preferences.metrics import preference_metrics
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.training import checkpoints
-from samdpo.training.batches import Batch
+from samdpo.training.batches import Batch, Recipe
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
@@ -39,9 +40,17 @@ from samdpo.training.recorded_align import annotate, judged_slices, ranked_by_pe
 from samdpo.training.reference import ReferenceModel
 from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.trainer import Metrics, Trainer
-from samdpo.training.views import draw_kept, kept_views
+from samdpo.training.views import View, draw_kept, kept_views
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AlignRecipe:
+    """What an :class:`AlignBatch` is made of: an item for each unlabelled and for each labelled slice."""
+
+    unlabelled: list[Any]
+    labelled: Recipe
 
 
 @dataclass
@@ -163,27 +172,38 @@ class AlignTrainer(Trainer):
         load_file(network, self.reference_file)
         return network.requires_grad_(False).eval()
 
-    def train_batches(self, epoch: int) -> Iterator[AlignBatch]:
-        """Shuffled unlabelled slices, each batch with some labelled ones for the anchor."""
+    def recipes(self, epoch: int) -> list[AlignRecipe]:
+        """Shuffled unlabelled slices, with each batch some labelled ones for the anchor."""
         generator = self.generator(epoch)
         anchors = self._anchor_keys(epoch, generator)
-        for keys in self.sharded(self.epoch_slices.batches(self.unlabelled_keys, epoch, generator)):
+        drawn = []
+        for keys in self.epoch_slices.batches(self.unlabelled_keys, epoch, generator):
             labelled = [next(anchors) for _ in range(self.stage.labelled_per_step)]
-            unlabelled = self.unlabelled_batch(keys, generator)
-            yield AlignBatch(unlabelled, self._batch(labelled, generator) if labelled else None)
+            unlabelled = self.draw_unlabelled(keys, generator)
+            drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
+        return drawn
+
+    def make_batch(self, recipe: AlignRecipe) -> AlignBatch:  # type: ignore[override]
+        """Read both parts of a recipe."""
+        labelled = self.samples.batch(recipe.labelled) if recipe.labelled else None
+        return AlignBatch(self.unlabelled_batch(recipe.unlabelled), labelled)
 
     def _anchor_keys(self, epoch: int, generator: torch.Generator) -> Iterator[SliceKey]:
         keys = self.epoch_slices.of(self.train_keys, epoch)
         while True:
             yield from (keys[i] for i in torch.randperm(len(keys), generator=generator))
 
-    def unlabelled_batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
-        """Unlabelled slices as one step sees them; what :meth:`unlabelled_loss` takes."""
-        return self._batch(keys, generator)
+    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
+        """The slice or its mirror image, whose embeddings are kept."""
+        return draw_kept(count, self.stage.augmentation, generator)
 
-    def _batch(self, keys: list[SliceKey], generator: torch.Generator) -> Batch:
-        views = draw_kept(len(keys), self.stage.augmentation, generator)
-        return self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+    def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[Any]:
+        """How one step sees unlabelled slices: what :meth:`unlabelled_batch` takes, one item a slice."""
+        return list(zip(keys, self.draw_views(len(keys), generator)))
+
+    def unlabelled_batch(self, recipe: list[Any]) -> Batch:
+        """Read the unlabelled slices of one step: what :meth:`unlabelled_loss` takes."""
+        return self.samples.batch(recipe)
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
         """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""

@@ -17,6 +17,9 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
 from samdpo.training.views import IDENTITY, View, view_image, view_prompt
 
+Recipe = list[tuple[SliceKey, View]]
+"""What the batch of a step is made of: drawn in the main process, made anywhere."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -78,6 +81,10 @@ class SliceSamples:
         prompts = [p for p in prompts if p.present]
         truth, counted = read_truth(self.slices, key, view, [p.label for p in prompts]) if with_truth else (None, None)
         return Sample(key, view, image, prompts, truth, counted)
+
+    def batch(self, recipe: Recipe) -> Batch:
+        """Read and stack the samples of a step."""
+        return self.collate([self.sample(key, view) for key, view in recipe])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples; the truth is kept only when every sample has one."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
@@ -14,7 +12,7 @@ from samdpo.training.batches import Batch
 from samdpo.training.features import FeatureCache
 from samdpo.training.slice_labels import known_part
 from samdpo.training.trainer import Metrics, Trainer
-from samdpo.training.views import draw_kept, kept_views
+from samdpo.training.views import View, draw_kept, kept_views
 
 
 class FinetuneTrainer(Trainer):
@@ -38,15 +36,11 @@ class FinetuneTrainer(Trainer):
             self.features = FeatureCache(self, frozen)
             self.features.fill(self.epoch_slices.seen(self.train_keys), kept_views(self.stage.augmentation))
 
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
+    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
         """Freshly drawn views; with kept activations, the slice or its mirror image."""
         if self.features is None:
-            yield from super().train_batches(epoch)
-            return
-        generator = self.generator(epoch)
-        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
-            views = draw_kept(len(keys), self.stage.augmentation, generator)
-            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+            return super().draw_views(count, generator)
+        return draw_kept(count, self.stage.augmentation, generator)
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
         """Of a batch, float32; where leading stages are frozen, from their kept output if it is of these views."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -38,7 +38,7 @@ from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.slice_labels import SliceKey, known_part
-from samdpo.training.views import draw_view
+from samdpo.training.views import View, draw_view
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -197,20 +197,34 @@ class Trainer:
         return torch.Generator().manual_seed(int(seed))
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """Shuffled labelled slices, each under a freshly drawn view."""
-        generator = self.generator(epoch)
-        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
-            views = [draw_view(self.stage.augmentation, generator) for _ in keys]
-            yield self.samples.collate([self.samples.sample(k, v) for k, v in zip(keys, views)])
+        """The batches of an epoch, made from its :meth:`recipes`."""
+        for recipe in self.sharded(self.recipes(epoch)):
+            yield self.make_batch(recipe)
 
-    def sharded(self, batches: Iterator[list[SliceKey]]) -> Iterator[list[SliceKey]]:
-        """This process's share of the batches, with a progress bar; every process gets equally many."""
-        everything = list(batches)
+    def recipes(self, epoch: int) -> Iterable[Any]:
+        """What each step of an epoch learns from, drawn from its generator: shuffled labelled slices in fresh views."""
+        generator = self.generator(epoch)
+        return [
+            [(key, view) for key, view in zip(keys, self.draw_views(len(keys), generator))]
+            for keys in self.epoch_slices.batches(self.train_keys, epoch, generator)
+        ]
+
+    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
+        """``count`` views of training slices."""
+        return [draw_view(self.stage.augmentation, generator) for _ in range(count)]
+
+    def make_batch(self, recipe: Any) -> Batch:
+        """Read what a recipe names. Nothing is drawn here, so that it may happen in any order and in any process."""
+        return self.samples.batch(recipe)
+
+    def sharded(self, recipes: Iterable[Any]) -> Iterator[Any]:
+        """This process's share of the recipes, with a progress bar; every process gets equally many."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if world > 1:
+            everything = list(recipes)
             everything += everything[: -len(everything) % world]
-            everything = everything[rank::world]
-        yield from tqdm(everything, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
+            recipes = everything[rank::world]
+        yield from tqdm(recipes, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
                         disable=None if rank == 0 else True)
 
     def has_time(self, batch: Batch | None = None) -> bool:

@@ -63,12 +63,17 @@ class ConsistencyTrainer(AlignTrainer):
         super().on_epoch_start(epoch)
         self.step = epoch * self.steps_per_epoch
 
-    def unlabelled_batch(self, keys: list[SliceKey], generator: torch.Generator) -> TwoViews:
-        """Unlabelled slices under two views each, without their truth."""
-        weak = draw_kept(len(keys), self.stage.augmentation, generator)
+    def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[tuple[SliceKey, View, View]]:
+        """Each slice with its weak and its strong view."""
+        weak = self.draw_views(len(keys), generator)
         seeds = torch.randint(2**31, (len(keys),), generator=generator).tolist()
         strong = [replace(view, seed=seed) for view, seed in zip(self.strong_views(weak, generator), seeds)]
+        return list(zip(keys, weak, strong))
+
+    def unlabelled_batch(self, recipe: list[tuple[SliceKey, View, View]]) -> TwoViews:  # type: ignore[override]
+        """Read unlabelled slices under two views each, without their truth."""
         samples = self.data.samples(replace(self.stage.augmentation, prompt_corruption=0.0))
+        keys, weak, strong = zip(*recipe)
         return TwoViews(_without_truth(samples, keys, weak), _without_truth(samples, keys, strong))
 
     def strong_views(self, weak: Sequence[View], generator: torch.Generator) -> list[View]:

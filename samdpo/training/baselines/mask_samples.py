@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from samdpo.preprocessing.store import SliceStore
+from samdpo.training.batches import Recipe
 from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_truth
 from samdpo.training.views import IDENTITY, View, view_image
 
@@ -73,6 +74,10 @@ class MaskSamples:
         image = view_image(torch.from_numpy(np.asarray(self.slices.image(*key), dtype=np.float32)), view)
         truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
         return MaskSample(key, view, image, truth, counted)
+
+    def batch(self, recipe: Recipe) -> MaskBatch:
+        """Read and stack the samples of a step."""
+        return self.collate([self.sample(key, view) for key, view in recipe])
 
     def collate(self, samples: Sequence[MaskSample]) -> MaskBatch:
         """Stack samples; the truth is kept only when every sample has one."""

@@ -17,7 +17,7 @@ from samdpo.networks.sam_med3d.weights import load_file, load_published
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.training.baselines.sam_med3d_clicks import next_clicks
 from samdpo.training.baselines.sam_med3d_loss import dice_ce_loss
-from samdpo.training.baselines.sam_med3d_patches import PatchBatch, PatchSamples
+from samdpo.training.baselines.sam_med3d_patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.training.confidence import PERCENTILE, confidence_of
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
@@ -101,11 +101,12 @@ class SamMed3dTrainer(Trainer):
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
-    def train_batches(self, epoch: int) -> Iterator[PatchBatch]:
-        """Shuffled structures of the labelled cases, each in a freshly drawn patch."""
+    def recipes(self, epoch: int) -> Iterator[list[DrawnPatch]]:
+        """Shuffled structures of the labelled cases, each in a fresh patch; drawn one step after another, since a
+        place in a volume is drawn by looking at it, and few volumes are held in memory."""
         generator = self.generator(epoch)
-        for keys in self.sharded(self.epoch_slices.batches(self.train_keys, epoch, generator)):
-            yield self.samples.draw(keys, generator)
+        for keys in self.epoch_slices.batches(self.train_keys, epoch, generator):
+            yield self.samples.places(keys, generator)
 
     def train_step(self, batch: PatchBatch) -> Metrics:
         """Encode once, then click, decode and compare ``CLICKS`` times; one step on the mean loss."""

@@ -12,6 +12,7 @@ from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.training.baselines.sam_med3d_cubes import CubeStore, Place, cut_patch
 
 PatchKey = tuple[str, int]  # case identifier, label of a structure
+DrawnPatch = tuple[PatchKey, Place, tuple[int, ...]]  # where it starts, along which axes of (1, x, y, z) it is turned
 BOX_SHARE = 0.5  # of the training patches: centred on the structure's box, as published; others on a voxel of it
 
 
@@ -71,18 +72,27 @@ class PatchSamples:
             for label in self.labels if any(label in of for of in every)
         }
 
-    def draw(self, keys: Sequence[PatchKey], generator: torch.Generator) -> PatchBatch:
-        """Patches for training, turned over along each axis by chance, as published.
+    def places(self, keys: Sequence[PatchKey], generator: torch.Generator) -> list[DrawnPatch]:
+        """Draw patches for training, turned over along each axis by chance, as published.
 
         A click says which structure is meant, so a left kidney may look like a right one.
         """
         starts = [self._draw_start(key, generator) for key in keys]
+        turned = [tuple(a + 1 for a in range(3) if torch.rand((), generator=generator) < 0.5) for _ in keys]
+        return list(zip(keys, starts, turned))
+
+    def batch(self, recipe: Sequence[DrawnPatch]) -> PatchBatch:
+        """Cut what :meth:`places` drew."""
+        keys, starts, turned = zip(*recipe)
         batch = self._batch(keys, starts)
-        for row in range(len(keys)):
-            axes = [axis + 1 for axis in range(3) if torch.rand((), generator=generator) < 0.5]
+        for row, axes in enumerate(turned):
             for tensor in (batch.images, batch.truth, batch.counted):
                 tensor[row] = tensor[row].flip(axes)
         return batch
+
+    def draw(self, keys: Sequence[PatchKey], generator: torch.Generator) -> PatchBatch:
+        """Patches for training."""
+        return self.batch(self.places(keys, generator))
 
     def around(self, keys: Sequence[PatchKey], positions: Mapping[int, Sequence[float]]) -> PatchBatch:
         """Patches as prediction cuts them: centred on where the structure's click falls."""
