@@ -135,5 +135,8 @@ def attend(
         return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
     q, k, v = heads(attention.q_proj(query)), heads(attention.k_proj(key)), heads(attention.v_proj(value))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
+    if len(q) or not q.is_cuda:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
+    else:  # no prompt: the kernels of a GPU refuse an empty batch
+        mixed = q + 0 * (k.sum() + v.sum())
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -144,11 +144,12 @@ class EpochSlices:
 
     Args:
         stage: gives the number, the seed and the epochs.
+        world: processes that share a step, of which each takes ``batch_size`` slices.
     """
 
-    def __init__(self, stage: StagePlan) -> None:
+    def __init__(self, stage: StagePlan, world: int = 1) -> None:
         self.most, self.seed, self.epochs = stage.slices_per_epoch, stage.seed, stage.epochs
-        self.batch_size = stage.batch_size
+        self.batch_size = stage.batch_size * world
 
     def of(self, keys: Sequence[SliceKey], epoch: int) -> list[SliceKey]:
         """Those of ``keys`` that ``epoch`` sees, in their order."""

@@ -68,18 +68,21 @@ class FeatureCache:
         return self.trainer.network.encode_suffix(features, self.n_stages)
 
     def fill(self, keys: Sequence[SliceKey], views: Sequence[View], batch_size: int = 4) -> None:
-        """Compute what is missing; can be stopped and continued."""
-        missing = [(k, v) for v in views for k in keys if not self.store.has(feature_name(k, v))]
+        """Compute what is missing, each process its share, and wait for the others; can be stopped and continued."""
+        processes = self.trainer.processes
+        own = [(k, v) for v in views for k in keys][processes.rank :: processes.world]
+        missing = [(k, v) for k, v in own if not self.store.has(feature_name(k, v))]
         started = time.perf_counter()
         self.trainer.network.eval()
         for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
-                          disable=not missing):
+                          disable=not missing or not processes.is_main):
             chunk = missing[start : start + batch_size]
             images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
             for (key, view), feature in zip(chunk, self.compute(images)):
                 self.store.put(feature_name(key, view), feature)
         if missing:
             self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
+        processes.meet()
 
     def has(self, batch: Batch) -> bool:
         """Whether the features of a batch's slices are kept, under the very views of the batch."""

@@ -11,6 +11,7 @@ from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, p
 from samdpo.plans import load_plans
 from samdpo.training import checkpoints
 from samdpo.training.discovery import find_trainer
+from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.trainer import Trainer
 
@@ -44,6 +45,8 @@ def get_trainer(
     Raises:
         SamdpoError: with a sentence that says what to type first.
     """
+    together = join(device)
+    device = str(together.device)
     name = dataset_name(dataset)
     file = preprocessed_folder(name) / f"{plans_name}.json"
     if not file.is_file():
@@ -58,8 +61,13 @@ def get_trainer(
     found = find_trainer(trainer or plans.stage(stage).trainer)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage)
-    data = FoldData.load(plans, fold, device=device, processes=processes, with_prompts=found.uses_prompts)
-    return found(data, stage, folder, device, pretrained_weights)
+
+    def load() -> FoldData:
+        return FoldData.load(plans, fold, device=device, processes=processes, with_prompts=found.uses_prompts)
+
+    data: list[FoldData] = []
+    together.once(lambda: data.append(load()))  # the others find the prompts made
+    return found(data[0] if data else load(), stage, folder, device, pretrained_weights)
 
 
 def train(
@@ -79,10 +87,12 @@ def train(
         if resume:
             if not trainer.load_checkpoint():
                 log.info("There is no checkpoint to continue from; starting at the beginning.")
-        else:
+        elif trainer.processes.is_main:
             checkpoints.remove_latest(trainer.fold_folder)
         trainer.run_training()
-    if trainer.accelerator.is_main_process:
+    # Nothing is computed together any more, and the others need not wait for the predictions.
+    trainer.processes.leave()
+    if trainer.processes.is_main:
         trainer.perform_actual_validation(save_probabilities)
         log.info("The model is in %s\n%s", trainer.folder, next_step(trainer))
 

@@ -32,8 +32,9 @@ class PromptOnlyTrainer(FinetuneTrainer):
 
     def initialize(self) -> None:
         """Make the prompts first; those that are there of the same labels and settings are kept."""
-        with self.accelerator.main_process_first():
-            self.data = self.with_prompts()
+        made: list[FoldData] = []
+        self.processes.once(lambda: made.append(self.with_prompts()))
+        self.data = made[0] if made else self.with_prompts()
         self.samples = self.data.samples(self.stage.augmentation)
         super().initialize()
 
