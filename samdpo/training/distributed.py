@@ -8,6 +8,7 @@ time limit waits for it.
 from __future__ import annotations
 
 import atexit
+import inspect
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,8 @@ from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
 from samdpo.networks.device import resolve_device
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 TIMEOUT = timedelta(minutes=30)  # of one collective: nothing that takes long happens in one
 LOOKS_EVERY = 0.25  # seconds
@@ -150,6 +153,12 @@ class Processes:
         self._wait(lambda: self._store.check([key]))
         return json.loads(self._store.get(key))
 
+    def main_first(self, make: Callable[[], Made]) -> Made:
+        """What ``make`` returns, called by the main process first; the others then find on disk what takes long."""
+        made: list[Made] = []
+        self.once(lambda: made.append(make()))
+        return made[0] if made else make()
+
     def meet(self) -> None:
         """Wait until every process is here, however long it takes."""
         if self.world == 1:
@@ -196,11 +205,14 @@ class Processes:
     def leave(self) -> None:
         """Take the process group down: at the end of a training, by every process. Rank and world stay known."""
         if self._active:
+            self.meet()
             self._active = False
             dist.destroy_process_group()
 
     def abandon(self) -> None:
         """Leave without waiting for anybody, after an error."""
+        if not self._active:
+            return
         self._active = False
         if dist.is_initialized() and dist.get_backend() == "gloo":  # NCCL's would wait for what hangs
             dist.destroy_process_group()
@@ -231,7 +243,9 @@ class Replica:
     def __init__(self, network: nn.Module) -> None:
         # A loss need not touch every weight in every process (no prompt, no valid preference).
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        self._replica = DistributedDataParallel(_Step(network), find_unused_parameters=True, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name of old
+        self._replica = DistributedDataParallel(_Step(network), find_unused_parameters=True, **{buffers: False})
 
     def __call__(self, compute: Callable[..., tuple[Tensor, Any]], *arguments: Any, last: bool) -> tuple[Tensor, Any]:
         """``compute(*arguments)``, which gives a loss and more.
@@ -312,7 +326,7 @@ def join(device: torch.device | str) -> Processes:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _told_to_end)
     threading.Thread(target=joined._watch, name="samdpo-processes", daemon=True).start()
-    atexit.register(joined.leave)
+    atexit.register(joined.abandon)
     return joined
 
 

@@ -49,7 +49,8 @@ class FeatureCache:
         key = hash_of(weights_hash(frozen), network, n_stages, trainer.precision, data.plans.preprocessing)
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
         owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
-        self.store = EmbeddingStore(claimed_folder(root, owner, key), key)
+        # One process after another: a store drops what was there under another key.
+        self.store = trainer.processes.main_first(lambda: EmbeddingStore(claimed_folder(root, owner, key), key))
 
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:

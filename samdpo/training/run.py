@@ -65,9 +65,7 @@ def get_trainer(
     def load() -> FoldData:
         return FoldData.load(plans, fold, device=device, processes=processes, with_prompts=found.uses_prompts)
 
-    data: list[FoldData] = []
-    together.once(lambda: data.append(load()))  # the others find the prompts made
-    return found(data[0] if data else load(), stage, folder, device, pretrained_weights)
+    return found(together.main_first(load), stage, folder, device, pretrained_weights)
 
 
 def train(

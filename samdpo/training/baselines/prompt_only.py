@@ -32,9 +32,7 @@ class PromptOnlyTrainer(FinetuneTrainer):
 
     def initialize(self) -> None:
         """Make the prompts first; those that are there of the same labels and settings are kept."""
-        made: list[FoldData] = []
-        self.processes.once(lambda: made.append(self.with_prompts()))
-        self.data = made[0] if made else self.with_prompts()
+        self.data = self.processes.main_first(self.with_prompts)
         self.samples = self.data.samples(self.stage.augmentation)
         super().initialize()
 
