@@ -163,9 +163,9 @@ class Trainer:
                 steps = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
                 outputs = self.fetched(steps)
                 validation = [self.validation_step(batch) for batch in self.validation_batches()]
+            self.check_agreement()
             # Of all processes, so that all of them choose the same mask cut and the same best epoch.
             self.on_epoch_end(epoch, self.processes.gather(outputs), self.processes.gather(validation))
-            self.check_agreement()
         self.on_train_end()
 
     def on_train_start(self) -> None:
@@ -278,7 +278,7 @@ class Trainer:
         """The numbers of an epoch's steps, brought from the device at once."""
         started = time.perf_counter()
         tensors = [value.detach() for step in steps for value in step.values() if isinstance(value, torch.Tensor)]
-        numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else [])
+        numbers = iter(torch.stack([t.to(self.device, torch.float32) for t in tensors]).tolist() if tensors else [])
         fetched = [
             {name: next(numbers) if isinstance(value, torch.Tensor) else float(value) for name, value in step.items()}
             for step in steps
@@ -299,7 +299,7 @@ class Trainer:
         sums = self.processes.gather([float(torch.stack(trained).sum())])
         if not np.allclose(sums, sums[0], rtol=1e-6, atol=0):
             raise TrainingError(
-                f"After epoch {self.current_epoch} the {self.processes.world} processes have networks that differ: "
+                f"After epoch {self.current_epoch + 1} the {self.processes.world} processes have networks that differ: "
                 f"{type(self).__name__}.train_step steps with gradients of its own process. Call self.optimizer_step("
                 "loss) in it, or self.apply_gradients() after backward."
             )

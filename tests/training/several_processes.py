@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 
 from samdpo.files import write_json
+from samdpo.prompting import prompt_store
+from samdpo.prompting.fitting import fit_prompter
+from samdpo.training import prompt_alignment
 from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.run import get_trainer, train
@@ -66,10 +69,10 @@ def gradients(stage: str, *settings: str) -> dict:
     loss = trainer.fetched([trainer.train_step(batch)])[0]["loss"]
     trainer.run_log.close()
     losses = trainer.processes.gather([loss])
-    seen = [s.key for s in (batch.unlabelled if hasattr(batch, "unlabelled") else batch).samples] if not hasattr(
-        getattr(batch, "unlabelled", None), "weak") else [s.key for s in batch.unlabelled.weak.samples]
+    learned = getattr(batch, "unlabelled", batch)
+    samples = getattr(learned, "weak", learned).samples  # mean teacher's slices have two views
     return {
-        "loss": sum(losses) / len(losses), "seen": [list(key) for key in seen],
+        "loss": sum(losses) / len(losses), "seen": [list(sample.key) for sample in samples],
         "gradients": {n: p.grad.double().abs().sum().item() for n, p in trainer.network.named_parameters()
                       if p.grad is not None},
         "signed": {n: p.grad.double().sum().item() for n, p in trainer.network.named_parameters()
@@ -95,10 +98,18 @@ def equal(folder: Path) -> dict:
 
 
 def whole(folder: Path) -> dict:
-    return {
-        "finetune": trained("finetune", "held_back=0.4", "epochs=3"), "align": trained("align", *ROUNDS),
-        "own": trained("finetune", "epochs=1", trainer="several_processes:OwnStepTrainer"),
-    }
+    fits = []
+
+    def counted(*arguments, **named):
+        fits.append(1)
+        return fit_prompter(*arguments, **named)
+
+    prompt_store.fit_prompter = prompt_alignment.fit_prompter = counted
+    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", *ROUNDS)}
+    own = trainer_of("finetune", "epochs=1", trainer="several_processes:OwnStepTrainer")
+    own.initialize()
+    own.run_training()
+    return {**said, "own": outcome(own), "fits": len(fits)}
 
 
 def straying(folder: Path) -> dict:
