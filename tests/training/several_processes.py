@@ -106,7 +106,7 @@ def whole(folder: Path) -> dict:
 
     prompt_store.fit_prompter = prompt_alignment.fit_prompter = counted
     said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", *ROUNDS)}
-    own = trainer_of("finetune", "epochs=1", trainer="several_processes:OwnStepTrainer")
+    own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()
     own.run_training()
     return {**said, "own": outcome(own), "fits": len(fits)}
