@@ -58,7 +58,7 @@ class Processes:
     def __init__(self, device: torch.device, rank: int = 0, world: int = 1, store: dist.Store | None = None) -> None:
         self.device, self.rank, self.world = device, rank, world
         self._store, self._turn, self._active = store, 0, world > 1
-        self._reported = False
+        self._reported, self._first = False, True  # whether it has failed, and before the others
 
     @property
     def is_main(self) -> bool:
@@ -191,10 +191,11 @@ class Processes:
     def report(self, error: BaseException) -> bool:
         """Tell the others that this process fails; whether it is the first to, and so the one that says why."""
         if not self._active or self._reported:
-            return self.world == 1
+            return self._first
         self._reported = True
         try:
             if self._store.add("failures", 1) > 1:
+                self._first = False
                 return False
             what = str(error) if isinstance(error, SamdpoError) else type(error).__name__
             self._store.set("failed", f"Process {self.rank} of {self.world} ended: {what}")
@@ -369,6 +370,8 @@ def ending_together() -> Iterator[None]:
     except BaseException as error:
         if _joined is None or not _joined._active:
             raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
         lost = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and _is_of_gloo(error)
         if lost:
             _give_time_to_say_why(_joined)
