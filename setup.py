@@ -54,7 +54,6 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
-        "accelerate",
         "acvl-utils",
         "alembic",
         "batchgenerators",

@@ -42,14 +42,16 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
+        from samdpo.training.distributed import ending_together
         from samdpo.training.run import get_trainer, train
 
         flags = {"epochs": args.epochs, "lr": args.lr, "seed": args.seed, "annotator.kind": args.annotator}
         if args.database:
             os.environ[VARIABLE] = args.database
         overrides = [f"{key}={value}" for key, value in flags.items() if value is not None] + args.set
-        trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
-                              args.pretrained_weights, args.np, args.num_workers)
-        train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
+        with ending_together():
+            trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
+                                  args.pretrained_weights, args.np, args.num_workers)
+            train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
 
     run_command(body, go_on="type the same command with --c to go on")

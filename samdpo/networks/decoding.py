@@ -187,5 +187,9 @@ def attend_projected(
     def heads(x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
-    mixed = F.scaled_dot_product_attention(heads(query), heads(key), heads(value), attn_mask=valid)
+    q, k, v = heads(query), heads(key), heads(value)
+    if len(q) or not q.is_cuda:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
+    else:  # no prompt: the kernels of a GPU refuse an empty batch
+        mixed = q + 0 * (k.sum() + v.sum())
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -197,7 +197,7 @@ class AlignTrainer(Trainer):
         anchors = self._anchor_keys(epoch, generator)
         drawn = []
         for keys in self.epoch_slices.batches(self.unlabelled_keys, epoch, generator):
-            labelled = [next(anchors) for _ in range(self.stage.labelled_per_step)]
+            labelled = [next(anchors) for _ in range(self.stage.labelled_per_step * self.processes.world)]
             unlabelled = self.draw_unlabelled(keys, generator)
             drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
         return drawn
@@ -219,6 +219,10 @@ class AlignTrainer(Trainer):
         """How one step sees unlabelled slices: what :meth:`unlabelled_maker` gives takes, one item a slice."""
         return list(zip(keys, self.draw_views(len(keys), generator)))
 
+    def share(self, recipe: AlignRecipe) -> AlignRecipe:
+        """This process's part of both parts of a recipe."""
+        return AlignRecipe(self.processes.share(recipe.unlabelled), self.processes.share(recipe.labelled))
+
     def unlabelled_maker(self) -> Callable[[list[Any]], Any]:
         """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
         return self.samples.batch
@@ -236,16 +240,23 @@ class AlignTrainer(Trainer):
 
     def train_step(self, batch: AlignBatch) -> Metrics:
         """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
+        loss, metrics = self.replicated(self.step_loss, batch)
+        self.optimizer_step(loss)
+        return {"loss": loss.detach(), **metrics}
+
+    def step_loss(self, batch: AlignBatch) -> tuple[torch.Tensor, Metrics]:
+        """Loss of a whole step, and what to log."""
         loss, metrics = self.unlabelled_loss(batch.unlabelled)
         if batch.labelled is not None:
             anchor_logits = self.decode(batch.labelled)[1]
             truth = batch.labelled.truth.to(self.device)
             counted = batch.labelled.counted
-            anchor = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss, counted).mean()
+            anchors = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss, counted)
+            anchor = anchors.sum() / self.processes.divisor(len(anchors))
             loss = loss + self.stage.loss.anchor_weight * anchor
-            metrics |= {"loss/anchor": anchor.item(), "train_dice": batch_dice(anchor_logits.detach(), truth, counted)}
-        self.optimizer_step(loss)
-        return {"loss": loss.item(), **metrics}
+            dice = batch_dice(anchor_logits.detach(), truth, counted)
+            metrics |= {"loss/anchor": anchor.detach(), "train_dice": dice}
+        return loss, metrics
 
     def unlabelled_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         """Loss on the unlabelled slices of a step, weighted as it is summed, and what to log."""
@@ -263,23 +274,24 @@ class AlignTrainer(Trainer):
         settings = self.stage.segmentation_loss
         if self.stage.objective == "self_training":
             target = self_training_target(reference, self.mask_cut)
-            return segmentation_loss(logits, target, settings).mean(), {}
+            return segmentation_loss(logits, target, settings).sum() / self.processes.divisor(len(logits)), {}
         candidates, ranking = self.ranked_candidates(batch, embeddings, logits)
         if self.stage.objective == "best_candidate":
             target = best_candidate_target(candidates, ranking)
             loss = segmentation_loss(logits, target, settings, batch.counted)
             # Where the annotator prefers nothing, no candidate is best.
-            return (loss * ranking.valid).sum() / ranking.valid.sum().clamp(min=1), {}
+            return (loss * ranking.valid).sum() / self.processes.divisor(ranking.valid.sum()), {}
         plan = self.stage.loss
         weights = preference_weights(candidates, ranking, plan)
         region = disagreement_region(candidates)
         reward = preference_reward(logits, reference, weights, plan.reduction, region)
+        divisor = self.processes.divisor(ranking.valid.sum())
         if not ranking.valid.any():  # equal candidates carry no signal
             return logits.sum() * 0, {"loss/preference": np.nan}
-        loss = preference_loss(reward, plan)[ranking.valid].mean()
+        loss = preference_loss(reward, plan)[ranking.valid].sum() / divisor
         measured = preference_metrics(logits.detach(), reference, candidates, ranking, plan)
-        metrics = {name: value[ranking.valid].mean().item() for name, value in measured.items()}
-        return loss, {"loss/preference": loss.item(), **metrics}
+        metrics = {name: value[ranking.valid].mean() for name, value in measured.items()}
+        return loss, {"loss/preference": loss.detach(), **metrics}
 
     def ranked_candidates(
         self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor

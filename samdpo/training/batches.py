@@ -21,6 +21,9 @@ from samdpo.training.views import IDENTITY, View, view_prompts
 Recipe = list[tuple[SliceKey, View]]
 """What the batch of a step is made of: drawn in the main process, made anywhere."""
 
+Recipe = list[tuple[SliceKey, View]]
+"""What the batch of a step is made of: drawn in the main process, made anywhere."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -174,11 +177,12 @@ class EpochSlices:
 
     Args:
         stage: gives the number, the seed and the epochs.
+        world: processes that share a step, of which each takes ``batch_size`` slices.
     """
 
-    def __init__(self, stage: StagePlan) -> None:
+    def __init__(self, stage: StagePlan, world: int = 1) -> None:
         self.most, self.seed, self.epochs = stage.slices_per_epoch, stage.seed, stage.epochs
-        self.batch_size = stage.batch_size
+        self.batch_size = stage.batch_size * world
 
     def of(self, keys: Sequence[SliceKey], epoch: int) -> list[SliceKey]:
         """Those of ``keys`` that ``epoch`` sees, in their order."""

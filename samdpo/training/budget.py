@@ -12,7 +12,8 @@ class Budget:
     """Sums what the optimisation steps compute: ``with budget: step()``.
 
     On a CPU it is the process's CPU time over its threads, which is what a step would take on a machine that is not
-    shared; on a GPU it is the time on the clock.
+    shared; on a GPU it is the time on the clock until the GPU is done. A CUDA device is only waited for when the sum is
+    asked for, so that without a limit no step waits.
 
     Args:
         minutes: after which :attr:`spent` is true; 0 is no limit.
@@ -20,12 +21,27 @@ class Budget:
     """
 
     def __init__(self, minutes: float, device: torch.device) -> None:
-        self.minutes, self.seconds, self._device = minutes, 0.0, device
+        self.minutes, self._summed, self._device = minutes, 0.0, device
+        self._running: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far."""
+        if self._running:
+            torch.cuda.synchronize(self._device)
+            self._summed += sum(start.elapsed_time(end) for start, end in self._running) / 1000
+            self._running.clear()
+        return self._summed
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._running.clear()
+        self._summed = value
 
     @property
     def spent(self) -> bool:
         """Whether no further step may begin."""
-        return 0 < self.minutes * 60 <= self.seconds
+        return self.minutes > 0 and self.minutes * 60 <= self.seconds
 
     def __enter__(self) -> Budget:
         self._started = self._now()
@@ -34,9 +50,17 @@ class Budget:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds += self._now() - self._started
+        ended = self._now()
+        if isinstance(ended, float):
+            self._summed += ended - self._started
+        else:
+            self._running.append((self._started, ended))
 
-    def _now(self) -> float:
+    def _now(self) -> float | torch.cuda.Event:
         if self._device.type == "cpu":
             return time.process_time() / torch.get_num_threads()
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            return event
         return time.perf_counter()

@@ -41,7 +41,7 @@ def cost_of(trainer: Trainer) -> dict[str, Any]:
         "minutes_allowed": trainer.budget.minutes,
         "seconds_per_image": {step: seconds / max(watch.images[step], 1) for step, seconds in watch.seconds.items()},
         "images": watch.images,
-        "peak_memory_gib": round(peak_memory_gib(), 3),
+        "peak_memory_gib": round(peak_memory_gib(trainer.device), 3),
     }
 
 

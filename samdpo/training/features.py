@@ -49,7 +49,8 @@ class FeatureCache:
         key = hash_of(weights_hash(frozen), network, n_stages, trainer.precision, data.plans.preprocessing)
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
         owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
-        self.store = EmbeddingStore(claimed_folder(root, owner, key), key)
+        # One process after another: a store drops what was there under another key.
+        self.store = trainer.processes.main_first(lambda: EmbeddingStore(claimed_folder(root, owner, key), key))
 
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:
@@ -68,18 +69,21 @@ class FeatureCache:
         return self.trainer.network.encode_suffix(features, self.n_stages)
 
     def fill(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
-        """Compute what is missing; can be stopped and continued."""
-        missing = [(k, v) for v in views for k in keys if not self.store.has(feature_name(k, v))]
-        started, batch_size = time.perf_counter(), self.trainer.stage.inference_batch_size
+        """Compute what is missing, each process its share, and wait for the others; can be stopped and continued."""
+        processes, batch_size = self.trainer.processes, self.trainer.stage.inference_batch_size
+        own = [(k, v) for v in views for k in keys][processes.rank :: processes.world]
+        missing = [(k, v) for k, v in own if not self.store.has(feature_name(k, v))]
+        started = time.perf_counter()
         self.trainer.network.eval()
         for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
-                          disable=not missing):
+                          disable=not missing or not processes.is_main):
             chunk = missing[start : start + batch_size]
             images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
             for (key, view), feature in zip(chunk, self.compute(images)):
                 self.store.put(feature_name(key, view), feature)
         if missing:
             self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
+        processes.meet()
 
     def has(self, batch: Batch) -> bool:
         """Whether the features of a batch's slices are kept, under the very views of the batch."""

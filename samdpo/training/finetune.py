@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from samdpo.networks.freezing import frozen_stages, set_trainable
@@ -58,22 +60,39 @@ class FinetuneTrainer(Trainer):
 
     def train_step(self, batch: Batch) -> Metrics:
         """Encode, decode all structures of a slice at once, step on the segmentation loss."""
+        return self.step_of_parts(batch, self.part_loss, len(batch.prompts))
+
+    def step_of_parts(self, batch: Any, part_loss: Callable[..., tuple[torch.Tensor, Metrics]], count: int) -> Metrics:
+        """One step on the sum of the losses of a batch's parts; what else ``part_loss`` measures is averaged.
+
+        Args:
+            batch: of which the :meth:`parts` run one after another.
+            part_loss: (part, divisor) -> the sum of the part's losses, divided by the divisor, and what to log.
+            count: number of losses of the whole batch.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        losses, dice = [], []
-        for part in self.parts(batch):
-            logits, _ = self.network.decode(self.embeddings(part), part.prompts.to(self.device))
-            truth = part.truth.to(self.device)
-            # Summed gradients of the parts are those of the mean over the whole batch.
-            loss = segmentation_loss(logits, truth, self.stage.segmentation_loss, part.counted).sum()
-            loss = loss / len(batch.prompts)
-            self.backward(loss)
-            losses.append(loss.item())
-            dice.append(batch_dice(logits.detach(), truth, part.counted))
+        # Summed gradients of the parts are those of the mean over the batches of all processes.
+        divisor, parts = self.processes.divisor(count), self.parts(batch)
+        losses, measured = [], []
+        for number, part in enumerate(parts, 1):
+            loss, metrics = self.replicated(part_loss, part, divisor, last=number == len(parts))
+            if loss.requires_grad:  # not without any prompt
+                self.backward(loss)
+            losses.append(loss.detach())
+            measured.append(metrics)
         self.apply_gradients()
-        return {"loss": sum(losses), "train_dice": float(np.mean(dice))}
+        means = {name: torch.stack([m[name] for m in measured]).nanmean() for name in measured[0]}
+        return {"loss": torch.stack(losses).sum(), **means}
+
+    def part_loss(self, part: Batch, divisor: int | torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        """Segmentation losses of a part's prompts, summed and divided."""
+        logits, _ = self.network.decode(self.embeddings(part), part.prompts.to(self.device))
+        truth = part.truth.to(self.device)
+        loss = segmentation_loss(logits, truth, self.stage.segmentation_loss, part.counted).sum() / divisor
+        return loss, {"train_dice": batch_dice(logits.detach(), truth, part.counted)}
 
 
-def batch_dice(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None = None) -> float:
-    """Mean Dice at probability 0.5 over (N, H, W) logits, on the pixels that count."""
+def batch_dice(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean Dice at probability 0.5 over (N, H, W) logits, on the pixels that count: a tensor without a dimension."""
     prediction, reference = known_part(logits > 0, counted).flatten(1).float(), truth.flatten(1).float()
-    return (2 * (prediction * reference).sum(1) / (prediction.sum(1) + reference.sum(1)).clamp(min=1)).mean().item()
+    return (2 * (prediction * reference).sum(1) / (prediction.sum(1) + reference.sum(1)).clamp(min=1)).mean()

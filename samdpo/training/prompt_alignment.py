@@ -65,16 +65,20 @@ def align_prompts(trainer: AlignTrainer) -> FoldData:
         log.info("%s is pretrained and is not refitted to the places that were ranked best; its prompts stay.",
                  trainer.plans.prompting.image_text_model)
     if rounds == 0 or not movable or not fitted:
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier training with other settings
+        if trainer.processes.is_main:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier training with other settings
         return trainer.data
     store = PromptStore(folder, _key(trainer))
-    with trainer.accelerator.main_process_first():
+
+    def make() -> bool:
         if not _is_whole(store, trainer):
             shutil.rmtree(folder, ignore_errors=True)
             if not copy_from_sibling(store, trainer.fold_folder, trainer.plans.plans_name,
                                      lambda found: _is_whole(found, trainer)):
                 _run_rounds(trainer, store, rounds)
-    if not _is_whole(store, trainer):  # nothing was preferred
+        return _is_whole(store, trainer)
+
+    if not trainer.processes.once(make):  # nothing was preferred
         return trainer.data
     return dataclasses.replace(trainer.data, prompts=store, prompter=Prompter.load(store.prompter_folder))
 

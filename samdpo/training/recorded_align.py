@@ -47,11 +47,14 @@ def recorded_annotator(trainer: AlignTrainer) -> RecordedAnnotator:
     """
     wanted = describe_set(trainer)
     snapshot = trainer.fold_folder / SNAPSHOT
-    with trainer.accelerator.main_process_first():
-        if trainer.current_epoch == 0 and trainer.accelerator.is_main_process:
-            write_json(snapshot, {"candidate_set": wanted.id, "judgements": [
-                judgement_to_json(judgement) for judgement in _judgements(trainer, wanted)
-            ]})
+
+
+    def write() -> None:
+        judgements = [judgement_to_json(judgement) for judgement in _judgements(trainer, wanted)]
+        write_json(snapshot, {"candidate_set": wanted.id, "judgements": judgements})
+
+    if trainer.current_epoch == 0:
+        trainer.processes.once(write)
     content = read_json(snapshot, error=TrainingError, remedy="Start the training again without --c.")
     annotator = RecordedAnnotator(
         StoredCandidates.open(wanted.folder), [judgement_from_json(one) for one in content["judgements"]],

@@ -31,6 +31,7 @@ def save_state(trainer: Trainer, **more: Any) -> None:
         "history": trainer.run_log.history, "best_metric": trainer.best_metric, "mask_cut": trainer.mask_cut,
         "settings": trainer.settings(), "computed_seconds": trainer.budget.seconds,
         "scaler": trainer.scaler.state_dict(),
+        "processes": trainer.processes.world,
         **more,
     }
     checkpoints.save_latest(trainer.fold_folder, trainer.current_epoch, trainer.network.state_dict(), state)
@@ -55,9 +56,13 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
     trainer.scaler.load_state_dict(state.get("scaler", {}))
     trainer.current_epoch, trainer.best_metric = state["epoch"], state["best_metric"]
     trainer.mask_cut, trainer.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
-    trainer.run_log = RunLog(trainer.fold_folder, state["history"])
+    trainer.run_log = RunLog(trainer.fold_folder, state["history"], writes=trainer.processes.is_main)
     if load_more is not None:
         load_more(state)
+    before, now = state.get("processes", 1), trainer.processes.world
+    if before != now:
+        log.warning("%s was begun with %d processes and goes on with %d: a step sees %d slices instead of %d.",
+                    trainer.fold_folder, before, now, now * trainer.stage.batch_size, before * trainer.stage.batch_size)
     log.info("Continuing %s after epoch %d.", trainer.fold_folder, trainer.current_epoch)
     return True
 

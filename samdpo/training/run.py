@@ -11,6 +11,7 @@ from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, p
 from samdpo.plans import load_plans
 from samdpo.training import checkpoints
 from samdpo.training.discovery import find_trainer
+from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.trainer import Trainer
 
@@ -46,6 +47,8 @@ def get_trainer(
     Raises:
         SamdpoError: with a sentence that says what to type first.
     """
+    together = join(device)
+    device = str(together.device)
     name = dataset_name(dataset)
     file = preprocessed_folder(name) / f"{plans_name}.json"
     if not file.is_file():
@@ -60,8 +63,11 @@ def get_trainer(
     found = find_trainer(trainer or plans.stage(stage).trainer)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage)
-    data = FoldData.load(plans, fold, device, processes, with_prompts=found.uses_prompts, workers=workers)
-    return found(data, stage, folder, device, pretrained_weights)
+
+    def load() -> FoldData:
+        return FoldData.load(plans, fold, device, processes, with_prompts=found.uses_prompts, workers=workers)
+
+    return found(together.main_first(load), stage, folder, device, pretrained_weights)
 
 
 def train(
@@ -81,11 +87,13 @@ def train(
         if resume:
             if not trainer.load_checkpoint():
                 log.info("There is no checkpoint to continue from; starting at the beginning.")
-        else:
+        elif trainer.processes.is_main:
             checkpoints.remove_latest(trainer.fold_folder)
         with trainer.loader:  # its workers end with the training, however that ends
             trainer.run_training()
-    if trainer.accelerator.is_main_process:
+    # Nothing is computed together any more, and the others need not wait for the predictions.
+    trainer.processes.leave()
+    if trainer.processes.is_main:
         trainer.perform_actual_validation(save_probabilities)
         log.info("The model is in %s\n%s", trainer.folder, next_step(trainer))
 

@@ -9,25 +9,31 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samdpo.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 History = dict[str, list[float]]
 
 
 class RunLog:
-    """Logs of one fold. Every epoch adds one number to each of its metrics.
+    """Logs of one fold: text, history, TensorBoard. Every epoch adds one number to each of its metrics.
 
     Args:
         folder: the fold's folder.
         history: metrics so far when a run is continued.
+        writes: False in all processes but the main one, which only remember.
     """
 
-    def __init__(self, folder: Path, history: History | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, history: History | None = None, writes: bool = True) -> None:
+        self.folder, self._handler, self._events = folder, None, None
         self.history: History = history or {}
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().strftime("%Y_%m_%d_%H_%M_%S")  # nnU-Net's name: training_log_Y_M_D_h_m_s.txt
         self._handler = logging.FileHandler(folder / f"training_log_{stamp}.txt", encoding="utf-8")
@@ -35,9 +41,18 @@ class RunLog:
         logging.getLogger("samdpo").addHandler(self._handler)
 
     def add_epoch(self, metrics: dict[str, float]) -> None:
-        """Append one value to each metric."""
+        """Append one value to each metric, and send it to TensorBoard."""
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(float(value))
+        if self._handler is None:
+            return
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.folder / "tensorboard"))
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, max(map(len, self.history.values())) - 1)
+        self._events.flush()
 
     def draw(self) -> None:
         """Write ``progress.png``."""
@@ -46,7 +61,12 @@ class RunLog:
         progress_figure(self.history, self.folder / "progress.png")
 
     def close(self) -> None:
-        """Detach the text log."""
+        """Detach the text log and close TensorBoard's."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._handler is None:
+            return
         logging.getLogger("samdpo").removeHandler(self._handler)
         self._handler.close()
 
@@ -82,7 +102,11 @@ def write_debug(path: Path, content: dict[str, Any]) -> None:
     write_json(path, {**content, **environment, "command": sys.argv, "started": started})
 
 
-def peak_memory_gib() -> float:
-    """Highest resident memory of this process so far, GiB."""
+def peak_memory_gib(device: torch.device | None = None) -> float:
+    """Most memory of this process so far, GiB: on a CUDA device what its tensors took, else resident memory."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1024**3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**3 if sys.platform == "darwin" else 1024**2)  # bytes on macOS, KiB on Linux

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from samdpo.errors import TrainingError
 from samdpo.files import write_json
-from samdpo.networks.device import resolve_device
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
@@ -32,9 +31,11 @@ from samdpo.training.batches import Batch, EpochSlices
 from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
+from samdpo.training.distributed import Replica, join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
 from samdpo.training.loading import Loader, number_of_workers
+from samdpo.training.memory import saying_what_to_make_smaller
 from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
@@ -42,7 +43,7 @@ from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.views import IDENTITY, View, draw_view
 
 log = logging.getLogger(__name__)
-Metrics = dict[str, float]
+Metrics = dict[str, float | torch.Tensor]
 
 
 class Trainer:
@@ -72,14 +73,12 @@ class Trainer:
         device: str = "auto",
         pretrained_weights: Path | None = None,
     ) -> None:
-        from accelerate import Accelerator
-
         self.data, self.plans = data, data.plans
         self.stage_name, self.stage = stage, data.plans.stage(stage)
         self.folder, self.fold_folder = folder, folder / f"fold_{data.fold}"
         self.pretrained_weights = pretrained_weights
-        self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.fold_folder)
-        self.device = self.accelerator.device if device in ("auto", "cpu") else resolve_device(device)
+        self.processes = join(device)
+        self.device = self.processes.device
         self.precision = resolve_precision(self.stage.precision, self.device)
         self.scaler = gradient_scaler(self.device, self.precision)
         fast_matrix_products(self.device)
@@ -87,13 +86,16 @@ class Trainer:
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
-        self.loader = Loader(number_of_workers(data.workers, self.device, self.accelerator.num_processes), self.device)
-        self.epoch_slices = EpochSlices(self.stage)
+        workers = number_of_workers(data.workers, self.device, self.processes.world)
+        self.loader = Loader(workers, self.device)
+        self.epoch_slices = EpochSlices(self.stage, self.processes.world)
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
         self.network: SamNetwork
         self.optimizer: torch.optim.Optimizer
         self.run_log: RunLog
+        self._replica: Replica | None = None
+        self._averaged = False  # whether the gradients of this step are those of all processes already
 
     @classmethod
     def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
@@ -163,27 +165,33 @@ class Trainer:
                          self.num_epochs)
                 break
             self.on_epoch_start(epoch)
-            outputs = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
-            self.on_epoch_end(epoch, outputs, [self.validation_step(batch) for batch in self.validation_batches()])
+            with saying_what_to_make_smaller(self.stage):
+                steps = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
+                outputs = self.fetched(steps)
+                validation = [self.validation_step(batch) for batch in self.validation_batches()]
+            self.check_agreement()
+            # Of all processes, so that all of them choose the same mask cut and the same best epoch.
+            self.on_epoch_end(epoch, self.processes.gather(outputs), self.processes.gather(validation))
         self.on_train_end()
 
     def on_train_start(self) -> None:
         """Write what describes the model, open the logs, start TensorBoard."""
         if not hasattr(self, "run_log"):
-            self.run_log = RunLog(self.fold_folder)
-        self.data.write_description(self.folder)
+            self.run_log = RunLog(self.fold_folder, writes=self.processes.is_main)
         counts = parameter_counts(self.network)
-        write_debug(
-            self.fold_folder / "debug.json",
-            {"trainer": type(self).__qualname__, "stage": self.stage_name, "settings": to_dict(self.stage),
-             "device": str(self.device), "precision": self.precision, "parameters": counts,
-             "train_slices": self.train_keys, "held_back_slices": self.held_back_keys},
-        )
-        self.accelerator.init_trackers("tensorboard")
+        if self.processes.is_main:
+            self.data.write_description(self.folder)
+            write_debug(
+                self.fold_folder / "debug.json",
+                {"trainer": type(self).__qualname__, "stage": self.stage_name, "settings": to_dict(self.stage),
+                 "device": str(self.device), "processes": self.processes.world, "precision": self.precision,
+                 "parameters": counts, "train_slices": self.train_keys, "held_back_slices": self.held_back_keys},
+            )
         log.info(
-            "%s on %s, fold %s: %d labelled slices to train on, %d held back; %s; %s, %s",
+            "%s on %s, fold %s: %d labelled slices to train on, %d held back; %s; %s, %s%s",
             type(self).__name__, self.plans.dataset_name, self.data.fold, len(self.train_keys),
             len(self.held_back_keys), counts, self.device, self.precision,
+            f", {self.processes.world} processes" if self.processes.world > 1 else "",
         )
 
     def on_epoch_start(self, epoch: int) -> None:
@@ -192,7 +200,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * factor
-        torch.manual_seed(self.stage.seed + 7919 * (epoch + 1))
+        # Dropout differs between processes, as it does between the slices of a batch.
+        torch.manual_seed(self.stage.seed + 7919 * (epoch + 1) + 104729 * self.processes.rank)
         self.network.train()
         self._epoch_started = time.perf_counter()
 
@@ -234,20 +243,18 @@ class Trainer:
         return self.maker()(recipe)
 
     def sharded(self, recipes: Iterable[Any]) -> Iterator[Any]:
-        """This process's share of the recipes, with a progress bar; every process gets equally many."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        if world > 1:
-            everything = list(recipes)
-            everything += everything[: -len(everything) % world]
-            recipes = everything[rank::world]
-        yield from tqdm(recipes, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
-                        disable=None if rank == 0 else True)
+        """This process's :meth:`share` of each recipe, with a progress bar."""
+        bar = tqdm(recipes, desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}", leave=False, unit="step",
+                   disable=None if self.processes.is_main else True)
+        yield from map(self.share, bar)
+
+    def share(self, recipe: Any) -> Any:
+        """This process's part of a step: of the ``batch_size`` items for each process that a recipe has."""
+        return self.processes.share(recipe)
 
     def has_time(self, batch: Batch | None = None) -> bool:
         """Whether the plan's ``minutes`` leave time for one more step; all processes stop at the same one."""
-        if self.budget.minutes == 0 or self.accelerator.num_processes == 1:
-            return not self.budget.spent
-        return not self.accelerator.reduce(torch.tensor(float(self.budget.spent), device=self.device)).item()
+        return self.budget.minutes == 0 or not self.processes.any(self.budget.spent)
 
     def timed_train_step(self, batch: Batch) -> Metrics:
         """``train_step`` with its seconds per image noted."""
@@ -258,13 +265,67 @@ class Trainer:
         return metrics
 
     def train_step(self, batch: Batch) -> Metrics:
-        """One optimiser step; returns numbers to log, ``loss`` among them."""
+        """One optimiser step; returns numbers to log, ``loss`` among them.
+
+        Numbers may be tensors without a dimension: they are fetched once an epoch, so that no step waits for the
+        device. A loss that is computed through :meth:`replicated` has its gradients averaged over processes while
+        backward runs; that of another one in :meth:`apply_gradients`.
+        """
         raise NotImplementedError
+
+    def replicated(
+        self, compute: Callable[..., tuple[torch.Tensor, Any]], *arguments: Any, last: bool = True
+    ) -> tuple[torch.Tensor, Any]:
+        """``compute(*arguments)``, a loss and more, in such a way that its gradients are those of all processes.
+
+        Args:
+            compute: uses the network. So that the loss is a mean over all processes, it divides by
+                ``self.processes.divisor``.
+            arguments: for it.
+            last: False for a part of a step that is followed by others.
+        """
+        if self.processes.world == 1:
+            return compute(*arguments)
+        if self._replica is None:
+            self._replica = self.processes.replicate(self.network)
+        self._averaged |= last
+        return self._replica(compute, *arguments, last=last)
+
+    def fetched(self, steps: list[Metrics]) -> list[dict[str, float]]:
+        """The numbers of an epoch's steps, brought from the device at once."""
+        started = time.perf_counter()
+        tensors = [value.detach() for step in steps for value in step.values() if isinstance(value, torch.Tensor)]
+        numbers = iter(torch.stack([t.to(self.device, torch.float32) for t in tensors]).tolist() if tensors else [])
+        fetched = [
+            {name: next(numbers) if isinstance(value, torch.Tensor) else float(value) for name, value in step.items()}
+            for step in steps
+        ]
+        if tensors and self.device.type != "cpu":  # a GPU has been computing these steps until now
+            self.stopwatch.add("train", time.perf_counter() - started, 0)
+        return fetched
+
+    def check_agreement(self) -> None:
+        """Refuse a step of one's own that leaves every process with another network.
+
+        Raises:
+            TrainingError: the weights differ between processes.
+        """
+        if self.processes.world == 1:
+            return
+        trained = [p.detach().double().abs().sum() for p in self.network.parameters() if p.requires_grad]
+        sums = self.processes.gather([float(torch.stack(trained).sum())])
+        if not np.allclose(sums, sums[0], rtol=1e-6, atol=0):
+            raise TrainingError(
+                f"After epoch {self.current_epoch + 1} the {self.processes.world} processes have networks that differ: "
+                f"{type(self).__name__}.train_step steps with gradients of its own process. Call self.optimizer_step("
+                "loss) in it, or self.apply_gradients() after backward."
+            )
 
     def optimizer_step(self, loss: torch.Tensor) -> None:
         """Backward, then :meth:`apply_gradients`."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.backward(loss)
+        if loss.requires_grad:  # not without any prompt
+            self.backward(loss)
         self.apply_gradients()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -272,21 +333,21 @@ class Trainer:
         self.scaler.scale(loss).backward()
 
     def apply_gradients(self) -> None:
-        """Average gradients over processes, clip, step."""
+        """Average gradients over processes where backward has not done so already, clip, step."""
+        if not self._averaged:
+            self.processes.average_gradients([p for p in self.network.parameters() if p.requires_grad])
+        self._averaged = False
         trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
-        if self.accelerator.num_processes > 1:
-            for parameter in trained:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def validation_batches(self) -> Iterator[Batch]:
-        """Held-back labelled slices, as they are."""
+        """This process's share of the held-back labelled slices, as they are."""
         keys, size = self.held_back_keys, self.stage.inference_batch_size
         recipes = [[(key, IDENTITY) for key in keys[start : start + size]] for start in range(0, len(keys), size)]
-        yield from self.made(recipes, start=False)
+        yield from self.made(recipes[self.processes.rank :: self.processes.world], start=False)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch) -> np.ndarray:
@@ -319,13 +380,14 @@ class Trainer:
             metrics["held_back_dice"], cut = float(dice.max()), float(CUTS[int(dice.argmax())])
         metrics["epoch_seconds"] = time.perf_counter() - self._epoch_started
         self.current_epoch = epoch + 1
-        if not self.accelerator.is_main_process:
-            return
         self.run_log.add_epoch(metrics)
-        self.accelerator.log(metrics, step=epoch)
-        log.info("epoch %d/%d: %s", epoch + 1, self.num_epochs, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-        if validation and metrics["held_back_dice"] > self.best_metric:
+        best = bool(validation) and metrics["held_back_dice"] > self.best_metric
+        if best:
             self.best_metric, self.mask_cut = metrics["held_back_dice"], cut
+        if not self.processes.is_main:
+            return
+        log.info("epoch %d/%d: %s", epoch + 1, self.num_epochs, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        if best:
             save_weights(self.network.state_dict(), self.fold_folder / checkpoints.BEST)
         if self.current_epoch % self.stage.save_every == 0 and self.current_epoch < self.num_epochs:
             self.save_checkpoint()
@@ -333,7 +395,7 @@ class Trainer:
 
     def on_train_end(self) -> None:
         """Write the final weights and the fold's own description, remove the resumable checkpoint."""
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             if self.data.prompter is not None:
                 self.data.prompter.save(self.fold_folder / "prompter")
             write_json(self.fold_folder / "model.json", self.describe())
@@ -341,8 +403,8 @@ class Trainer:
             # The weights come last: a fold counts as trained when they are there.
             save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
             checkpoints.remove_latest(self.fold_folder)
-            log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(), peak_memory_gib())
-            self.accelerator.end_training()
+            log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(),
+                     peak_memory_gib(self.device))
         self.run_log.close()
 
     def describe(self) -> dict[str, Any]:

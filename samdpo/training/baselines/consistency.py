@@ -78,8 +78,7 @@ class ConsistencyTrainer(AlignTrainer):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch; every epoch sees equally many slices."""
-        batches = math.ceil(len(self.epoch_slices.of(self.unlabelled_keys, 0)) / self.stage.batch_size)
-        return math.ceil(batches / self.accelerator.num_processes)
+        return math.ceil(len(self.epoch_slices.of(self.unlabelled_keys, 0)) / self.epoch_slices.batch_size)
 
     def on_epoch_start(self, epoch: int) -> None:
         """Count steps from the epoch, so that a continued training counts as an uninterrupted one."""

@@ -51,5 +51,6 @@ class FixMatchTrainer(ConsistencyTrainer):
         """Segmentation loss on the pixels of which the weak view is sure; 0 where it is sure of none."""
         plan = self.stage.consistency
         confident = torch.maximum(target, 1 - target) >= plan.confidence
-        loss = segmentation_loss(logits, target > 0.5, self.stage.segmentation_loss, confident).mean()
-        return plan.weight * loss, {"loss/consistency": loss.item(), "confident": confident.float().mean().item()}
+        losses = segmentation_loss(logits, target > 0.5, self.stage.segmentation_loss, confident)
+        loss = losses.sum() / self.processes.divisor(len(losses))
+        return plan.weight * loss, {"loss/consistency": loss.detach(), "confident": confident.float().mean()}

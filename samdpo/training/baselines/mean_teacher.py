@@ -54,9 +54,10 @@ class MeanTeacherTrainer(ConsistencyTrainer):
     def consistency_loss(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         """Mean squared difference of probabilities, with a weight that grows in the first part of the training."""
         plan = self.stage.consistency
-        loss = (logits.float().sigmoid() - target).square().mean()
+        differences = (logits.float().sigmoid() - target).square()
+        loss = differences.sum() / self.processes.divisor(differences.numel())
         weight = plan.weight * ramp_up(self.step, plan.ramp_up * self.num_epochs * self.steps_per_epoch)
-        return weight * loss, {"loss/consistency": loss.item(), "consistency_weight": weight}
+        return weight * loss, {"loss/consistency": loss.detach(), "consistency_weight": weight}
 
     def train_step(self, batch: AlignBatch) -> Metrics:
         """A step of the student, which the teacher follows."""

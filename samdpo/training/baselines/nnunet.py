@@ -77,7 +77,7 @@ class NnUNetTrainer(Trainer):
         """Choose the cases to train on."""
         if self.pretrained_weights:
             raise ConfigurationError("nnU-Net starts from random weights here; leave out -pretrained_weights.")
-        if self.accelerator.num_processes > 1:
+        if self.processes.world > 1:
             raise ConfigurationError("nnU-Net is trained by one process here; type samdpo_train without torchrun.")
         train, _ = self.do_split()
         self.train_keys = [(case, i) for case in train for i in range(self.data.slices.n_slices(case))]

@@ -32,8 +32,7 @@ class PromptOnlyTrainer(FinetuneTrainer):
 
     def initialize(self) -> None:
         """Make the prompts first; those that are there of the same labels and settings are kept."""
-        with self.accelerator.main_process_first():
-            self.data = self.with_prompts()
+        self.data = self.processes.main_first(self.with_prompts)
         self.samples = self.data.samples(self.stage.augmentation)
         super().initialize()
 

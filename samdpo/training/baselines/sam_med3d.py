@@ -112,6 +112,12 @@ class SamMed3dTrainer(Trainer):
 
     def train_step(self, batch: PatchBatch) -> Metrics:
         """Encode once, then click, decode and compare ``CLICKS`` times; one step on the mean loss."""
+        loss, metrics = self.replicated(self.step_loss, batch)
+        self.optimizer_step(loss)
+        return {"loss": loss.detach(), **metrics}
+
+    def step_loss(self, batch: PatchBatch) -> tuple[torch.Tensor, Metrics]:
+        """Mean loss over the clicks, and what to log."""
         truth, counted = batch.truth.to(self.device), batch.counted.to(self.device)
         embedding = self.embeddings(batch)
         points, inside = next_clicks(truth, counted)
@@ -123,10 +129,10 @@ class SamMed3dTrainer(Trainer):
             more, where = next_clicks(truth, counted, logits.detach())
             points, inside = torch.cat([points, more], 1), torch.cat([inside, where], 1)
             before = small.detach()
-        loss = torch.stack(losses).mean()
-        self.optimizer_step(loss)
+        # Means over the patches of this process: those of all count the same.
+        loss = torch.stack(losses).mean() * (len(batch) / self.processes.divisor(len(batch)))
         dice = batch_dice(_planes(logits.detach()), _planes(truth), _planes(counted))
-        return {"loss": loss.item(), "first_click_loss": losses[0].item(), "train_dice": dice}
+        return loss, {"first_click_loss": losses[0].detach(), "train_dice": dice}
 
     def embeddings(self, batch: PatchBatch) -> torch.Tensor:
         """Embeddings (B, C, g, g, g) of a batch, float32."""
@@ -137,7 +143,7 @@ class SamMed3dTrainer(Trainer):
 
     def validation_batches(self) -> Iterator[PatchBatch]:
         """Structures of held-back cases, clicked on as in ``validation/``."""
-        for key in self.held_back_keys:
+        for key in self.held_back_keys[self.processes.rank :: self.processes.world]:
             yield self.samples.around([key], self.positions)
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from samdpo.networks.freezing import set_trainable
@@ -59,17 +58,12 @@ class SelfPromptTrainer(PromptFreeTrainer, FinetuneTrainer):
 
     def train_step(self, batch: MaskBatch) -> Metrics:  # type: ignore[override]
         """Encode once, decode twice, step on the sum of both passes' segmentation losses."""
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, first_dice, dice = [], [], []
-        for part in self.parts(batch):
-            first, second = self.both_passes(part)
-            truth = part.truth.to(self.device)
-            settings = self.stage.segmentation_loss
-            loss = sum(segmentation_loss(logits, truth, settings, part.counted).sum() for logits in (first, second))
-            loss = loss / len(batch.truth)  # summed gradients of the parts are those of the mean over the batch
-            self.backward(loss)
-            losses.append(loss.item())
-            first_dice.append(batch_dice(first.detach(), truth, part.counted))
-            dice.append(batch_dice(second.detach(), truth, part.counted))
-        self.apply_gradients()
-        return {"loss": sum(losses), "first_dice": float(np.mean(first_dice)), "train_dice": float(np.mean(dice))}
+        return self.step_of_parts(batch, self.part_loss, len(batch.truth))
+
+    def part_loss(self, part: MaskBatch, divisor: int | torch.Tensor) -> tuple[torch.Tensor, Metrics]:  # type: ignore[override]
+        """Segmentation losses of both passes, summed and divided."""
+        first, second = self.both_passes(part)
+        truth, settings = part.truth.to(self.device), self.stage.segmentation_loss
+        loss = sum(segmentation_loss(logits, truth, settings, part.counted).sum() for logits in (first, second))
+        first_dice, dice = (batch_dice(logits.detach(), truth, part.counted) for logits in (first, second))
+        return loss / divisor, {"first_dice": first_dice, "train_dice": dice}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class UNetTrainer(PromptFreeTrainer):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.epoch_slices = RepeatedSlices(self.stage)
+        self.epoch_slices = RepeatedSlices(self.stage, self.processes.world)
 
     def configure_trainable(self) -> None:
         """Everything."""
@@ -41,10 +41,16 @@ class UNetTrainer(PromptFreeTrainer):
 
     def train_step(self, batch: MaskBatch) -> Metrics:  # type: ignore[override]
         """One step on Dice and cross-entropy."""
-        logits, truth = self.logits(batch), batch.truth.to(self.device)
-        loss = dice_and_cross_entropy(logits, truth, len(self.plans.structures), batch.counted)
+        loss, metrics = self.replicated(self.step_loss, batch)
         self.optimizer_step(loss)
-        return {"loss": loss.item(), "train_dice": batch_dice(logits.detach(), truth, batch.counted)}
+        return {"loss": loss.detach(), **metrics}
+
+    def step_loss(self, batch: MaskBatch) -> tuple[torch.Tensor, Metrics]:
+        """Loss of the batches of all processes, and what to log."""
+        logits, truth = self.logits(batch), batch.truth.to(self.device)
+        n = len(self.plans.structures)
+        loss = dice_and_cross_entropy(logits, truth, n, batch.counted, self.processes.total)
+        return loss, {"train_dice": batch_dice(logits.detach(), truth, batch.counted)}
 
 
 class RepeatedSlices(EpochSlices):
@@ -64,7 +70,8 @@ class RepeatedSlices(EpochSlices):
 
 
 def dice_and_cross_entropy(
-    logits: torch.Tensor, truth: torch.Tensor, n_structures: int, counted: torch.Tensor | None = None
+    logits: torch.Tensor, truth: torch.Tensor, n_structures: int, counted: torch.Tensor | None = None,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda value: value,
 ) -> torch.Tensor:
     """nnU-Net's loss of regions (Isensee et al. 2021): binary cross-entropy plus 1 - soft Dice of the whole batch.
 
@@ -76,6 +83,7 @@ def dice_and_cross_entropy(
         truth: the same shape, bool.
         n_structures: L.
         counted: the same shape, bool, pixels that count; by default all.
+        total: sum of a tensor over the processes that share the batch; by default there is one.
 
     Returns:
         scalar.
@@ -86,8 +94,8 @@ def dice_and_cross_entropy(
     probability, known = logits.sigmoid() * counted, truth * counted
 
     def of_structure(values: torch.Tensor) -> torch.Tensor:
-        return values.unflatten(0, (-1, n_structures)).sum((0, 2, 3))
+        return total(values.unflatten(0, (-1, n_structures)).sum((0, 2, 3)))
 
     # 1 pixel more: defined where a structure is neither shown nor found.
     dice = (2 * of_structure(probability * known) + 1) / (of_structure(probability) + of_structure(known) + 1)
-    return (entropy * counted).sum() / counted.sum().clamp(min=1) + 1 - dice.mean()
+    return total((entropy * counted).sum()) / total(counted.sum()).clamp(min=1) + 1 - dice.mean()
