@@ -16,7 +16,7 @@ from samdpo.dataset.cases import Case, labelled_cases, load_groups, unlabelled_c
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
 from samdpo.errors import DatasetError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.parallel import map_cases
+from samdpo.parallel import Workers, map_cases
 from samdpo.planning.case_measures import CaseMeasure, measure_case
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ FINGERPRINT_FILE = "dataset_fingerprint.json"
 _VERSION = 3  # of the file; another one is extracted anew
 
 
-def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str, Any]:
+def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[str, Any]:
     """Read every labelled case once.
 
     Args:
         raw_folder: ``nnUNet_raw/DatasetXXX_Name``.
-        processes: at most this many.
+        processes: at most this many, or an executor.
 
     Returns:
         nnU-Net's keys ``spacings``, ``shapes_after_crop``, ``median_relative_size_after_cropping``,
@@ -90,7 +90,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
     }
 
 
-def update_fingerprint(raw_folder: Path, folder: Path, processes: int = 1, clean: bool = False) -> dict[str, Any]:
+def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, clean: bool = False) -> dict[str, Any]:
     """The fingerprint in ``folder``; extracted where it is missing, of other files, or ``clean`` is asked for."""
     file = folder / FINGERPRINT_FILE
     if file.is_file() and not clean:

@@ -20,7 +20,7 @@ from samdpo.dataset.images import Volume, ending_of, read_image, read_label, rea
 from samdpo.dataset.orientation import axes_to_flip, flipped
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, hash_of
-from samdpo.parallel import map_cases
+from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
@@ -59,7 +59,7 @@ def preprocess_case(case: Case, plans: Plans) -> tuple[np.ndarray, SliceGeometry
     return channels[:, properties["channels"]], geometry, properties
 
 
-def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, clean: bool = False) -> SliceStore:
+def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
     """Fill ``nnUNet_preprocessed/DatasetXXX_Name/DATA_IDENTIFIER`` from the raw images.
 
     Cases that are there, made from the same files with the same plan, are kept; cases whose raw files are gone are
@@ -68,7 +68,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     Args:
         dataset: id or name.
         plans: its ``preprocessing`` is what is done.
-        processes: at most this many.
+        processes: at most this many, or an executor.
         clean: throw away what is there.
 
     Raises:
@@ -85,7 +85,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     with atomic_path(folder / "dataset.json") as temporary:
         shutil.copyfile(raw / "dataset.json", temporary)
     _copy_truth([c for c in cases if c.label], folder / "gt_segmentations", contents.file_ending)
-    with ThreadPoolExecutor(max(1, processes)) as threads:  # hashing waits for the disk, not for Python
+    with ThreadPoolExecutor(local_threads(processes)) as threads:  # hashing waits for the disk, not for Python
         hashes = list(threads.map(lambda case: case_hash(case, plans, contents.ignore_label), cases))
     labels = {name: structure.label for name, structure in plans.structures.items()}
     jobs = [
@@ -122,6 +122,11 @@ class _Job:
     folder: Path | None = None
     listed: Mapping[str, int] | None = None  # every label of dataset.json; None: any value is accepted
     ignore_label: int | None = None
+
+    @property
+    def identifier(self) -> str:
+        """What messages call it."""
+        return self.case.identifier
 
 
 def _run(job: _Job) -> None:
