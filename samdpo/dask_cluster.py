@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -81,13 +81,14 @@ class DaskCluster(Executor):
                     batch = todo.popleft()
                     begun.append((batch, self._submit(function, batch, description)))
                 batch, future = begun[0]
-                results = self._result(future, batch, description)
+                self._wait(future)
+                error = future.exception()
                 begun.popleft()
-                if results is None:  # killed its workers: which of its items?
-                    singly = [([item], self._submit(function, [item], description)) for item in batch]
-                    begun.extendleft(reversed(singly))
-                    continue
-                yield from results
+                if isinstance(error, _killed_worker()):
+                    log.warning("%s: workers were killed, most likely because memory ran out.", description)
+                    yield from self._one_by_one(function, batch, [other for _, other in begun], description)
+                else:
+                    yield from future.result()
         finally:
             with suppress(Exception):  # the scheduler may be gone
                 self.client.cancel([future for _, future in begun])
@@ -100,28 +101,39 @@ class DaskCluster(Executor):
         except Exception as error:
             raise (gone(self.scheduler) if self.client.status != "running" else error) from error
 
-    def _result(self, future: Future, batch: list[Item], description: str) -> list[Any] | None:
-        """What a batch gave; None where it is to be done item by item."""
-        from distributed import KilledWorker, wait
+    def _one_by_one(
+        self, function: Callable[[Item], Result], batch: list[Item], others: Sequence[Future], description: str
+    ) -> Iterator[Result]:
+        """Items whose workers were killed, while nothing else is at work, so that it is known which one kills them."""
+        for other in others:
+            self._wait(other)
+        for item in batch:
+            future = self._submit(function, [item], description)
+            self._wait(future)
+            if isinstance(future.exception(), _killed_worker()):
+                raise killed(
+                    item, description,
+                    "look at this case, or give the workers more memory, and type the same command again.",
+                ) from future.exception()
+            yield from future.result()
+
+    def _wait(self, future: Future) -> None:
+        """Until a batch is done, with or without an error.
+
+        Raises:
+            ConfigurationError: the scheduler has gone away, or there has been no worker for a while.
+        """
         from distributed import TimeoutError as NotYet
 
         unmanned = None
-        while True:
+        while future.status == "pending":
             try:
-                wait(future, timeout=2)
-                return future.result()
+                future.exception(timeout=2)
             except NotYet:
                 pass
-            except KilledWorker as error:
-                if len(batch) > 1:
-                    return None
-                raise killed(
-                    batch[0], description,
-                    "look at this case, or give the workers more memory, and type the same command again.",
-                ) from error
             except CancelledError as error:
                 raise gone(self.scheduler) from error
-            if future.status == "finished" or self._threads():
+            if future.status != "pending" or self._threads():
                 unmanned = None
             else:
                 unmanned = unmanned or time.monotonic()
@@ -130,6 +142,8 @@ class DaskCluster(Executor):
                         f"The Dask cluster at {self.scheduler} has had no worker for {_TO_GET_A_WORKER:.0f} s. What "
                         f"was finished is kept; start workers with: dask worker {self._argument()}"
                     )
+        if future.status == "cancelled":
+            raise gone(self.scheduler)
 
     def _threads(self) -> int:
         """Of all workers together."""
@@ -241,6 +255,12 @@ def _on_worker(expected: dict[str, str], function: Callable[[Item], Result], bat
 
         raise ConfigurationError(_unfit(get_worker().address, found))
     return run_batch(function, batch)
+
+
+def _killed_worker() -> type[Exception]:
+    from distributed import KilledWorker
+
+    return KilledWorker
 
 
 def _is_file(scheduler: str) -> bool:

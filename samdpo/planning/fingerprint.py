@@ -17,7 +17,7 @@ from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality
 from samdpo.errors import DatasetError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.parallel import Workers, map_cases
-from samdpo.planning.case_measures import CaseMeasure, measure_case
+from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
             "%s: 'numTraining' is %d, but imagesTr and labelsTr hold %d cases. Write \"numTraining\": %d, or add what "
             "is missing.", raw_folder / "dataset.json", dataset.num_training, len(cases), len(cases),
         )
-    measures = list(map_cases(partial(measure_case, dataset=dataset), cases, processes, "Fingerprint"))
+    measure = partial(measure_case, dataset=dataset, samples=samples_of_a_case(len(cases)))
+    measures = list(map_cases(measure, cases, processes, "Fingerprint"))
     mixed = mixed_dimensions({case.images[0]: m.ndim for case, m in zip(cases, measures)})
     if mixed:
         raise DatasetError(mixed)

@@ -88,9 +88,11 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
     with ThreadPoolExecutor(local_threads(processes)) as threads:  # hashing waits for the disk, not for Python
         hashes = list(threads.map(lambda case: case_hash(case, plans, contents.ignore_label), cases))
     labels = {name: structure.label for name, structure in plans.structures.items()}
+    there = store.summaries()
     jobs = [
         _Job(case, plans.preprocessing, labels, content, store.folder, contents.labels, contents.ignore_label)
-        for case, content in zip(cases, hashes) if not store.has(case.identifier, content)
+        for case, content in zip(cases, hashes)
+        if case.identifier not in there or there[case.identifier].hash != content
     ]
     if len(jobs) < len(cases):
         log.info("%d of %d cases are preprocessed already.", len(cases) - len(jobs), len(cases))
@@ -99,6 +101,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
     for gone in sorted(set(store.cases()) - {case.identifier for case in cases}):
         log.info("%s is not among the raw images any more: its slices are removed.", gone)
         store.remove(gone)
+    store.summaries()  # once read, they are there for every training
     log.info("%d cases in %s", len(cases), store.folder)
     return SliceStore(store.folder)
 
