@@ -82,7 +82,7 @@ class JsonIndex:
 def _read(file: Path, version: int) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return content["files"] if content["version"] == version else {}
+        return dict(content["files"]) if content["version"] == version else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
