@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -152,58 +154,89 @@ def test_a_cluster_without_workers_is_a_sentence(monkeypatch, tmp_path) -> None:
         DaskCluster(str(file))
 
 
-class started_scheduler:  # noqa: N801
-    """``dask scheduler`` in a process of its own, and its scheduler file."""
+@contextmanager
+def running(program: str, *paths: Path) -> Iterator[subprocess.Popen]:
+    """A Python program in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*paths, HERE, HERE.parent]))},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "scheduler.json"
-        program = (
-            "import asyncio, sys\nfrom distributed import Scheduler\n"
-            "async def main():\n"
-            f"    file = {str(self.file)!r}\n"
-            "    async with Scheduler(host='127.0.0.1', port=0, dashboard=False, scheduler_file=file) as scheduler:\n"
-            "        await scheduler.finished()\n"
-            "asyncio.run(main())\n"
-        )
-        self.process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
 
-    def __enter__(self) -> tuple[Path, subprocess.Popen]:
+@contextmanager
+def started_scheduler(folder: Path) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A scheduler file and the process of its scheduler."""
+    file = folder / "scheduler.json"
+    program = (
+        "import asyncio\nfrom distributed import Scheduler\n"
+        "async def main():\n"
+        f"    file = {str(file)!r}\n"
+        "    async with Scheduler(host='127.0.0.1', port=0, dashboard=False, scheduler_file=file) as scheduler:\n"
+        "        await scheduler.finished()\n"
+        "asyncio.run(main())\n"
+    )
+    with running(program) as process:
         until = time.monotonic() + 60
-        while not self.file.is_file() and time.monotonic() < until:
+        while not file.is_file() and time.monotonic() < until:
             time.sleep(0.05)
-        return self.file, self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        yield file, process
 
 
-def test_a_scheduler_that_goes_away_is_a_sentence(tmp_path) -> None:
-    with started_scheduler(tmp_path) as (file, process):
-        program = "from samdpo_worker import run; run()"
-        (tmp_path / "samdpo_worker.py").write_text(
-            "import asyncio\nfrom distributed import Worker\n"
-            f"address = {read_json(file)['address']!r}\n"
-            "async def main():\n"
-            "    async with Worker(address, nthreads=1, dashboard=False) as worker:\n"
-            "        await worker.finished()\n"
-            "def run():\n    asyncio.run(main())\n"
-        )
-        paths = os.pathsep.join([str(tmp_path), str(HERE), str(HERE.parent)])
-        worker = subprocess.Popen(
-            [sys.executable, "-c", program], stderr=subprocess.DEVNULL, cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        try:
-            with DaskCluster(str(file)) as workers:
-                work = map_cases(slow, range(200), workers, "Slow", per_process=1)
-                assert next(work) == 0
-                process.kill()
-                with pytest.raises(ConfigurationError, match="is gone. What was finished is kept"):
-                    list(work)
-        finally:
-            worker.kill()
-            worker.wait()
+WORKER = """
+import asyncio
+from distributed import Worker
+async def main():
+    async with Worker({address!r}, nthreads=1, dashboard=False) as worker:
+        await worker.finished()
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_scheduler_that_goes_away_is_a_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        started_scheduler(tmp_path) as (file, process),
+        running(WORKER.format(address=read_json(file)["address"])),
+        DaskCluster(str(file)) as workers,
+    ):
+        work = map_cases(slow, range(200), workers, "Slow", per_process=1)
+        assert next(work) == 0
+        process.kill()
+        with pytest.raises(ConfigurationError, match="is gone. What was finished is kept"):
+            list(work)
+
+
+COMMAND = """
+from test_dask_cases import slow
+from samdpo.cli.common import run_command
+from samdpo.parallel import case_workers, map_cases
+def body():
+    with case_workers(1, {address!r}) as workers:
+        for number in map_cases(slow, range(200), workers, "Slow", 1):
+            print(number, flush=True)
+run_command(body)
+"""
+
+
+def test_ctrl_c_ends_with_one_sentence_and_the_workers_are_free_again(cluster, tmp_path) -> None:
+    with running(COMMAND.format(address=cluster.scheduler_address)) as process:
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["0", "1"]
+        os.killpg(process.pid, signal.SIGINT)
+        output, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("Error: Stopped by Ctrl-C") and "Traceback" not in said
+    assert len(output.splitlines()) < 100, "it did not go on to the end"
+    with DaskCluster(cluster.scheduler_address) as workers:
+        started = time.monotonic()
+        assert list(map_cases(square, range(4), workers, "Squares", 1)) == [0, 1, 4, 9]
+        assert time.monotonic() - started < 25, "nobody waits for the rest of the 200, which are 30 s of both workers"
 
 
 def test_the_commands_give_on_a_cluster_what_they_give_here(cluster, finetuned, tmp_path, monkeypatch) -> None:

@@ -66,7 +66,9 @@ def test_changes_between_two_looks_of_one_reader_are_noticed(folder: Path) -> No
     assert index.read()[0]["case_1"] == 7
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1, "files": 3}', '{"version": 1}', '{"version": 2, "files": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"version": 1, "files": 3}', '{"version": 1}', '{"version": 2, "files": {}}']
+)
 def test_a_damaged_or_older_index_is_made_anew(folder: Path, text: str) -> None:
     Reader().read(folder)
     (folder / ".index.json").write_text(text)

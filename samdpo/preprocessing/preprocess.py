@@ -30,6 +30,7 @@ from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 
+_PORTION = 2**20  # bytes read at once
 _VERSION = 1  # of what this module computes; part of every case's hash
 
 
@@ -86,7 +87,8 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
         shutil.copyfile(raw / "dataset.json", temporary)
     _copy_truth([c for c in cases if c.label], folder / "gt_segmentations", contents.file_ending)
     with ThreadPoolExecutor(local_threads(processes)) as threads:  # hashing waits for the disk, not for Python
-        hashes = list(threads.map(lambda case: case_hash(case, plans, contents.ignore_label), cases))
+        rules = _rules(plans, contents.ignore_label)
+        hashes = list(threads.map(lambda case: _hash(case, *rules), cases))
     labels = {name: structure.label for name, structure in plans.structures.items()}
     there = store.summaries()
     jobs = [
@@ -108,10 +110,26 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
 
 def case_hash(case: Case, plans: Plans, ignore_label: int | None = None) -> str:
     """Hash of all that a case's slices are made from: the bytes of its files, the plan's preprocessing, the labels."""
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(case)]
+    return _hash(case, *_rules(plans, ignore_label))
+
+
+def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict[str, int]]:
+    """What of a plan a case's slices depend on: preprocessing, and labels by name."""
     rules = {k: v for k, v in to_dict(plans.preprocessing).items() if k != "data_identifier"}
     labels = {name: s.label for name, s in plans.structures.items()}
-    return hash_of(_VERSION, contents, rules, labels if ignore_label is None else {**labels, "ignore": ignore_label})
+    return rules, labels if ignore_label is None else {**labels, "ignore": ignore_label}
+
+
+def _hash(case: Case, rules: dict[str, Any], labels: dict[str, int]) -> str:
+    return hash_of(_VERSION, [_content_hash(file) for file in _files(case)], rules, labels)
+
+
+def _content_hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(_PORTION):  # a volume need not be in memory
+            digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
