@@ -17,7 +17,7 @@ from samdpo.errors import DatasetError
 
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
 _SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure, where there are few cases
-_SAMPLES_OF_ALL = 4_000_000  # of all cases together: memory does not grow with their number
+_SAMPLES_OF_ALL = 2_000_000  # of all cases together: memory does not grow with their number
 _COMPONENT_SHARE = 0.05  # of the largest component of a slice; smaller ones are specks of the drawing
 
 
