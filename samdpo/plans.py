@@ -79,6 +79,7 @@ class Plans:
     network: NetworkPlan
     configurations: dict[str, StagePlan]
     inference: InferencePlan = field(default_factory=InferencePlan)
+    kept_gib: float = 20.0  # of disk for the kept features of one encoder (and fold); what exceeds it is computed anew
 
     def stage(self, name: str) -> StagePlan:
         """The configuration called ``name``; raises PlansError listing the stages there are."""

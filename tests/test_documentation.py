@@ -168,8 +168,9 @@ def expected_rows() -> dict[str, object]:
     nested = {"preprocessing", "prompting", "network", "inference"}
     expected: dict[str, object] = {}
     hints = {f.name: f.type for f in dataclasses.fields(Plans)}
-    for name in hints.keys() - {"configurations", *nested}:
-        expected[name] = dataclasses.MISSING
+    for field in dataclasses.fields(Plans):
+        if field.name not in {"configurations", *nested}:
+            expected[field.name] = field.default
     plan_module = __import__("samdpo.plans", fromlist=["*"])
     for name in nested:
         expected |= dict(defaults(getattr(plan_module, hints[name]), f"{name}."))

@@ -1,4 +1,4 @@
-"""Case-level work on several processes: in order, and stopped by the first error."""
+"""Case-level work on several processes: in order, stopped by the first error, and not lost with a process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.parallel import map_cases
+from samdpo.parallel import Processes, case_workers, map_cases
+
+STARTING = 120  # seconds that processes may take to be there on a busy machine; never waited for in vain
 
 
 def square(n: int) -> int:
@@ -33,6 +37,27 @@ def die(_: int) -> None:
     os._exit(9)
 
 
+def killed_once(folder: Path, n: int) -> int:
+    """Leaves a mark each time it is begun; number 5 is killed the first time."""
+    times = len(list(folder.glob(f"{n}_*")))
+    (folder / f"{n}_{times}").touch()
+    if n == 5 and times == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+def deadly_five(folder: Path, n: int) -> int:
+    if n == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / str(n)).touch()
+    return n
+
+
+def begun(folder: Path, n: int) -> int:
+    (folder / str(n)).touch()
+    return n
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_the_order_of_the_items(processes: int) -> None:
     assert list(map_cases(square, range(20), processes, "Squares", per_process=1)) == [n * n for n in range(20)]
@@ -49,26 +74,103 @@ def test_a_sentence_from_a_process_arrives_as_it_is(processes: int) -> None:
         list(map_cases(refuse_three, range(20), processes, "Checks", per_process=1))
 
 
-def test_a_killed_process_is_told_with_a_remedy() -> None:
+def test_a_killed_process_costs_its_case_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = list(map_cases(partial(killed_once, tmp_path), range(40), 2, "Work", per_process=1))
+    assert found == list(range(40))
+    assert "a process was killed" in caplog.text
+    again = {file.name for file in tmp_path.iterdir() if not file.name.endswith("_0")}
+    assert "5_1" in again and len(again) <= 6, "only what was under way is done again"
+
+
+def test_a_case_that_kills_each_process_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"worked on 5 was killed.*memory ran out.*-np 1"):
+        list(map_cases(partial(deadly_five, tmp_path), range(40), 2, "Work", per_process=1))
+    assert {str(n) for n in range(5)} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_where_every_process_is_killed_it_ends_with_a_sentence() -> None:
     with pytest.raises(ConfigurationError, match=r"memory ran out.*-np 1"):
         list(map_cases(die, range(4), 2, "Dying", per_process=1))
 
 
-def test_ctrl_c_ends_at_once_with_one_sentence() -> None:
-    program = (
-        "import time\nfrom samdpo.cli.common import run_command\nfrom samdpo.parallel import map_cases\n"
-        "def body():\n"
-        "    for i, _ in enumerate(map_cases(time.sleep, [0.2] * 500, 2, 'Sleeping', 1)):\n"
-        "        print('at work', flush=True)\n"
-        "run_command(body)\n"
-    )
+def test_only_a_few_items_are_under_way_however_many_there_are(tmp_path: Path) -> None:
+    work = map_cases(partial(begun, tmp_path), range(1000), 2, "Begun", per_process=1)
+    assert next(work) == 0
+    time.sleep(0.5)  # nobody asks for more
+    assert len(list(tmp_path.iterdir())) <= 12
+    work.close()
+
+
+def test_a_command_s_workers_are_processes_unless_a_cluster_is_named() -> None:
+    with case_workers(3) as workers:
+        assert workers == 3
+    with pytest.raises(ConfigurationError, match="-np is 0"), case_workers(0):
+        pass
+    assert list(map_cases(square, range(4), Processes(2), "Squares", per_process=1)) == [0, 1, 4, 9]
+
+
+AT_WORK = """
+import os, sys, time
+from pathlib import Path
+from samdpo.cli.common import run_command
+from samdpo.parallel import map_cases
+def body():
+    for pid in map_cases(work, [0.2] * 500, 2, 'Sleeping', 1):
+        print(pid, flush=True)
+def work(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+if __name__ == '__main__':
+    run_command(body)
+"""
+
+
+@pytest.fixture
+def at_work(tmp_path: Path):
+    """A command with two processes at work on 500 items of 0.2 s, and the ids of some of its processes."""
+    (tmp_path / "at_work.py").write_text(AT_WORK)
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, str(tmp_path / "at_work.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )
-    process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group gets it
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Stopped by Ctrl-C" in said
-    assert "Traceback" not in said
+    pids = {int(process.stdout.readline()) for _ in range(6)}
+    yield process, pids
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether processes end; what is left of 500 items would take 50 s."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if not any(runs(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def runs(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+class TestStopped:
+    def test_ctrl_c_ends_with_one_sentence_and_no_process_is_left(self, at_work) -> None:
+        process, pids = at_work
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group gets it
+        output, said = process.communicate(timeout=STARTING)
+        assert process.returncode == 130
+        assert "Stopped by Ctrl-C" in said
+        assert "Traceback" not in said
+        assert len(output.splitlines()) < 400, "it did not go on to the end"
+        assert gone(pids)
+
+    def test_processes_end_when_the_command_is_killed(self, at_work) -> None:
+        process, pids = at_work
+        process.kill()
+        process.wait()
+        assert gone(pids)

@@ -15,7 +15,8 @@ from samdpo.benchmark.cells import environment, link_dataset, link_tree
 from samdpo.benchmark.execute import Cost, cost_of, failed, run_logged
 from samdpo.benchmark.steps import Step
 from samdpo.benchmark.take_over import link_from_base, link_from_other_shares
-from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.dask_cluster import check_workers, connect, gone, leave
+from samdpo.errors import SamdpoError
 
 log = logging.getLogger(__name__)
 
@@ -101,21 +102,14 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
         retry: also run what failed before.
 
     Raises:
-        ConfigurationError: ``distributed`` is not installed, or nobody answers.
+        ConfigurationError: ``distributed`` is not installed, nobody answers, the scheduler goes away, or a worker has
+            another version of samdpo or other folders.
     """
+    client = connect(scheduler)
+    from distributed import CancelledError, as_completed
+
     try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise ConfigurationError(
-            'Dask is not installed, which --dask needs. Type: pip install "dask[distributed]", or leave out --dask.'
-        ) from error
-    try:
-        client = Client(scheduler, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"No Dask scheduler answers at {scheduler!r}: {error}. Start one with: dask scheduler"
-        ) from error
-    with client:
+        check_workers(client)
         futures: dict[str, Any] = {}
         left = {step.key for step in steps_left(steps, retry)}
         for step in steps:
@@ -129,6 +123,10 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
             error = future.exception()
             step = running[future]
             _say(step, future.result() if error is None else failed(step.log, shlex.join(step.words), str(error)))
+    except CancelledError as error:
+        raise gone(scheduler) from error
+    finally:
+        leave(client)
 
 
 def _run_after(step: Step, needs: Mapping[str, Cost]) -> Cost:

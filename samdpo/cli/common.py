@@ -70,3 +70,10 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
     default = int(os.environ.get("nnUNet_def_n_proc", os.cpu_count() or 1))
     arguments.add_argument("-np", type=int, default=default, help="processes for case-level work")
+
+
+def add_dask(arguments: argparse.ArgumentParser) -> None:
+    """``--dask``: case-level work on a cluster."""
+    arguments.add_argument("--dask", default=None, metavar="SCHEDULER",
+                           help="do case-level work on a Dask cluster, for example tcp://host:8786, or a scheduler "
+                           "file; its workers see the same folders")

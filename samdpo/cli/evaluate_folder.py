@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from samdpo.cli.common import add_processes, parser, run_command
+from samdpo.cli.common import add_dask, add_processes, parser, run_command
 
 COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
 
@@ -30,17 +30,20 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("-o", type=Path, default=None, help="JSON to write (default: pred_folder/summary.json)")
     result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
     add_processes(result)
+    add_dask(result)
     return result
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Run the evaluation; print a table and what was written."""
     from samdpo.evaluation.summary import evaluate_folder
+    from samdpo.parallel import case_workers
 
     output = arguments.o or arguments.pred_folder / "summary.json"
-    summary = evaluate_folder(
-        arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, arguments.np, arguments.chill
-    )
+    with case_workers(arguments.np, arguments.dask) as workers:
+        summary = evaluate_folder(
+            arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill
+        )
     print_table(summary)
     print(f"Wrote {output}")
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from samdpo.cli.common import add_processes, log, parser, run_command
+from samdpo.cli.common import add_dask, add_processes, log, parser, run_command
+
+if TYPE_CHECKING:
+    from samdpo.parallel import Workers
 
 
 def main() -> None:
@@ -18,16 +22,17 @@ def main() -> None:
     _add_verify(command)
     _add_planning(command)
     add_processes(command)
+    add_dask(command)
     command.add_argument("--no_pp", action="store_true", help="plan only, cut no slices")
     command.add_argument("--clean", action="store_true", help="make fingerprint and slices anew")
     _add_configurations(command)
     args = command.parse_args()
 
-    def step(dataset: str) -> None:
+    def step(dataset: str, workers: Workers) -> None:
         from samdpo.planning.run import plan_and_preprocess
 
         plan_and_preprocess(
-            dataset, processes=args.np, verify=args.verify_dataset_integrity, preprocess=not args.no_pp,
+            dataset, processes=workers, verify=args.verify_dataset_integrity, preprocess=not args.no_pp,
             clean=args.clean, **_planning(args),
         )
 
@@ -40,13 +45,14 @@ def main_extract_fingerprint() -> None:
     _add_datasets(command)
     _add_verify(command)
     add_processes(command)
+    add_dask(command)
     command.add_argument("--clean", action="store_true", help="measure anew even if nothing has changed")
     args = command.parse_args()
 
-    def step(dataset: str) -> None:
+    def step(dataset: str, workers: Workers) -> None:
         from samdpo.planning.run import extract
 
-        extract(dataset, args.np, args.verify_dataset_integrity, args.clean)
+        extract(dataset, workers, args.verify_dataset_integrity, args.clean)
 
     _run(args, step, lambda dataset: f"samdpo_plan_experiment -d {dataset}")
 
@@ -58,7 +64,7 @@ def main_plan_experiment() -> None:
     _add_planning(command)
     args = command.parse_args()
 
-    def step(dataset: str) -> None:
+    def step(dataset: str, _: Workers) -> None:
         from samdpo.planning.run import plan_experiment
 
         plan_experiment(dataset, **_planning(args))
@@ -72,15 +78,16 @@ def main_preprocess() -> None:
     _add_datasets(command)
     command.add_argument("-plans_name", metavar="PLANS", default=None, help="plan to use; default samdpoPlans")
     add_processes(command)
+    add_dask(command)
     command.add_argument("--clean", action="store_true", help="throw away the slices that are there")
     _add_configurations(command)
     args = command.parse_args()
 
-    def step(dataset: str) -> None:
+    def step(dataset: str, workers: Workers) -> None:
         from samdpo.paths import PLANS_NAME
         from samdpo.planning.run import preprocess_planned
 
-        preprocess_planned(dataset, args.plans_name or PLANS_NAME, args.np, args.clean)
+        preprocess_planned(dataset, args.plans_name or PLANS_NAME, workers, args.clean)
 
     _run(args, step, lambda dataset: _train(dataset, args))
 
@@ -140,16 +147,13 @@ def _plans_flag(flag: str, args: argparse.Namespace) -> str:
     return f" {flag} {name}" if name else ""
 
 
-def _run(args: argparse.Namespace, step: Callable[[str], None], then: Callable[[str], str]) -> None:
+def _run(args: argparse.Namespace, step: Callable[[str, Workers], None], then: Callable[[str], str]) -> None:
     """Do ``step`` for every dataset, wrong names being found before any work; end with what to type next."""
 
     def body() -> None:
+        from samdpo.parallel import case_workers
         from samdpo.paths import dataset_name, preprocessed_root, raw_folder, results_root
 
-        if getattr(args, "np", 1) < 1:
-            from samdpo.errors import ConfigurationError
-
-            raise ConfigurationError(f"-np is {args.np}; expected 1 or more.")
         names = [dataset_name(dataset) for dataset in args.d]
         for name in names:
             raw_folder(name)
@@ -157,9 +161,10 @@ def _run(args: argparse.Namespace, step: Callable[[str], None], then: Callable[[
         results_root()  # training would need it: better told now
         if getattr(args, "c", None):
             log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
-        for name in names:
-            log.info("== %s ==", name)
-            step(name)
+        with case_workers(getattr(args, "np", 1), getattr(args, "dask", None)) as workers:
+            for name in names:
+                log.info("== %s ==", name)
+                step(name, workers)
         log.info("Next: %s", "\n      ".join(then(f"{int(name[7:10])}") for name in names))
 
     run_command(body)

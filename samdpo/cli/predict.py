@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samdpo.cli.common import parser, run_command
+from samdpo.cli.common import add_dask, parser, run_command
 
 
 def main() -> None:
@@ -28,14 +28,22 @@ def main() -> None:
     arguments.add_argument("--continue_prediction", action="store_true", help="skip cases that have a mask already")
     arguments.add_argument("--disable_tta", action="store_true", help="do not average with the mirror image")
     arguments.add_argument("--dicom_seg", action="store_true", help="for DICOM: also write case.dcm, a DICOM SEG")
+    arguments.add_argument("-num_parts", type=int, default=1, metavar="N",
+                           help="divide the cases into N parts and predict one; each may have a GPU of its own")
+    arguments.add_argument("-part_id", type=int, default=0, metavar="K", help="which part: 0 to N - 1")
+    add_dask(arguments)
     args = arguments.parse_args()
 
     def body() -> None:
         from samdpo.inference.model_folder import find_model
         from samdpo.inference.run import predict_folder
+        from samdpo.parallel import case_workers
 
         model = args.m or find_model(args.d, args.tr, args.p, args.c)
-        predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
-                       args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg)
+        with case_workers(1, args.dask) as workers:
+            predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
+                           args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg,
+                           num_parts=args.num_parts, part_id=args.part_id,
+                           executor=workers if args.dask else None)
 
     run_command(body, go_on="type the same command with --continue_prediction to go on")

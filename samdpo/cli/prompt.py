@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from samdpo.cli.common import parser, run_command
+from samdpo.cli.common import add_dask, parser, run_command
 from samdpo.errors import ConfigurationError
 from samdpo.paths import PLANS_NAME
 
@@ -24,6 +24,7 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     command.add_argument("--figure", action="store_true", help="also draw the prompts of some cases")
     command.add_argument("--figure_cases", type=int, default=6, metavar="N", help="cases in the figure")
+    add_dask(command)
     return command
 
 
@@ -37,6 +38,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"FOLD is {args.fold!r}; expected a number like 0, or 'all'.")
     if args.figure_cases < 1:
         raise ConfigurationError(f"--figure_cases is {args.figure_cases}; expected at least 1.")
+    from samdpo.parallel import case_workers
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
     from samdpo.prompting.prompt_store import make_prompts
@@ -44,7 +46,8 @@ def _run(args: argparse.Namespace) -> None:
     dataset = dataset_name(args.dataset)
     folder = preprocessed_folder(dataset)
     plans = load_plans(folder / f"{args.p}.json")
-    prompts = make_prompts(plans, args.fold, args.device)
+    with case_workers(1, args.dask) as workers:
+        prompts = make_prompts(plans, args.fold, args.device, workers if args.dask else None)
     log.info("Prompts of %d cases are in %s", len(prompts.cases()), prompts.folder)
     if args.figure:
         from samdpo.preprocessing.store import SliceStore

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from samdpo.dataset.dicom import find_series
@@ -16,7 +18,7 @@ _NO_DICOM = (
 
 def files_of(folder: Path) -> list[Path]:
     """Files of a folder, sorted; hidden ones (macOS's ``._x``) are not the user's."""
-    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    return _shown(folder, os.DirEntry.is_file)
 
 
 def foreign_files(folder: Path, ending: str) -> list[str]:
@@ -56,4 +58,11 @@ def misnamed_folders(folder: Path) -> list[str]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return _shown(folder, os.DirEntry.is_dir)
+
+
+def _shown(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> list[Path]:
+    """What is not hidden, sorted by name; the listing knows what is a file, so that thousands are not asked."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and wanted(entry))
+    return [folder / name for name in names]

@@ -8,6 +8,7 @@ Arrays are (C, Z, Y, X); a single picture has Z = 1 and, as in nnU-Net, the spac
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS
 _FLAT_ENDINGS = (".png", ".bmp")
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
+_ENDINGS = (*SUPPORTED_ENDINGS, *LOSSY_ENDINGS)
 PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05
@@ -57,8 +59,8 @@ class Volume:
 
 def ending_of(path: Path | str) -> str:
     """The supported or lossy ending of a file name in lower case (``.nii.gz`` counts as one); "" for any other."""
-    name = Path(path).name.lower()
-    return next((e for e in (*SUPPORTED_ENDINGS, *LOSSY_ENDINGS) if name.endswith(e)), "")
+    name = os.path.basename(path).lower()
+    return next((e for e in _ENDINGS if name.endswith(e)), "")
 
 
 def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None = None) -> Volume:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from samdpo.dataset.agreement import grid_problem, listing, mixed_dimensions, value_problem
 from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
 from samdpo.errors import DatasetError
+from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 20  # problems listed in the message; the rest is counted
-_IN_PROCESS = {True: 1, False: 8}  # is a volume: up to so many cases starting processes costs more than it saves
+_PER_PROCESS = {True: 1, False: 8}  # is a volume: cases below which a process costs more to start than it saves
 
 
 @dataclass
@@ -39,7 +38,7 @@ class _Finding:
         self.problems += [problem] if problem else []
 
 
-def verify_dataset_integrity(raw_folder: Path | str, processes: int = 1) -> None:
+def verify_dataset_integrity(raw_folder: Path | str, processes: Workers = 1) -> None:
     """Read every image and label of ``raw_folder`` and compare them with dataset.json and each other.
 
     Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, finite values, geometry,
@@ -122,18 +121,9 @@ def check_case(case: Case, dataset: DatasetJson) -> _Finding:
     return finding
 
 
-def _check_all(cases: list[Case], dataset: DatasetJson, processes: int) -> Iterator[_Finding]:
-    few = len(cases) <= _IN_PROCESS[dataset.file_ending in MEDICAL_ENDINGS]
-    bar = {"total": len(cases), "desc": "checking", "unit": "case", "disable": few}
-    if processes <= 1 or few:
-        yield from tqdm((check_case(case, dataset) for case in cases), **bar)
-        return
-    # Spawned processes start clean: the parent may hold threads of torch, with which a fork may hang.
-    context = multiprocessing.get_context("spawn")
-    workers = min(processes, len(cases))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        chunk = max(1, min(16, len(cases) // (4 * workers)))
-        yield from tqdm(pool.map(check_case, cases, [dataset] * len(cases), chunksize=chunk), **bar)
+def _check_all(cases: list[Case], dataset: DatasetJson, processes: Workers) -> Iterator[_Finding]:
+    per_process = _PER_PROCESS[dataset.file_ending in MEDICAL_ENDINGS]
+    yield from map_cases(partial(check_case, dataset=dataset), cases, processes, "checking", per_process)
 
 
 def _count_problems(raw_folder: Path, dataset: DatasetJson, found: int, *, already: bool) -> list[str]:

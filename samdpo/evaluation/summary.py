@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ from samdpo.dataset.images import read_label, read_label_with_properties
 from samdpo.errors import DatasetError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
 from samdpo.files import write_json
+from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
 _LISTED = 20  # files named in an error; more are counted
-_CASES_PER_PROCESS = 8  # starting a process takes as long as evaluating about this many images
 
 
 def evaluate_folder(
@@ -29,7 +27,7 @@ def evaluate_folder(
     pred_folder: Path,
     dataset_json: DatasetJson | Path,
     output: Path | None = None,
-    processes: int = 1,
+    processes: Workers = 1,
     chill: bool = False,
     tolerance: float | None = None,
     cases: Sequence[str] | None = None,
@@ -41,7 +39,7 @@ def evaluate_folder(
         pred_folder: predicted label maps; more than there are references is no error, they are named in a warning.
         dataset_json: parsed, or the path of the file or of the folder that holds it.
         output: the JSON to write; default ``pred_folder/summary.json``.
-        processes: cases evaluated at once.
+        processes: cases evaluated at once, or an executor.
         chill: evaluate what is predicted instead of raising when predictions are missing (nnU-Net's flag).
         tolerance: of the surface Dice; by default 2 px in plain images and 1 mm elsewhere.
         cases: identifiers to evaluate, for example a fold's validation cases; by default every reference.
@@ -58,7 +56,7 @@ def evaluate_folder(
     dataset = dataset_json if isinstance(dataset_json, DatasetJson) else _load(Path(dataset_json))
     pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
     jobs = [_Job(ref, pred, dataset.structures, dataset.ignore_label, tolerance) for ref, pred in pairs]
-    evaluated = _run(jobs, processes)
+    evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
     return summary
@@ -95,6 +93,11 @@ class _Job:
     ignore_label: int | None
     tolerance: float | None
 
+    @property
+    def identifier(self) -> str:
+        """What messages call it."""
+        return self.pred.name
+
 
 def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
     ref, properties = read_label_with_properties(job.ref)
@@ -109,17 +112,6 @@ def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
     )
     entry = {"reference_file": str(job.ref), "prediction_file": str(job.pred), "metrics": metrics}
     return entry, SurfaceUnit.of(spacing, job.tolerance)
-
-
-def _run(jobs: list[_Job], processes: int) -> list[tuple[dict[str, Any], SurfaceUnit]]:
-    from tqdm import tqdm
-
-    workers = min(processes, len(jobs) // _CASES_PER_PROCESS)
-    if workers < 2:
-        return [_evaluate(job) for job in tqdm(jobs, "evaluating", unit="case", disable=None)]
-    # spawn: a fork of a process that has torch's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(tqdm(pool.map(_evaluate, jobs), "evaluating", len(jobs), unit="case", disable=None))
 
 
 def _load(path: Path) -> DatasetJson:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class EmbeddingStore:
     Args:
         folder: of the store; created where missing.
         key: hash of all that made the arrays (weights, plan). A folder filled under another key is emptied.
+        most_gib: of disk that the arrays may take; None for any number. What does not fit is not kept.
 
     Example::
 
@@ -38,8 +40,9 @@ class EmbeddingStore:
         batch = store.get([("case_1", 0, "flip"), ("case_2", 0, "flip")])  # (2, C, h, w)
     """
 
-    def __init__(self, folder: Path | str, key: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, key: str, most_gib: float | None = None) -> None:
+        self.folder, self.most_gib = Path(folder), most_gib
+        self._taken: int | None = None  # bytes; None until it matters
         marker = self.folder / "key.txt"
         known = marker.read_text(encoding="utf-8") if marker.is_file() else None
         if known != key:
@@ -55,17 +58,38 @@ class EmbeddingStore:
         """Whether an array of this name is kept."""
         return self._file(key).is_file()
 
-    def put(self, *key_and_array: Any) -> None:
+    def lacks(self, names: Sequence[Key]) -> list[Key]:
+        """Those of ``names`` that are not kept, by one look into the folder."""
+        with os.scandir(self.folder) as entries:
+            there = {entry.name for entry in entries}
+        return [name for name in names if self._file(name if isinstance(name, tuple) else (name,)).name not in there]
+
+    def taken_gib(self) -> float:
+        """Disk that the arrays take; those of other processes are counted when the store is opened."""
+        if self._taken is None:
+            with os.scandir(self.folder) as entries:
+                self._taken = sum(entry.stat().st_size for entry in entries if entry.name.endswith(".npy"))
+        return self._taken / 2**30
+
+    def put(self, *key_and_array: Any) -> bool:
         """Keep an array: ``put(case, slice, view, array)`` or ``put(name, array)``.
 
         Tensors and NumPy arrays of any float type and shape; stored as float16, larger values are clipped.
+
+        Returns:
+            whether it is kept; it is not where the store would take more disk than it may.
         """
         *key, array = key_and_array
         if isinstance(array, torch.Tensor):
             array = array.detach().float().cpu().numpy()
         half = np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)
+        if self.most_gib is not None:
+            if self.taken_gib() + half.nbytes / 2**30 > self.most_gib:
+                return False
+            self._taken += half.nbytes
         with atomic_path(self._file(key)) as temporary, temporary.open("wb") as file:
             np.save(file, half)
+        return True
 
     def get(self, *key: Any) -> torch.Tensor:
         """Kept arrays as float16 on the CPU.

@@ -16,7 +16,8 @@ from samdpo.dataset.orientation import orientation
 from samdpo.errors import DatasetError
 
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
-_SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure
+_SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure, where there are few cases
+_SAMPLES_OF_ALL = 2_000_000  # of all cases together: memory does not grow with their number
 _COMPONENT_SHARE = 0.05  # of the largest component of a slice; smaller ones are specks of the drawing
 
 
@@ -76,8 +77,18 @@ def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[in
     return int(np.argmax(spacing))
 
 
-def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
+def samples_of_a_case(n_cases: int) -> int:
+    """Intensities that each of ``n_cases`` cases gives of its foreground, and of each structure."""
+    return max(1, min(_SAMPLES, _SAMPLES_OF_ALL // max(1, n_cases)))
+
+
+def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> CaseMeasure:
     """Read one labelled case and measure it.
+
+    Args:
+        case: with a label.
+        dataset: its dataset.json.
+        samples: intensities kept of the foreground, and of each structure.
 
     Raises:
         DatasetError: image and label differ in size or geometry, a value that dataset.json does not list, an image of
@@ -100,7 +111,7 @@ def measure_case(case: Case, dataset: DatasetJson) -> CaseMeasure:
         )
     axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape)
     generator = np.random.default_rng(1234)
-    take = partial(_sample, data, generator)
+    take = partial(_sample, data, generator, samples)
     known = np.ones_like(label, bool) if dataset.ignore_label is None else label != dataset.ignore_label
     foreground = (label > 0) & known
     structures = {
@@ -141,10 +152,10 @@ def _by_slice(mask: np.ndarray, axis: int) -> tuple[list[float], list[int]]:
     return [float(n / area) for n, _ in counts if n], [count_components(one) for n, one in counts if n]
 
 
-def _sample(data: np.ndarray, generator: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+def _sample(data: np.ndarray, generator: np.random.Generator, samples: int, mask: np.ndarray) -> np.ndarray:
     voxels = data[:, mask]
-    if voxels.shape[1] > _SAMPLES:
-        voxels = voxels[:, generator.integers(0, voxels.shape[1], _SAMPLES)]
+    if voxels.shape[1] > samples:
+        voxels = voxels[:, generator.integers(0, voxels.shape[1], samples)]
     return voxels
 
 

@@ -16,8 +16,8 @@ from samdpo.dataset.cases import Case, labelled_cases, load_groups, unlabelled_c
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
 from samdpo.errors import DatasetError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.parallel import map_cases
-from samdpo.planning.case_measures import CaseMeasure, measure_case
+from samdpo.parallel import Workers, map_cases
+from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,12 @@ FINGERPRINT_FILE = "dataset_fingerprint.json"
 _VERSION = 3  # of the file; another one is extracted anew
 
 
-def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str, Any]:
+def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[str, Any]:
     """Read every labelled case once.
 
     Args:
         raw_folder: ``nnUNet_raw/DatasetXXX_Name``.
-        processes: at most this many.
+        processes: at most this many, or an executor.
 
     Returns:
         nnU-Net's keys ``spacings``, ``shapes_after_crop``, ``median_relative_size_after_cropping``,
@@ -52,7 +52,8 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
             "%s: 'numTraining' is %d, but imagesTr and labelsTr hold %d cases. Write \"numTraining\": %d, or add what "
             "is missing.", raw_folder / "dataset.json", dataset.num_training, len(cases), len(cases),
         )
-    measures = list(map_cases(partial(measure_case, dataset=dataset), cases, processes, "Fingerprint"))
+    measure = partial(measure_case, dataset=dataset, samples=samples_of_a_case(len(cases)))
+    measures = list(map_cases(measure, cases, processes, "Fingerprint"))
     mixed = mixed_dimensions({case.images[0]: m.ndim for case, m in zip(cases, measures)})
     if mixed:
         raise DatasetError(mixed)
@@ -90,7 +91,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: int = 1) -> dict[str,
     }
 
 
-def update_fingerprint(raw_folder: Path, folder: Path, processes: int = 1, clean: bool = False) -> dict[str, Any]:
+def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, clean: bool = False) -> dict[str, Any]:
     """The fingerprint in ``folder``; extracted where it is missing, of other files, or ``clean`` is asked for."""
     file = folder / FINGERPRINT_FILE
     if file.is_file() and not clean:

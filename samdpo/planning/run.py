@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import read_json, write_json
+from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
 from samdpo.planning.fingerprint import load_fingerprint, update_fingerprint
 from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
@@ -30,7 +31,7 @@ def plan_and_preprocess(
     labelled: float = 1.0,
     unlabelled: float | None = None,
     seed: int = SPLIT_SEED,
-    processes: int = 1,
+    processes: Workers = 1,
     verify: bool = False,
     preprocess: bool = True,
     clean: bool = False,
@@ -46,7 +47,7 @@ def plan_and_preprocess(
         labelled: share of each fold's training cases whose labels may be used.
         unlabelled: share that counts as unlabelled; None for all the rest.
         seed: of the choice of labelled cases and of training; the folds are always nnU-Net's.
-        processes: for case-level work.
+        processes: for case-level work, or an executor.
         verify: read and compare every file first.
         preprocess: also cut the slices.
         clean: make everything anew.
@@ -64,7 +65,7 @@ def plan_and_preprocess(
     return plans
 
 
-def extract(dataset: int | str, processes: int = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
+def extract(dataset: int | str, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
     raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset)
     if verify:
@@ -117,7 +118,7 @@ def plan_experiment(
 
 
 def preprocess_planned(
-    dataset: int | str, plans_name: str = PLANS_NAME, processes: int = 1, clean: bool = False
+    dataset: int | str, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
 ) -> SliceStore:
     """Cut the slices of a planned dataset; returns the store."""
     from samdpo.preprocessing.preprocess import preprocess_dataset

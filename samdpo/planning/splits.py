@@ -92,7 +92,7 @@ def make_splits(
         )
         bare = [(cases, cases)]
     else:
-        bare = [([c for c in cases if c not in set(part)], part) for part in parts]
+        bare = [(sorted(set(cases) - set(part)), part) for part in parts]
     return [
         complete_fold(train, val, groups, seed, labelled, unlabelled, ul_cases) for train, val in bare
     ]

@@ -20,7 +20,7 @@ from samdpo.dataset.images import Volume, ending_of, read_image, read_label, rea
 from samdpo.dataset.orientation import axes_to_flip, flipped
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, hash_of
-from samdpo.parallel import map_cases
+from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
@@ -30,6 +30,7 @@ from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 
+_PORTION = 2**20  # bytes read at once
 _VERSION = 1  # of what this module computes; part of every case's hash
 
 
@@ -59,7 +60,7 @@ def preprocess_case(case: Case, plans: Plans) -> tuple[np.ndarray, SliceGeometry
     return channels[:, properties["channels"]], geometry, properties
 
 
-def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, clean: bool = False) -> SliceStore:
+def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
     """Fill ``nnUNet_preprocessed/DatasetXXX_Name/DATA_IDENTIFIER`` from the raw images.
 
     Cases that are there, made from the same files with the same plan, are kept; cases whose raw files are gone are
@@ -68,7 +69,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     Args:
         dataset: id or name.
         plans: its ``preprocessing`` is what is done.
-        processes: at most this many.
+        processes: at most this many, or an executor.
         clean: throw away what is there.
 
     Raises:
@@ -85,12 +86,15 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     with atomic_path(folder / "dataset.json") as temporary:
         shutil.copyfile(raw / "dataset.json", temporary)
     _copy_truth([c for c in cases if c.label], folder / "gt_segmentations", contents.file_ending)
-    with ThreadPoolExecutor(max(1, processes)) as threads:  # hashing waits for the disk, not for Python
-        hashes = list(threads.map(lambda case: case_hash(case, plans, contents.ignore_label), cases))
+    with ThreadPoolExecutor(local_threads(processes)) as threads:  # hashing waits for the disk, not for Python
+        rules = _rules(plans, contents.ignore_label)
+        hashes = list(threads.map(lambda case: _hash(case, *rules), cases))
     labels = {name: structure.label for name, structure in plans.structures.items()}
+    there = store.summaries()
     jobs = [
         _Job(case, plans.preprocessing, labels, content, store.folder, contents.labels, contents.ignore_label)
-        for case, content in zip(cases, hashes) if not store.has(case.identifier, content)
+        for case, content in zip(cases, hashes)
+        if case.identifier not in there or there[case.identifier].hash != content
     ]
     if len(jobs) < len(cases):
         log.info("%d of %d cases are preprocessed already.", len(cases) - len(jobs), len(cases))
@@ -99,16 +103,33 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: int = 1, cle
     for gone in sorted(set(store.cases()) - {case.identifier for case in cases}):
         log.info("%s is not among the raw images any more: its slices are removed.", gone)
         store.remove(gone)
+    store.summaries()  # once read, they are there for every training
     log.info("%d cases in %s", len(cases), store.folder)
     return SliceStore(store.folder)
 
 
 def case_hash(case: Case, plans: Plans, ignore_label: int | None = None) -> str:
     """Hash of all that a case's slices are made from: the bytes of its files, the plan's preprocessing, the labels."""
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(case)]
+    return _hash(case, *_rules(plans, ignore_label))
+
+
+def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict[str, int]]:
+    """What of a plan a case's slices depend on: preprocessing, and labels by name."""
     rules = {k: v for k, v in to_dict(plans.preprocessing).items() if k != "data_identifier"}
     labels = {name: s.label for name, s in plans.structures.items()}
-    return hash_of(_VERSION, contents, rules, labels if ignore_label is None else {**labels, "ignore": ignore_label})
+    return rules, labels if ignore_label is None else {**labels, "ignore": ignore_label}
+
+
+def _hash(case: Case, rules: dict[str, Any], labels: dict[str, int]) -> str:
+    return hash_of(_VERSION, [_content_hash(file) for file in _files(case)], rules, labels)
+
+
+def _content_hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(_PORTION):  # a volume need not be in memory
+            digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,11 @@ class _Job:
     folder: Path | None = None
     listed: Mapping[str, int] | None = None  # every label of dataset.json; None: any value is accepted
     ignore_label: int | None = None
+
+    @property
+    def identifier(self) -> str:
+        """What messages call it."""
+        return self.case.identifier
 
 
 def _run(job: _Job) -> None:

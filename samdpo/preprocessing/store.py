@@ -6,6 +6,7 @@ The JSON is written last, so a case that has one is whole. Reading one slice dec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,24 @@ import numpy as np
 
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
+from samdpo.json_index import JsonIndex
 from samdpo.preprocessing.slicing import SliceGeometry
 
 _REMEDY = "Type: samdpo_preprocess -d DATASET"
 IGNORED = -1  # in stored labels: pixels of dataset.json's label ``ignore``, of which nothing is known
 _OPEN = 64  # arrays and property files kept open: training comes back to the same cases
+_KEPT = 4096  # properties kept in memory: a few kB each
+_INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What is needed of all cases at once; see :meth:`SliceStore.properties`."""
+
+    hash: str
+    labelled: bool
+    n_slices: int
+    ignored_slices: list[int]
 
 
 class SliceStore:
@@ -31,13 +45,22 @@ class SliceStore:
         self.folder = Path(folder)
         self._arrays: dict[Path, Any] = {}
         self._properties: dict[str, dict[str, Any]] = {}
+        self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_arrays": {}, "_properties": {}}  # open files do not travel to other processes
+    def __reduce__(self) -> tuple[type[SliceStore], tuple[Path]]:
+        return type(self), (self.folder,)  # open files do not travel to other processes
 
     def cases(self) -> list[str]:
         """Identifiers of the cases that are whole, sorted."""
         return sorted(f.name[: -len(".json")] for f in self.folder.glob("*.json") if not f.name.startswith("."))
+
+    def summaries(self) -> dict[str, CaseSummary]:
+        """Of every case that is whole now, sorted; of thousands much faster than :meth:`properties` of each."""
+        indexed, names = self._index.read()
+        return {
+            case: CaseSummary(*entry) for case, entry in indexed.items()
+            if self.image_file(case).name in names and (not entry[1] or self.label_file(case).name in names)
+        }
 
     def has(self, case: str, content_hash: str | None = None) -> bool:
         """Whether the case is there, whole, and made from this very content where a hash is given."""
@@ -62,6 +85,8 @@ class SliceStore:
             DatasetError: the case is not preprocessed, or its JSON is damaged.
         """
         if case not in self._properties:
+            while len(self._properties) >= _KEPT:
+                self._properties.pop(next(iter(self._properties)))
             self._properties[case] = read_json(
                 self._file(case), error=DatasetError, remedy=f"The case {case} is not preprocessed. {_REMEDY}"
             )
@@ -152,6 +177,14 @@ class SliceStore:
             return np.asarray(self._arrays[file][index])
         except (RuntimeError, ValueError) as error:
             raise _damaged(file) from error
+
+
+def _summary(properties: dict[str, Any]) -> list[Any]:
+    """The fields of :class:`CaseSummary`."""
+    return [
+        str(properties.get("hash", "")), bool(properties["labelled"]), int(properties["geometry"]["n_slices"]),
+        list(properties.get("ignored_slices", ())),
+    ]
 
 
 def _write_b2nd(array: np.ndarray, file: Path) -> None:

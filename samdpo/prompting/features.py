@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 4  # fastest on two cores with LiteMedSAM
-MAX_KEPT_SLICES = 4000  # 2 MiB each: beyond that, features are computed when needed instead of filling the disk
 
 
 def frozen_key(plan: NetworkPlan) -> str:
@@ -75,6 +74,7 @@ class SliceFeatures:
         extractor: frozen encoder.
         preprocessing: the plan that made the slices; part of the cache's key.
         folder: of the cache; None keeps nothing on disk.
+        kept_gib: of disk that the cache may take; None for any number.
     """
 
     def __init__(
@@ -83,11 +83,12 @@ class SliceFeatures:
         extractor: FeatureExtractor,
         preprocessing: PreprocessingPlan,
         folder: Path | None,
+        kept_gib: float | None = None,
     ) -> None:
         self.store, self.extractor = store, extractor
-        self._cache = None
+        self._cache, self._full = None, False
         if folder is not None:
-            self._cache = EmbeddingStore(folder, hash_of(extractor.key, preprocessing))
+            self._cache = EmbeddingStore(folder, hash_of(extractor.key, preprocessing), kept_gib)
 
     def __call__(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
         """(C, h, w) float16 features of one slice, or of its left-right mirror image."""
@@ -97,18 +98,20 @@ class SliceFeatures:
         return self._compute([(case, index, mirrored)])[0]
 
     def prepare(self, slices: Sequence[tuple[str, int, bool]]) -> None:
-        """Compute what is missing of (case, slice, mirrored), in batches.
+        """Compute what is missing of (case, slice, mirrored), in batches, until the disk holds as much as it should.
 
-        Nothing where there are more slices than the disk should hold: they are computed one by one when needed.
+        The others are computed one by one when they are needed.
         """
         if self._cache is None:
             return
-        if len(slices) > MAX_KEPT_SLICES:
-            log.info("%d slices: features are computed when needed and not kept.", len(slices))
-            return
-        missing = [one for one in slices if not self._cache.has(*one[:2], self._view(one[0], one[2]))]
+        names = {(case, index, self._view(case, mirrored)): (case, index, mirrored) for case, index, mirrored in slices}
+        missing = [names[name] for name in self._cache.lacks(list(names))]
         for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="Image features", disable=not missing):
             self._compute(missing[start : start + BATCH_SIZE])
+            if self._full:
+                log.info("The features of %d of %d slices are not kept, since kept_gib is %g: they are computed when "
+                         "needed.", len(self._cache.lacks(list(names))), len(slices), self._cache.most_gib)
+                return
 
     def _compute(self, slices: Sequence[tuple[str, int, bool]]) -> list[torch.Tensor]:
         images = [torch.from_numpy(self.store.image(case, index)) for case, index, _ in slices]
@@ -116,7 +119,7 @@ class SliceFeatures:
         features = self.extractor(torch.stack(images)).cpu()
         if self._cache is not None:
             for (case, index, mirrored), one in zip(slices, features):
-                self._cache.put(case, index, self._view(case, mirrored), one)
+                self._full |= not self._cache.put(case, index, self._view(case, mirrored), one)
         return list(features)
 
     def _view(self, case: str, mirrored: bool) -> str:
@@ -127,4 +130,4 @@ class SliceFeatures:
 def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:
     """Features of the plan's frozen encoder, kept in ``samdpoPlans_features`` beside the slices."""
     folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_features"
-    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder)
+    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder, plans.kept_gib)

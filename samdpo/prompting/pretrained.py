@@ -100,6 +100,12 @@ def calibrated_prompter(
     return FittedPrompters(Prompter(replace(settings, calibrations=calibrations), model, device), {}, saliency)
 
 
+def kept_saliency(plans: Plans, store: SliceStore, prompter: Prompter, folder: Path) -> SliceSaliency:
+    """The kept saliency of the plan's model by a prompter that was loaded from its folder."""
+    files = find_open_clip(plans.prompting.image_text_model)
+    return SliceSaliency(store, prompter, saliency_key(plans, files), folder)
+
+
 def saliency_key(plans: Plans, files: OpenClipFiles) -> str:
     """Names all that the raw saliency of a slice depends on, the slice's own content apart."""
     phrases = [plan.phrase or name for name, plan in plans.structures.items()]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
-from samdpo.files import atomic_path, hash_of, read_json, write_json
+from samdpo.files import atomic_path, hash_of, read_json, temporary_beside, write_json
+from samdpo.json_index import JsonIndex
+from samdpo.parallel import Executor, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.planning.splits import load_splits
 from samdpo.plans import Plans
@@ -24,12 +29,14 @@ from samdpo.prompting.description_file import with_descriptions
 from samdpo.prompting.features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
 from samdpo.prompting.packing import PackedPrompts, pack
-from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, pretrained_checksum
+from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompter import Prompter
 
 log = logging.getLogger(__name__)
 
 _KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
+_INDEX_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,23 @@ class _KeptCase:
         return [StructurePrompt(**fields, **self.packed.arrays(row)) for row, fields in self.slices[index]]
 
 
+@dataclass(frozen=True)
+class PromptsSummary:
+    """What is needed of the prompts of all cases at once.
+
+    Attributes:
+        key: of what made them.
+        case_key: of the case's own input.
+        slices: how many there are.
+        shown: those in which at least one structure is present.
+    """
+
+    key: str | None
+    case_key: str
+    slices: int
+    shown: list[int]
+
+
 class PromptStore:
     """Prompts by case and slice.
 
@@ -54,6 +78,7 @@ class PromptStore:
     def __init__(self, folder: Path, key: str | None = None) -> None:
         self.folder, self.key = Path(folder), key
         self._recent: dict[str, _KeptCase] = {}
+        self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_recent": {}}  # other processes read what they need
@@ -65,7 +90,27 @@ class PromptStore:
 
     def cases(self) -> list[str]:
         """Cases that are whole and of this key, sorted."""
-        return sorted(path.stem for path in self.folder.glob("*.json") if self.has(path.stem))
+        return list(self.summaries())
+
+    def summaries(self) -> dict[str, PromptsSummary]:
+        """Of every case that is whole and of this key now, sorted."""
+        indexed, names = self._index.read()
+        return {
+            case: PromptsSummary(*entry) for case, entry in indexed.items()
+            if f"{case}.npz" in names and self.key in (None, entry[0])
+        }
+
+    def shown(self, cases: Sequence[str]) -> set[tuple[str, int]]:
+        """The slices of ``cases`` in which at least one structure is present.
+
+        Raises:
+            ConfigurationError: a case has no prompts of this key.
+        """
+        there = self.summaries()
+        for case in cases:
+            if case not in there:
+                raise self._missing(case)
+        return {(case, index) for case in cases for index in there[case].shown}
 
     def has(self, case: str, case_key: str = "") -> bool:
         """Whether the case's prompts are there, whole, of this store's key and of ``case_key`` where given."""
@@ -137,10 +182,7 @@ class PromptStore:
     def _read(self, case: str) -> _KeptCase:
         meta, arrays = self._paths(case)
         if not self.has(case):
-            raise ConfigurationError(
-                f"{self.folder} has no prompts for case {case!r} made with these settings. "
-                "Type: samdpo_prompt DATASET FOLD"
-            )
+            raise self._missing(case)
         content = read_json(meta)
         try:
             with np.load(arrays, allow_pickle=False) as stored:
@@ -158,8 +200,19 @@ class PromptStore:
             ) from error
         return kept
 
+    def _missing(self, case: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.folder} has no prompts for case {case!r} made with these settings. Type: samdpo_prompt DATASET FOLD"
+        )
+
     def _paths(self, case: str) -> tuple[Path, Path]:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"
+
+
+def _summary(content: dict[str, Any]) -> list[Any]:
+    """The fields of :class:`PromptsSummary`."""
+    shown = sorted({int(prompt["slice"]) for prompt in content["prompts"] if prompt["present"]})
+    return [content["key"], content["case_key"], int(content["slices"]), shown]
 
 
 _ASKED_AT_ONCE = 32  # slices whose questions go to a model together
@@ -171,14 +224,17 @@ def prompts_folder(plans: Plans, fold: int | str) -> Path:
     return preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_prompts" / f"fold_{fold}"
 
 
-def make_prompts(plans: Plans, fold: int | str, device: str = "auto") -> PromptStore:
+def make_prompts(
+    plans: Plans, fold: int | str, device: str = "auto", executor: Executor | None = None
+) -> PromptStore:
     """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits."""
     labelled, others = fold_cases(preprocessed_folder(plans.dataset_name), fold)
-    return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device)
+    return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device, executor)
 
 
 def make_prompts_of(
-    plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto"
+    plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto",
+    executor: Executor | None = None,
 ) -> PromptStore:
     """Make what is missing of some cases' prompts; returns the store, which is then whole for them.
 
@@ -192,36 +248,47 @@ def make_prompts_of(
         labelled: cases whose labels are looked at.
         others: cases that are only prompted.
         device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
+        executor: whose processes prompt the cases; else this process does. The towers are fitted here, and a model
+            that answers questions is asked here.
     """
     plans = with_descriptions(plans)
     folder = preprocessed_folder(plans.dataset_name)
     store = SliceStore(folder / plans.preprocessing.data_identifier)
     cases = [*labelled, *others]
-    hashes = {case: str(store.properties(case).get("hash", "")) for case in cases}
+    there = store.summaries()
+    hashes = {c: there[c].hash if c in there else str(store.properties(c).get("hash", "")) for c in cases}
     key = hash_of(
         _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
         {case: hashes[case] for case in labelled},
     )
     prompts = PromptStore(target, key)
     answerer = keep_answers(plans)
-    missing = [case for case in cases if not prompts.has(case, hashes[case])]
+    made = prompts.summaries()
+    missing = [case for case in cases if case not in made or hashes[case] not in ("", made[case].case_key)]
     if answerer is not None:
-        kept = {case: prompts.entries(case) for case in cases if case not in missing}
+        kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
         missing += sorted(edited_cases(answerer, kept, plans.structures))
     if not missing and (prompts.prompter_folder / "prompter.json").is_file():
         return prompts
     check_text_dim(plans)
     features = None
+    if executor is not None and asks_a_model(plans.prompting):
+        log.info("The plan's questions are put to a model, which is done in this process.")
+        executor = None
     if plans.prompting.fits_towers:
         features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, missing, features, device)
+        fitted = _fit_towers(plans, store, labelled, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
-    write_prompts(prompts, fitted, store, features, missing)
+    if executor is None:
+        write_prompts(prompts, fitted, store, features, missing)
+    else:
+        _write_elsewhere(executor, prompts, fitted, plans, missing, device)
     if answerer is not None:
         answerer.release()
     fitted.full.save(prompts.prompter_folder)
+    prompts.summaries()  # once read, they are there for every training
     return prompts
 
 
@@ -258,6 +325,79 @@ def write_prompts(
                 prompts.put(case, made, str(store.properties(case).get("hash", "")))
             progress.update(len(group))
     log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process needs to know to prompt cases; small, since it is sent."""
+
+    plans: Plans
+    store: Path
+    key: str | None
+    prompters: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case, and the name of the prompter that may see it."""
+
+    identifier: str
+    prompter: str
+
+
+def _write_elsewhere(
+    executor: Executor, prompts: PromptStore, fitted: FittedPrompters, plans: Plans, cases: Sequence[str], device: str
+) -> None:
+    """As :func:`write_prompts`, by the processes of ``executor``, to which prompters and cases are handed by path."""
+    distinct = {id(one): one for one in (fitted.full, *fitted.held_out.values())}
+    names = {number: str(i) for i, number in enumerate(distinct)}
+    folder = temporary_beside(prompts.folder / "prompters")
+    try:
+        for number, prompter in distinct.items():
+            prompter.save(folder / names[number])
+        work = _Work(plans, prompts.folder, prompts.key, folder, device)
+        items = [_Case(case, names[id(fitted.for_case(case))]) for case in cases]
+        for _ in map_cases(partial(_prompt_by_path, work), items, executor, "Prompts", per_process=1):
+            pass
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Prompting:
+    """What a process keeps while it prompts case after case."""
+
+    def __init__(self, work: _Work) -> None:
+        plans = work.plans
+        folder = preprocessed_folder(plans.dataset_name)
+        self.work, self.store = work, SliceStore(folder / plans.preprocessing.data_identifier)
+        self.prompts = PromptStore(work.store, work.key)
+        self.features = slice_features(plans, self.store, work.device) if plans.prompting.fits_towers else None
+        self.kept_in = folder / f"{plans.plans_name}_saliency"
+        self.fitted: dict[str, FittedPrompters] = {}
+
+    def of(self, name: str) -> FittedPrompters:
+        """The prompter of this name, as if it were fitted to every case."""
+        if name not in self.fitted:
+            prompter = Prompter.load(self.work.prompters / name, self.work.device)
+            saliency = None if self.features else kept_saliency(self.work.plans, self.store, prompter, self.kept_in)
+            self.fitted[name] = FittedPrompters(prompter, {}, saliency)
+        return self.fitted[name]
+
+
+_prompting: _Prompting | None = None
+_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
+
+
+def _prompt_by_path(work: _Work, case: _Case) -> None:
+    """In another process: the case is read, prompted and its prompts written there."""
+    global _prompting
+    with _ONE_AT_A_TIME:
+        if _prompting is None or _prompting.work.prompters != work.prompters:
+            _prompting = _Prompting(work)
+        kept, name = _prompting, case.identifier
+        made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
+        kept.prompts.put(name, made[name], str(kept.store.properties(name).get("hash", "")))
 
 
 def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:

@@ -76,7 +76,11 @@ class SliceSamples:
 
     def keys(self, cases: Sequence[str]) -> list[SliceKey]:
         """The slices of ``cases`` in which at least one structure is present; not those that are ignored all over."""
-        return [key for key in learnable(self.slices, cases) if any(p.present for p in self.prompts.get(*key))]
+        keys = learnable(self.slices, cases)
+        if isinstance(self.prompts, PromptStore):
+            shown = self.prompts.shown(cases)
+            return [key for key in keys if key in shown]
+        return [key for key in keys if any(p.present for p in self.prompts.get(*key))]  # such as boxes of the truth
 
     def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
         """Read one slice and show it under ``view``."""

@@ -50,7 +50,10 @@ class FeatureCache:
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
         owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
         # One process after another: a store drops what was there under another key.
-        self.store = trainer.processes.main_first(lambda: EmbeddingStore(claimed_folder(root, owner, key), key))
+        self.store = trainer.processes.main_first(
+            lambda: EmbeddingStore(claimed_folder(root, owner, key), key, data.plans.kept_gib)
+        )
+        self._not_kept: set[str] = set()  # names for which the disk budget has no room
 
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:
@@ -69,31 +72,55 @@ class FeatureCache:
         return self.trainer.network.encode_suffix(features, self.n_stages)
 
     def fill(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
-        """Compute what is missing, each process its share, and wait for the others; can be stopped and continued."""
+        """Compute what is missing, each process its share, and wait for the others.
+
+        Until the plan's ``kept_gib`` are full; can be stopped and continued.
+        """
         processes, batch_size = self.trainer.processes, self.trainer.stage.inference_batch_size
         own = [(k, v) for v in views for k in keys][processes.rank :: processes.world]
-        missing = [(k, v) for k, v in own if not self.store.has(feature_name(k, v))]
+        names = {feature_name(k, v): (k, v) for k, v in own}
+        missing = [names[name] for name in self.store.lacks(list(names))]
         started = time.perf_counter()
         self.trainer.network.eval()
         for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
                           disable=not missing or not processes.is_main):
             chunk = missing[start : start + batch_size]
             images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
-            for (key, view), feature in zip(chunk, self.compute(images)):
-                self.store.put(feature_name(key, view), feature)
+            kept = [self.store.put(feature_name(k, v), feature) for (k, v), feature in zip(chunk, self.compute(images))]
+            if not all(kept):
+                left = missing[start + sum(kept) :]  # one that does not fit: the next, as large, does not either
+                self._not_kept |= {feature_name(k, v) for k, v in left}
+                log.info(
+                    "%d of %d image embeddings are not kept, since kept_gib is %g and %.2g GiB are taken: they are "
+                    "computed in each step. Raise kept_gib for faster steps.", len(left), len(names),
+                    self.store.most_gib, self.store.taken_gib(),
+                )
+                missing = missing[: start + sum(kept)]
+                break
         if missing:
             self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
         processes.meet()
 
     def has(self, batch: Batch) -> bool:
-        """Whether the features of a batch's slices are kept, under the very views of the batch."""
+        """Whether the features of a batch's slices, under the very views of the batch, are kept or would be."""
         return all(
-            s.view in (IDENTITY, FLIPPED) and self.store.has(feature_name(s.key, s.view)) for s in batch.samples
+            s.view in (IDENTITY, FLIPPED)
+            and (feature_name(s.key, s.view) in self._not_kept or self.store.has(feature_name(s.key, s.view)))
+            for s in batch.samples
         )
 
     def get(self, batch: Batch) -> torch.Tensor:
-        """Kept features of a batch's slices under its views."""
-        return self.store.get([feature_name(s.key, s.view) for s in batch.samples])
+        """Features of a batch's slices under its views, float16; computed where the disk had no room for them."""
+        names = [feature_name(s.key, s.view) for s in batch.samples]
+        rows = [row for row, name in enumerate(names) if name in self._not_kept]
+        if not rows:
+            return self.store.get(names)
+        network = self.trainer.network
+        training = network.training
+        network.eval()  # as when they are kept
+        computed = iter(self.compute(batch.images[rows]).half().cpu())
+        network.train(training)
+        return torch.stack([next(computed) if name in self._not_kept else self.store.get(name) for name in names])
 
 
 def claimed_folder(root: Path, owner: str, key: str) -> Path:

@@ -103,7 +103,7 @@ class FoldData:
         for group in np.random.default_rng(seed).permutation(groups).tolist()[: len(groups) - 1]:
             if len(held) + len(by_group[group]) <= wanted:
                 held += by_group[group]
-        return [c for c in labelled if c not in held], sorted(held)
+        return sorted(set(labelled) - set(held)), sorted(held)
 
     def write_description(self, model_folder: Path) -> None:
         """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself."""

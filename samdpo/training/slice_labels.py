@@ -16,11 +16,12 @@ SliceKey = tuple[str, int]  # case identifier, slice index
 
 def learnable(slices: SliceStore, cases: Sequence[str]) -> list[SliceKey]:
     """Every slice of ``cases`` but those that are ignored all over."""
+    there = slices.summaries()
     return [
         (case, index)
         for case in cases
-        for index in range(slices.slices(case))
-        if index not in slices.properties(case).get("ignored_slices", ())
+        for index in range(there[case].n_slices if case in there else slices.slices(case))
+        if case not in there or index not in there[case].ignored_slices
     ]
 
 

@@ -36,5 +36,5 @@ def test_steps_run_in_order_and_failures_stop_what_needs_them(scheduler, command
 
 def test_without_dask_the_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ConfigurationError, match=r"pip install \"dask\[distributed\]\""):
+    with pytest.raises(ConfigurationError, match=r"pip install \"samdpo\[dask\]\""):
         run_on_dask([], "tcp://nowhere:1")

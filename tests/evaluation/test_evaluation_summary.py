@@ -134,7 +134,8 @@ def test_several_processes_give_the_same_summary(folders, monkeypatch):
     from samdpo.evaluation import summary as module
 
     alone = run(folders)
-    monkeypatch.setattr(module, "_CASES_PER_PROCESS", 1)
+    real = module.map_cases
+    monkeypatch.setattr(module, "map_cases", lambda f, items, n, text: real(f, items, n, text, per_process=1))
     assert json.dumps(run(folders, processes=2)) == json.dumps(alone)
 
 
