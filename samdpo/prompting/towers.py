@@ -25,7 +25,7 @@ _BATCH = 4
 _BACKGROUND_PER_STEP = 2  # background phrases contrasted in a step
 _WARM_UP = 0.1  # share of the steps
 _CHUNK = 8  # images of a pass without gradients
-_EVERY = 1  # rows and columns of the feature grid from one that a step looks at to the next
+_EVERY = 2  # rows and columns from one that a step's loss looks at to the next: neighbours say nearly the same
 _SMOOTH = 1 / _EVERY**2  # one pixel of the feature grid, in pixels that a step looks at
 
 Pixels = tuple[slice, slice]
@@ -221,7 +221,7 @@ def fit_towers(
         shares: (N, S, h, w) share of each feature pixel that a structure covers, in [0, 1].
         texts: phrases of the S structures and of the background.
         dim: width of the shared space.
-        steps: gradient steps of 4 slices, each under a random affine map.
+        steps: gradient steps of 4 slices, each under a random affine map; the loss looks at a quarter of the pixels.
         lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
         known: (N, h, w) share of each feature pixel of which the labels say anything; None for all.

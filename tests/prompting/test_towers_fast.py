@@ -55,16 +55,19 @@ def test_a_few_steps_end_where_the_plain_fit_of_the_same_pixels_ends():
     options = {"dim": 16, "steps": 4, "lr": 1e-3, "seed": 3}
     fast = fit_towers(*data, texts(2), **options)
     same = plain.plain_fit(*data, texts(2), draw_pixels=library._draw_pixels, smooth=library._SMOOTH, **options)
+    other = plain.plain_fit(*data, texts(2), **options)
     features, images, _ = blobs(2, 2, seed=8)
-    maps, expected = (structure_logits(one, features, images, texts(2)) for one in (fast, same))
+    maps, expected, unlike = (structure_logits(one, features, images, texts(2)) for one in (fast, same, other))
     torch.testing.assert_close(maps, expected, atol=5e-3, rtol=0)
+    assert (maps - unlike).abs().max() > 5e-3  # of all pixels: the bound above tells the two apart
 
 
-def test_every_pixel_is_looked_at_in_its_turn():
+def test_a_step_looks_at_every_pixel_in_its_turn():
     generator = torch.Generator().manual_seed(0)
     seen = torch.zeros(6, 6)
     for _ in range(40):
         rows, columns = library._draw_pixels(generator)
+        assert seen[rows, columns].numel() == 9
         seen[rows, columns] += 1
     assert (seen > 0).all()
 
