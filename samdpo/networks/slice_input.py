@@ -45,4 +45,8 @@ def resampled(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if images.shape[-2:] == torch.Size(size):
         return images
     shrinks = images.shape[-1] > size[1]
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+    # Not every version of mps has antialiased interpolation.
+    at = torch.device("cpu") if shrinks and images.device.type == "mps" else images.device
+    return F.interpolate(images.to(at), size=size, mode="bilinear", align_corners=False, antialias=shrinks).to(
+        images.device
+    )

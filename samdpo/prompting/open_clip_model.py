@@ -75,11 +75,12 @@ class OpenClipModel:
         Squashed and not cropped at the centre, so that the saliency covers the whole image.
         """
         clip = self.clip
-        image = image.to(self._device, torch.float32)
+        image = image.to(_antialiasing_device(self._device), torch.float32)
         if tuple(image.shape[-2:]) != clip.size:
             image = functional.interpolate(
                 image[None], size=clip.size, mode=clip.interpolation, align_corners=False, antialias=True
             )[0].clamp(0, 1)
+        image = image.to(self._device)
         return (image - image.new_tensor(clip.mean)[:, None, None]) / image.new_tensor(clip.std)[:, None, None]
 
     @torch.inference_mode()
@@ -116,3 +117,8 @@ class OpenClipModel:
             for score in scores
         ]
         return ChannelActivations(self._layer.maps(taken[0].detach(), size), torch.stack(importance))
+
+
+def _antialiasing_device(device: torch.device) -> torch.device:
+    """Where an image for ``device`` is resampled: mps has no antialiased bicubic interpolation in all its versions."""
+    return torch.device("cpu") if device.type == "mps" else device

@@ -50,10 +50,13 @@ def principal_basis(features: torch.Tensor, components: int) -> tuple[torch.Tens
     Returns:
         mean (C,) and basis (C, components): (x - mean) @ basis has unit variance in each direction.
     """
-    pixels = features.float().permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-    pixels = pixels[:: max(1, len(pixels) // 20_000)].double()
+    pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    # On the CPU, since not every device computes in double precision.
+    pixels = pixels[:: max(1, len(pixels) // 20_000)].cpu().double()
     mean = pixels.mean(0)
-    covariance = (pixels - mean).T @ (pixels - mean) / max(1, len(pixels) - 1)
+    pixels -= mean
+    covariance = pixels.T @ pixels / max(1, len(pixels) - 1)
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0)[:components], vectors.flip(1)[:, :components]
-    return mean.float(), (vectors / values.clamp(min=1e-8 * float(values[0]) + 1e-12).sqrt()).float()
+    basis = vectors / values.clamp(min=1e-8 * float(values[0]) + 1e-12).sqrt()
+    return mean.float().to(features.device), basis.float().to(features.device)

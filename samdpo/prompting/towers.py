@@ -7,6 +7,7 @@ a shadow. Fitted in seconds on the labelled part, always the same for the same s
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -24,6 +25,13 @@ _BATCH = 4
 _BACKGROUND_PER_STEP = 2  # background phrases contrasted in a step
 _WARM_UP = 0.1  # share of the steps
 _CHUNK = 8  # images of a pass without gradients
+_EVERY = 2  # rows and columns from one that a step's loss looks at to the next: neighbours say nearly the same
+_SMOOTH = 1 / _EVERY**2  # one pixel of the feature grid, in pixels that a step looks at
+
+Pixels = tuple[slice, slice]
+"""Rows and columns of the feature grid."""
+
+ALL_PIXELS: Pixels = (slice(None), slice(None))
 
 
 class Pointwise(nn.Linear):
@@ -74,15 +82,40 @@ class Towers(nn.Module):
         brightness = (brightness - self.brightness_mean[None, :, None, None]) / self.brightness_std[None, :, None, None]
         return torch.cat([projected, brightness], dim=1)
 
-    def activations(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Hidden activations (B, 48, h, w) of :meth:`inputs`: gScoreCAM's target layer."""
-        projected, brightness = inputs.split([self.feature_basis.shape[1], BRIGHTNESS_CHANNELS], dim=1)
-        local = functional.gelu(self.norm(self.from_features(self.drop(projected)) + self.from_brightness(brightness)))
-        coarse = functional.avg_pool2d(local, 2)
+    def activations(self, inputs: torch.Tensor, pixels: Pixels = ALL_PIXELS) -> torch.Tensor:
+        """Hidden activations of :meth:`inputs`: gScoreCAM's target layer.
+
+        Args:
+            inputs: (B, 64 + 18, h, w).
+            pixels: rows and columns that are wanted; the context is that of the whole slice whichever they are.
+
+        Returns:
+            (B, 48, h, w), or as many rows and columns as are wanted.
+        """
+        local = functional.gelu(self.norm(self._first(inputs)))
+        coarse = _halved(local)
+        if coarse.device.type == "cpu":  # where dilated convolutions are a third faster so
+            coarse = coarse.contiguous(memory_format=torch.channels_last)
         for block in self.context:
             coarse = coarse + block(coarse)
-        coarse = functional.interpolate(coarse, size=local.shape[-2:], mode="bilinear", align_corners=False)
+        rows, columns = (_interpolation(*sizes).to(coarse) for sizes in zip(coarse.shape[-2:], local.shape[-2:]))
+        rows, columns = rows[pixels[0]], columns[pixels[1]]
+        coarse = _interpolated(coarse, rows, columns)
+        local = local[..., pixels[0], pixels[1]]
         return functional.gelu(self.merge(torch.cat([local, coarse], dim=1)))
+
+    def _first(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, 48, h, w): both kinds of input through their layers, added; dropped components are dropped weights."""
+        kept = self.drop(inputs.new_ones(len(inputs), self.feature_basis.shape[1], 1, 1)).flatten(1)
+        weight = torch.cat(
+            [
+                self.from_features.weight * kept[:, None],
+                self.from_brightness.weight.expand(len(inputs), -1, -1),
+            ],
+            dim=2,
+        )
+        bias = (self.from_features.bias + self.from_brightness.bias)[None, :, None]
+        return torch.baddbmm(bias, weight, inputs.flatten(2)).unflatten(2, inputs.shape[-2:])
 
     def embed(self, activations: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, dim, h, w) of hidden activations, of any length."""
@@ -98,6 +131,27 @@ class Towers(nn.Module):
         length = pixels.square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
         product = torch.bmm(texts.expand(len(pixels), -1, -1), pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
         return self.log_scale.clamp(max=4.6).exp() * product / length
+
+
+def _halved(maps: torch.Tensor) -> torch.Tensor:
+    """Means of 2x2 pixels (B, C, h // 2, w // 2): on a CPU twice as fast as torch's own pooling and its gradient."""
+    height, width = (2 * (side // 2) for side in maps.shape[-2:])
+    rows = maps[:, :, 0:height:2] + maps[:, :, 1:height:2]
+    return 0.25 * (rows[..., 0:width:2] + rows[..., 1:width:2])
+
+
+def _interpolated(maps: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Maps (B, C, h, w) by matrices of :func:`_interpolation` (h', h) and (w', w) to (B, C, h', w')."""
+    # The gradient leaves with channels last, as the context's layers had them: a mixture of layouts is slow.
+    tall = (rows @ maps.permute(0, 2, 3, 1).flatten(2)).unflatten(2, (maps.shape[3], maps.shape[1]))
+    wide = columns @ tall.permute(2, 0, 1, 3).flatten(1)
+    return wide.unflatten(1, (len(maps), len(rows), maps.shape[1])).permute(1, 3, 2, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _interpolation(coarse: int, fine: int) -> torch.Tensor:
+    """Matrix (fine, coarse) of linear interpolation; two products with such are thrice as fast as torch's own."""
+    return functional.interpolate(torch.eye(coarse)[None], size=fine, mode="linear", align_corners=False)[0].T
 
 
 @dataclass(frozen=True)
@@ -167,7 +221,7 @@ def fit_towers(
         shares: (N, S, h, w) share of each feature pixel that a structure covers, in [0, 1].
         texts: phrases of the S structures and of the background.
         dim: width of the shared space.
-        steps: gradient steps of 4 slices, each under a random affine map.
+        steps: gradient steps of 4 slices, each under a random affine map; the loss looks at a quarter of the pixels.
         lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
         known: (N, h, w) share of each feature pixel of which the labels say anything; None for all.
@@ -176,7 +230,8 @@ def fit_towers(
         Towers in eval mode, without gradients.
     """
     device = features.device
-    generator = torch.Generator().manual_seed(seed)
+    # Pixels are drawn apart: slices, views and phrases are the same however many pixels a step looks at.
+    generator, of_pixels = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         towers = Towers(features.shape[1], texts.background.shape[1], dim).to(device)
@@ -184,14 +239,18 @@ def fit_towers(
         whole = 1 if known is None else known[:, None]
         target = torch.cat([shares, (whole - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
         towers.train()
-        optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05)
+        fused = device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for _ in range(steps):
             index = torch.randint(len(inputs), (_BATCH,), generator=generator)
             grid = _random_grid(_BATCH, tuple(inputs.shape[-2:]), generator).to(device)
             view = functional.grid_sample(inputs[index].float(), grid, padding_mode="reflection", align_corners=False)
-            truth = functional.grid_sample(target[index], grid, padding_mode="reflection", align_corners=False)
-            pixels = towers.embed(towers.activations(view))
+            seen = _draw_pixels(of_pixels)
+            truth = functional.grid_sample(
+                target[index], grid[:, seen[0], seen[1]], padding_mode="reflection", align_corners=False
+            )
+            pixels = towers.embed(towers.activations(view, seen))
             similarity = towers.similarity(pixels, towers.embed_text(_draw_phrases(texts, generator)))
             loss = _loss(merge_background(similarity, len(texts.structures)), truth, known is not None)
             optimizer.zero_grad(set_to_none=True)
@@ -225,8 +284,8 @@ def _loss(scores: torch.Tensor, truth: torch.Tensor, partly_known: bool = False)
         known = truth.sum(1, keepdim=True)
         cross_entropy, probability = cross_entropy / known.mean().clamp(min=1e-6), probability * known
     truth = truth[:, :-1]
-    overlap = 2 * (probability * truth).sum((2, 3)) + 1
-    dice = 1 - overlap / ((probability + truth).sum((2, 3)) + 1)
+    overlap = 2 * (probability * truth).sum((2, 3)) + _SMOOTH
+    dice = 1 - overlap / ((probability + truth).sum((2, 3)) + _SMOOTH)
     shown = (truth.sum((2, 3)) > 0).float()
     return cross_entropy + (dice * shown).sum() / shown.sum().clamp(min=1)
 
@@ -255,6 +314,12 @@ def _random_grid(count: int, size: tuple[int, int], generator: torch.Generator) 
         torch.stack([other * angle.sin(), other * angle.cos(), uniform(0.25)], dim=1),
     ]
     return functional.affine_grid(torch.stack(rows, dim=1), [count, 1, *size], align_corners=False)
+
+
+def _draw_pixels(generator: torch.Generator) -> Pixels:
+    """Every ``_EVERY``-th row and column, from a random one."""
+    row, column = torch.randint(_EVERY, (2,), generator=generator).tolist()
+    return slice(row, None, _EVERY), slice(column, None, _EVERY)
 
 
 def _draw_phrases(texts: TowerTexts, generator: torch.Generator) -> torch.Tensor:
