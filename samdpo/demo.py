@@ -24,28 +24,32 @@ METRICS = ("Dice", "IoU", "SurfaceDice")
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much the demo does; the default takes under six minutes on two cores.
+    """How much the demo does.
 
     Attributes:
         cases: annotated phantoms of each kind, of which a fold trains on four fifths; lungs need fewer, since they are
             never elsewhere.
         labelled: share of the fold's training cases whose annotation is used; the others are unlabelled.
-        test: unseen phantoms predicted at the end.
+        test: unseen phantoms of each kind predicted at the end.
         finetune_epochs: of stage 1.
         align_epochs: of stage 2.
         prompt_rounds: of stage 2, where the planner plans any: refitting the prompts takes half a minute.
         tower_steps: of the image-text model's fit.
         backbone: of the plan.
+        frozen_stages: leading stages of the encoder that stage 1 leaves alone, which spares time and memory.
+        mirror: whether the prediction of the mirror image is averaged in, which doubles its time.
     """
 
     cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 12, "ultrasound": 25})
     labelled: float = 0.3
-    test: int = 3
-    finetune_epochs: int = 6
+    test: int = 10
+    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 3, "ultrasound": 6})
     align_epochs: int = 3
     prompt_rounds: int = 1
     tower_steps: int = 100
     backbone: str = "lite_medsam"
+    frozen_stages: int = 2
+    mirror: bool = False
 
 
 def run_demo(folder: Path, kinds: Sequence[str], seed: int, size: DemoSize, processes: int) -> dict[str, Any]:
@@ -94,8 +98,12 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
         make_phantom_dataset(kind, raw, n_labelled=size.cases[kind], n_unlabelled=0, n_test=size.test, seed=seed)
     log.info("== %s: plan and preprocess ==", name)
     plans = plan_and_preprocess(name, labelled=size.labelled, processes=processes)
-    everywhere = [f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}"]
-    epochs = {"finetune": size.finetune_epochs, "align": size.align_epochs}
+    everywhere = [
+        f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}",
+        f"network.frozen_stages={size.frozen_stages}", "keep_features=false",
+        f"inference.mirror={str(size.mirror).lower()}",
+    ]
+    epochs = {"finetune": size.finetune_epochs[kind], "align": size.align_epochs}
     scores, masks = {}, {}
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)

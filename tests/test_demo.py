@@ -10,7 +10,8 @@ from samdpo.errors import ConfigurationError
 from samdpo.files import read_json
 
 SMALL = DemoSize(
-    cases={"xray": 6, "ultrasound": 6}, test=2, finetune_epochs=1, align_epochs=1, tower_steps=5, backbone="tiny_sam"
+    cases={"xray": 6, "ultrasound": 6}, test=2, finetune_epochs={"xray": 1, "ultrasound": 1}, align_epochs=1,
+    tower_steps=5, backbone="tiny_sam",
 )
 
 
