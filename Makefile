@@ -1,5 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv.
 PYTHON ?= python3
+# Where torch and torchvision come from, if not from pip's own index; README names the one of CPU builds.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
@@ -10,6 +12,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet torch torchvision --index-url $(TORCH_INDEX))
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $(STAMP)
 

@@ -60,6 +60,8 @@ def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """One thread for small tests, before any fixture: a sum over threads depends on how many they are, so a training
     that a fixture made is only repeated bit for bit with as many; on a busy machine two wait for each other besides."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU, and PyTorch finds none")
     large = any(item.get_closest_marker(name) for name in ("slow", "shared"))
     torch.set_num_threads(THREADS if large else 1)
 

@@ -156,7 +156,8 @@ def test_a_cluster_without_workers_is_a_sentence(monkeypatch, tmp_path) -> None:
 
 @contextmanager
 def running(program: str, *paths: Path) -> Iterator[subprocess.Popen]:
-    """A Python program in a process of its own."""
+    """A Python program in a process of its own, which Ctrl-C ends even where the tests run in the background."""
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{program}"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,

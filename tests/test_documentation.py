@@ -131,7 +131,7 @@ def test_the_example_trainer_raises_the_rates_over_three_epochs() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     trainer = object.__new__(module.WarmupTrainer)
-    trainer.stage = SimpleNamespace(lr_halving_epochs=4, seed=0)
+    trainer.stage, trainer.processes = SimpleNamespace(lr_halving_epochs=4, seed=0), SimpleNamespace(rank=0)
     trainer.network = torch.nn.Linear(1, 1)
     trainer.optimizer = torch.optim.Adam(trainer.network.parameters(), lr=0.3)
     rates = []

@@ -110,6 +110,8 @@ def test_a_command_s_workers_are_processes_unless_a_cluster_is_named() -> None:
 
 
 AT_WORK = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 import os, sys, time
 from pathlib import Path
 from samdpo.cli.common import run_command

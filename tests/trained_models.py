@@ -73,7 +73,8 @@ class Phantoms:
         """As ``samdpo_train 901 STAGE 0 --set OVERRIDES``, not yet initialised."""
         from samdpo.training.run import get_trainer
 
-        return get_trainer(NUMBER, stage, arguments.pop("fold", 0), device="cpu", overrides=overrides, **arguments)
+        fold, device = arguments.pop("fold", 0), arguments.pop("device", "cpu")
+        return get_trainer(NUMBER, stage, fold, device=device, overrides=overrides, **arguments)
 
     def train(self, stage: str, *overrides: str, resume: bool = False, **arguments) -> Trainer:
         """As ``samdpo_train``, validation included."""

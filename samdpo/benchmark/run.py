@@ -119,7 +119,7 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
             elif not step.is_done:
                 futures[step.key] = Cost(shlex.join(step.words), "failed", reason=_reason(step))
         running = {future: step for step in steps if (future := futures.get(step.key)) and step.key in left}
-        for future in as_completed(running):
+        for future in as_completed(running, loop=client.loop):
             error = future.exception()
             step = running[future]
             _say(step, future.result() if error is None else failed(step.log, shlex.join(step.words), str(error)))

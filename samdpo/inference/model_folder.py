@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.files import read_json
+from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
@@ -27,11 +28,15 @@ REMEDY = "Train it again, or copy the whole model folder once more."
 
 @dataclass
 class FoldModel:
-    """One fold's network, what prompts for it, and its own settings (``model.json``)."""
+    """One fold's network, what prompts for it, and its own settings (``model.json``).
+
+    ``encoder`` is the network's own, once it runs on a device; None of a network that needs no prompt.
+    """
 
     network: SamNetwork | PromptFreeNetwork | VolumeNetwork
     prompter: Prompter | WholeImagePrompter | None  # None of a network that needs no prompt
     settings: dict[str, Any]
+    encoder: FrozenEncoder | None = None
 
 
 def read_plans(folder: Path) -> Plans:

@@ -74,11 +74,9 @@ class Predictor:
         fast_matrix_products(device)
         for fold in folds:
             fold.network.decoder_precision = self.precision
+            if isinstance(fold.network, SamNetwork):
+                fold.encoder = FrozenEncoder(fold.network, device, self.precision)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
-        self._encoders = [
-            FrozenEncoder(f.network, device, self.precision) if isinstance(f.network, SamNetwork) else None
-            for f in folds
-        ]
         self._image: Volume | None = None
 
     @classmethod
@@ -189,10 +187,7 @@ class Predictor:
         for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
             indices = range(start, min(start + SLICES_AT_ONCE, geometry.n_slices))
             images = torch.from_numpy(np.stack([np.asarray(image_of(index), np.float32) for index in indices]))
-            of_folds = [
-                self._predict_fold(fold, encoder, indices, images, prompts_of)
-                for fold, encoder in zip(self.folds, self._encoders)
-            ]
+            of_folds = [self._predict_fold(fold, indices, images, prompts_of) for fold in self.folds]
             collected.add(*smoother.push(np.mean([predicted.probabilities for predicted in of_folds], axis=0)))
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
@@ -209,7 +204,7 @@ class Predictor:
         )
 
     def _predict_fold(
-        self, fold: FoldModel, encoder: FrozenEncoder | None, indices: range, images: torch.Tensor,
+        self, fold: FoldModel, indices: range, images: torch.Tensor,
         prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]],
     ) -> SlicePredictions:
         if isinstance(fold.network, PromptFreeNetwork):
@@ -219,7 +214,7 @@ class Predictor:
         prompts = [prompts_of(fold, index, image) for index, image in zip(indices, images.numpy())]
         return predict_slices(
             fold.network, images, prompts, self.plans, self.device, self.precision, self.mirror, self.batch_size,
-            encode=encoder,
+            encode=fold.encoder,
         )
 
     def _report(

@@ -101,7 +101,7 @@ def run_suffix(encoder: nn.Module, activations: torch.Tensor, n_stages: int, gri
     if hasattr(encoder, "blocks"):  # SAM's ViT keeps channels last: (B, h, w, C)
         activations = activations.permute(0, 3, 1, 2)
     elif activations.ndim == 3:  # TinyViT's layers give tokens (B, h*w, C)
-        activations = activations.transpose(1, 2).unflatten(2, grid)
+        activations = activations.unflatten(1, grid).permute(0, 3, 1, 2)
     return encoder.neck(activations)
 
 

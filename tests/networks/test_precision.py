@@ -88,7 +88,7 @@ def test_on_a_cpu_the_decoder_and_the_settings_of_torch_stay_as_they_are():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_on_a_gpu_the_decoder_computes_in_half_precision(name, dtype):
     with decoder_autocast("cuda", name):

@@ -238,7 +238,7 @@ def test_a_packed_object_is_the_same_and_shared_tensors_are_packed_once():
     assert found["row"].data_ptr() == found["whole"][1].data_ptr()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_batches_for_a_gpu_are_pinned():
     with Loader(1, CUDA) as loader:
         assert all(b["values"].is_pinned() for b in loader.batches(range(3), Counting()))
