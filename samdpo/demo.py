@@ -43,7 +43,7 @@ class DemoSize:
     cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 12, "ultrasound": 25})
     labelled: float = 0.3
     test: int = 10
-    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 3, "ultrasound": 6})
+    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 2, "ultrasound": 6})
     align_epochs: int = 3
     prompt_rounds: int = 1
     tower_steps: int = 100
@@ -108,6 +108,8 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)
         settings = [*everywhere, f"epochs={epochs[stage]}"]
+        if stage == "align":  # embeddings of the mirror images would take as long as everything else of it
+            settings.append("augmentation.flip=false")
         if plans.stage(stage).prompt_rounds:
             settings.append(f"prompt_rounds={size.prompt_rounds}")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)
