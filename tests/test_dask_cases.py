@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from case_work import begun, deadly_five, killed_once, refuse_three, square
 
 import samdpo
 from samdpo.errors import ConfigurationError, DatasetError
@@ -28,40 +29,9 @@ from samdpo.dask_cluster import DaskCluster, identity  # noqa: E402
 HERE = Path(__file__).parent
 
 
-def square(n: int) -> int:
-    return n * n
-
-
 def process_of(_: int) -> int:
     time.sleep(0.05)
     return os.getpid()
-
-
-def refuse_three(n: int) -> int:
-    if n == 3:
-        raise DatasetError("case 3 is damaged")
-    return n
-
-
-def killed_once(folder: Path, n: int) -> int:
-    """Leaves a mark each time it is begun; number 5 is killed the first time."""
-    times = len(list(folder.glob(f"{n}_*")))
-    (folder / f"{n}_{times}").touch()
-    if n == 5 and times == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n
-
-
-def deadly_five(folder: Path, n: int) -> int:
-    if n == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    (folder / str(n)).touch()
-    return n
-
-
-def begun(folder: Path, n: int) -> int:
-    (folder / str(n)).touch()
-    return n
 
 
 def slow(n: int) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from case_work import begun, deadly_five, killed_once, refuse_three, square
 
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.parallel import Processes, case_workers, map_cases
@@ -18,44 +19,13 @@ from samdpo.parallel import Processes, case_workers, map_cases
 STARTING = 120  # seconds that processes may take to be there on a busy machine; never waited for in vain
 
 
-def square(n: int) -> int:
-    return n * n
-
-
 def process_of(_: int) -> int:
     time.sleep(0.02)
     return os.getpid()
 
 
-def refuse_three(n: int) -> int:
-    if n == 3:
-        raise DatasetError("case 3 is damaged")
-    return n
-
-
 def die(_: int) -> None:
     os._exit(9)
-
-
-def killed_once(folder: Path, n: int) -> int:
-    """Leaves a mark each time it is begun; number 5 is killed the first time."""
-    times = len(list(folder.glob(f"{n}_*")))
-    (folder / f"{n}_{times}").touch()
-    if n == 5 and times == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n
-
-
-def deadly_five(folder: Path, n: int) -> int:
-    if n == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    (folder / str(n)).touch()
-    return n
-
-
-def begun(folder: Path, n: int) -> int:
-    (folder / str(n)).touch()
-    return n
 
 
 @pytest.mark.parametrize("processes", [1, 2])
