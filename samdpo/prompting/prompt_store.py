@@ -216,7 +216,7 @@ def _summary(content: dict[str, Any]) -> list[Any]:
 
 
 _ASKED_AT_ONCE = 32  # slices whose questions go to a model together
-_VERSION = 3  # raise when the code makes other prompts from the same settings
+_VERSION = 4  # raise when the code makes other prompts from the same settings
 
 
 def prompts_folder(plans: Plans, fold: int | str) -> Path:
