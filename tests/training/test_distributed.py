@@ -84,6 +84,7 @@ def test_two_processes_of_batch_2_take_the_step_of_one_of_batch_4(finetuned, tmp
                 assert two[0][stage][which][name] == pytest.approx(value, rel=2e-3, abs=2e-4), (stage, name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_with_one_log_and_the_same_mask_cut(planned, tmp_path):
     both = of_processes(planned, tmp_path / "said", 2, "whole")
     assert [said.pop("fits") for said in both] == [2, 0], "prompts under align's settings, and those of its round"
@@ -102,6 +103,7 @@ def test_two_processes_train_one_model_with_one_log_and_the_same_mask_cut(planne
     assert (planned.results / "OwnStepTrainer__samdpoPlans__finetune" / "fold_0" / checkpoints.FINAL).is_file()
 
 
+@pytest.mark.slow
 def test_one_batch_on_three_processes_ends(finetuned, tmp_path):
     said = of_processes(finetuned, tmp_path / "said", 3, "one_batch")
     assert said[0] == said[1] == said[2]
@@ -121,6 +123,7 @@ def train_with(made: Phantoms, trainer: str, *words: str) -> subprocess.Popen:
                     "-tr", f"failing_trainer:{trainer}", *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "sentence"),
     [("RaisingTrainer", "The second process has had enough."), ("DyingTrainer", "--c to go on"),
