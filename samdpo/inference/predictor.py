@@ -23,7 +23,7 @@ from samdpo.inference.slices import SlicePredictions, predict_slices
 from samdpo.inference.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
 from samdpo.networks.frozen_encoder import FrozenEncoder
-from samdpo.networks.precision import fast_matrix_products, resolve_precision
+from samdpo.networks.precision import fast_matrix_products, memory_format, resolve_precision
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
@@ -118,9 +118,7 @@ class Predictor:
 
             return VolumePredictor(plans, models, place, mirror)
         for model in models:
-            model.network.to(place)
-            if place.type == "cpu":
-                model.network.to(memory_format=torch.channels_last)
+            model.network.to(place, memory_format=memory_format(place))
         return cls(plans, models, place, mirror)
 
     def set_image(self, image: Path | str | Sequence[Path | str] | np.ndarray) -> None:

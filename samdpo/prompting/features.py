@@ -14,7 +14,7 @@ from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.frozen_encoder import FrozenEncoder
-from samdpo.networks.precision import resolve_precision
+from samdpo.networks.precision import memory_format, resolve_precision
 from samdpo.networks.registry import build_network
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan
@@ -61,7 +61,7 @@ class FeatureExtractor:
         """
         if self._encoder is None:
             network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
-            network.image_encoder.to(memory_format=torch.channels_last)
+            network.image_encoder.to(memory_format=memory_format(self.device))
             self._encoder = FrozenEncoder(network, self.device, resolve_precision("auto", self.device))
         return torch.cat([self._encoder(part.float()).half() for part in images.split(BATCH_SIZE)])
 
