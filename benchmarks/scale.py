@@ -163,7 +163,7 @@ def first_step() -> None:
         done = FinetuneTrainer.train_step_of_all(self, batch)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         seconds = time.time() - float(os.environ["scale_began"])
-        print(json.dumps({"to_first_step": seconds, "step_mib": memory, "loss": done["loss"]}))
+        print(json.dumps({"to_first_step": seconds, "step_mib": memory, "loss": float(done["loss"])}))
         sys.stdout.flush()
         os._exit(0)
 

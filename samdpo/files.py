@@ -1,23 +1,97 @@
-"""The one atomic write: everything lands under a temporary name and is renamed when it is whole."""
+"""The one atomic write, the one JSON reader, locks and hashes of files.
+
+Everything lands under a temporary name and is renamed when it is whole. The temporary name says which process of which
+machine writes it, so that what a killed one left is told from what another one is writing (:func:`remove_abandoned`).
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from samdpo.errors import ConfigurationError, SamdpoError
 
+log = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
+_ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
 
 def temporary_beside(path: Path) -> Path:
     """Where to write what is renamed to ``path`` when it is whole; writers never meet, threads and machines neither."""
-    return path.with_name(f".tmp{secrets.token_hex(6)}_{path.name}")
+    return path.with_name(f".tmp-{_this_machine()}-{os.getpid()}-{secrets.token_hex(6)}_{path.name}")
+
+
+def remove_abandoned(folder: Path | str, *, recursive: bool = False) -> int:
+    """Remove what killed runs left half written in ``folder``; called by whoever owns the folder, when it starts.
+
+    A temporary file or folder goes when its process on this machine is gone, or, where another machine wrote it, when
+    nothing has touched it for a week. What a running process writes stays, and so does everything with another name.
+
+    Args:
+        folder: may not exist.
+        recursive: look into sub-folders as well; links are not followed.
+
+    Returns:
+        how many were removed.
+    """
+    removed = 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if _is_abandoned(Path(place) / name):
+                _remove(Path(place) / name)
+                removed += 1
+        folders[:] = [name for name in folders if recursive and not _TEMPORARY.match(name)]
+    if removed:
+        log.info("%d unfinished files of a run that was killed are removed from %s.", removed, folder)
+    return removed
+
+
+def _is_abandoned(path: Path) -> bool:
+    written_by = _TEMPORARY.match(path.name)
+    if not written_by:
+        return False
+    machine, process = written_by.group(1), int(written_by.group(2))
+    if machine == _this_machine():
+        return process != os.getpid() and not _is_running(process)
+    try:
+        return time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
+    except OSError:
+        return False
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's, or no number of a process at all
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _this_machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -65,18 +139,69 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_json(path: Path | str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
-    """Read JSON; a missing or broken file raises ``error`` with a sentence that ends in ``remedy``."""
+    """Read JSON of whatever origin; what cannot be read raises ``error`` with a sentence that ends in ``remedy``.
+
+    A byte order mark, which Windows' editors write, is no part of the content.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
         raise error(f"{path} is missing. {remedy}".strip()) from cause
-    except json.JSONDecodeError as cause:
-        raise error(
-            f"{path} is not valid JSON: {cause.msg} at line {cause.lineno}, column {cause.colno}. {remedy}".strip()
-        ) from cause
+    except IsADirectoryError as cause:
+        raise error(f"{path} is a folder; expected a JSON file. {remedy}".strip()) from cause
     except UnicodeDecodeError as cause:
         raise error(f"{path} is not UTF-8 text, so it cannot be JSON. {remedy}".strip()) from cause
+    except OSError as cause:
+        raise error(unreadable(path, cause)) from cause
+    return parse_json(text, str(path), error=error, remedy=remedy)
+
+
+def parse_json(text: str | bytes, what: str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
+    """``json.loads`` of text that is not ours; raises ``error`` with a sentence about ``what`` whatever is wrong."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as cause:
+        place = f"{cause.msg} at line {cause.lineno}, column {cause.colno}"
+        raise error(f"{what} is not valid JSON: {place}. {remedy}".strip()) from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{what} is not UTF-8 text, so it cannot be JSON. {remedy}".strip()) from cause
+    except RecursionError as cause:
+        raise error(f"{what} is nested too deeply to be read as JSON. {remedy}".strip()) from cause
+    except ValueError as cause:  # a whole number of thousands of digits
+        raise error(f"{what} is not valid JSON: {cause}. {remedy}".strip()) from cause
+
+
+def unreadable(path: Path | str, cause: OSError) -> str:
+    """The sentence about a file that is there and cannot be read: permissions are called that, not damage."""
+    if cause.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} may not be read by you ({cause.strerror}). Change its permissions: chmod u+r {path}"
+    return f"{path} cannot be read ({cause.strerror or cause})."
+
+
+def sha256_of_file(path: Path | str) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path | str, *, busy: str = "") -> Iterator[None]:
+    """Hold the lock file ``path`` of something that is read, changed and written by several processes.
+
+    Args:
+        path: of the lock file, which stays.
+        busy: raise this sentence where another process holds the lock; by default it is waited for.
+
+    Raises:
+        ConfigurationError: ``busy``.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0 if busy else -1):
+            yield
+    except Timeout as cause:
+        raise ConfigurationError(busy) from cause
 
 
 def hash_of(*parts: Any) -> str:

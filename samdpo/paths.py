@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError
+from samdpo.names import check_name
 
 _DATASET = re.compile(r"^Dataset(\d{3})_(.+)$")
 PLANS_NAME = "samdpoPlans"
@@ -18,14 +19,19 @@ LATEST_STAGES = ("align", "finetune")  # where several are trained, samdpo_predi
 MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION
 
 
-def _root(variable: str, *, writable: bool) -> Path:
-    value = os.environ.get(variable)
-    if not value:
+def folder_of(variable: str) -> Path | None:
+    """The folder an environment variable names, absolute, ``~`` being the home folder; None where it is not set."""
+    value = os.environ.get(variable, "").strip()
+    return Path(os.path.abspath(Path(value).expanduser())) if value else None
+
+
+def _root(variable: str, *, writable: bool, must_exist: bool = False) -> Path:
+    root = folder_of(variable)
+    if root is None:
         raise ConfigurationError(
             f"The environment variable {variable} is not set. It names the folder that nnU-Net uses for the same "
             f"purpose; type for example: export {variable}=/data/{variable}"
         )
-    root = Path(value).expanduser()
     if writable:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -39,7 +45,7 @@ def _root(variable: str, *, writable: bool) -> Path:
                 f"{variable} points at {root}, which is not writable. "
                 f"Change its permissions or type: export {variable}=/path/you/own"
             )
-    elif not root.is_dir():
+    elif (must_exist or root.exists()) and not root.is_dir():
         raise ConfigurationError(
             f"{variable} points at {root}, which is not a folder. Create it or point {variable} elsewhere."
         )
@@ -48,17 +54,21 @@ def _root(variable: str, *, writable: bool) -> Path:
 
 def raw_root() -> Path:
     """``nnUNet_raw``: one folder ``DatasetXXX_Name`` per raw dataset. Only read."""
-    return _root("nnUNet_raw", writable=False)
+    return _root("nnUNet_raw", writable=False, must_exist=True)
 
 
-def preprocessed_root() -> Path:
-    """``nnUNet_preprocessed``: fingerprint, plans, splits, slices and prompts. Created where missing."""
-    return _root("nnUNet_preprocessed", writable=True)
+def preprocessed_root(*, writable: bool = False) -> Path:
+    """``nnUNet_preprocessed``: fingerprint, plans, splits, slices and prompts.
+
+    Args:
+        writable: who writes there asks so, and it is created where missing; who reads needs no right to write.
+    """
+    return _root("nnUNet_preprocessed", writable=writable)
 
 
-def results_root() -> Path:
-    """``nnUNet_results``: one folder per trained model. Created where missing."""
-    return _root("nnUNet_results", writable=True)
+def results_root(*, writable: bool = False) -> Path:
+    """``nnUNet_results``: one folder per trained model; ``writable`` as for :func:`preprocessed_root`."""
+    return _root("nnUNet_results", writable=writable)
 
 
 def dataset_name(id_or_name: int | str) -> str:
@@ -95,9 +105,9 @@ def known_datasets() -> set[str]:
     """Names of the dataset folders under the three roots that are set."""
     names: set[str] = set()
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        value = os.environ.get(variable)
-        if value and Path(value).is_dir():
-            names |= {p.name for p in Path(value).iterdir() if p.is_dir() and _DATASET.match(p.name)}
+        root = folder_of(variable)
+        if root is not None and root.is_dir():
+            names |= {p.name for p in root.iterdir() if p.is_dir() and _DATASET.match(p.name)}
     return names
 
 
@@ -109,14 +119,20 @@ def raw_folder(id_or_name: int | str) -> Path:
     return folder
 
 
-def preprocessed_folder(id_or_name: int | str) -> Path:
+def preprocessed_folder(id_or_name: int | str, *, writable: bool = False) -> Path:
     """``nnUNet_preprocessed/DatasetXXX_Name`` (may not exist yet)."""
-    return preprocessed_root() / dataset_name(id_or_name)
+    return preprocessed_root(writable=writable) / dataset_name(id_or_name)
 
 
-def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str) -> Path:
-    """``nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__STAGE``, nnU-Net's name for a trained model."""
-    return results_root() / dataset_name(id_or_name) / MODEL_SEPARATOR.join((trainer, plans, stage))
+def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str, *, writable: bool = False) -> Path:
+    """``nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__STAGE``, nnU-Net's name for a trained model.
+
+    Raises:
+        ConfigurationError: the names, which a plan may hold, are not plain ones.
+    """
+    for name, what in ((trainer, "The trainer's name"), (plans, "The plan's name"), (stage, "The stage's name")):
+        check_name(name, what, ConfigurationError)
+    return results_root(writable=writable) / dataset_name(id_or_name) / MODEL_SEPARATOR.join((trainer, plans, stage))
 
 
 def plans_option(plans: str) -> str:

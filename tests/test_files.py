@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -12,7 +16,17 @@ import pytest
 from waiting import PATIENCE
 
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import atomic_path, hash_of, read_json, write_json, write_text
+from samdpo.files import (
+    atomic_path,
+    hash_of,
+    locked,
+    read_json,
+    remove_abandoned,
+    sha256_of_file,
+    temporary_beside,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -101,3 +115,84 @@ def test_json_that_cannot_be_read_is_an_error_of_the_kind_asked_for(
 
 def test_a_hash_does_not_depend_on_the_order_of_keys() -> None:
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1}) != hash_of({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"1" * 5000, b"", b"{"])
+def test_no_content_makes_anything_but_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DatasetError, match="x.json is n.* Do this."):
+        read_json(tmp_path / "x.json", error=DatasetError, remedy="Do this.")
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_a_folder_is_called_a_folder_and_permissions_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="is a folder; expected a JSON file"):
+        read_json(tmp_path)
+
+    def forbidden(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(DatasetError, match=r"may not be read by you .* chmod u\+r"):
+        read_json(tmp_path / "x.json", error=DatasetError)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import sys; from pathlib import Path; from samdpo.files import temporary_beside\n"
+         "f = temporary_beside(Path(sys.argv[1])); f.write_text('half')\n"
+         "d = temporary_beside(Path(sys.argv[2])); d.mkdir(); (d / 'x').write_text('half')",
+         str(tmp_path / "a.json"), str(tmp_path / "inner" / "weights")],
+        check=False,
+    )
+    assert ended.returncode != 0  # inner does not exist
+    (tmp_path / "inner").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", "import sys; from pathlib import Path; from samdpo.files import temporary_beside\n"
+         "d = temporary_beside(Path(sys.argv[1])); d.mkdir(); (d / 'x').write_text('half')",
+         str(tmp_path / "inner" / "weights")],
+        check=True,
+    )
+    mine = temporary_beside(tmp_path / "b.json")
+    mine.write_text("being written")
+    (tmp_path / ".tmp_of_the_user").write_text("not ours")
+    assert remove_abandoned(tmp_path) == 1
+    assert {f.name for f in tmp_path.iterdir()} == {mine.name, ".tmp_of_the_user", "inner"}
+    assert remove_abandoned(tmp_path, recursive=True) == 1
+    assert not list((tmp_path / "inner").iterdir())
+    assert remove_abandoned(tmp_path / "missing") == 0
+
+
+def test_of_another_machine_only_what_is_old_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".tmp-00000000-1-0123456789ab_x", tmp_path / ".tmp-00000000-1-0123456789ac_x"
+    old.write_text("")
+    new.write_text("")
+    os.utime(old, (0, 0))
+    assert remove_abandoned(tmp_path) == 1
+    assert not old.exists() and new.exists()
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_lock_that_another_holds_is_a_sentence_where_one_is_given(tmp_path: Path) -> None:
+    holding = subprocess.Popen(
+        [sys.executable, "-c", "import sys\nfrom samdpo.files import locked\n"
+         "with locked(sys.argv[1]):\n    print('held', flush=True); sys.stdin.read()", str(tmp_path / "x.lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    assert holding.stdout.readline() == "held\n"
+    with pytest.raises(ConfigurationError, match="It is trained already"), \
+            locked(tmp_path / "x.lock", busy="It is trained already."):
+        pass
+    holding.communicate("")
+    with locked(tmp_path / "x.lock", busy="It is trained already."):
+        pass

@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> None:
     for dataset in datasets:
         raw_folder(dataset)
     settings = Settings(
-        root=(args.o or results_root() / "benchmark").resolve(), datasets=datasets,
+        root=(args.o or results_root(writable=True) / "benchmark").resolve(), datasets=datasets,
         methods=chosen_methods(args.methods), labelled=args.labelled, seeds=seeds_of(args.seeds, args.seed_list),
         fold=args.f, minutes=args.minutes, epochs=args.epochs, plans=args.plans, planner=args.pl,
         backbone=args.backbone, device=args.device, processes=args.np,

@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
 
     name = dataset_name(args.dataset)
     dataset = load_dataset_json(raw_folder(name))
-    preprocessed_root()  # says what to type where it is not set
+    preprocessed_root(writable=True)  # says what to type where it is not set
     files, number = description_files(name), int(name[7:10])
     own = [structure for structure in dataset.structures if structure not in structures_to_describe(dataset)]
     if own:

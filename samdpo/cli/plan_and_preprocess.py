@@ -157,8 +157,8 @@ def _run(args: argparse.Namespace, step: Callable[[str, Workers], None], then: C
         names = [dataset_name(dataset) for dataset in args.d]
         for name in names:
             raw_folder(name)
-        preprocessed_root()
-        results_root()  # training would need it: better told now
+        preprocessed_root(writable=True)
+        results_root(writable=True)  # training would need it: better told now
         if getattr(args, "c", None):
             log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
         with case_workers(getattr(args, "np", 1), getattr(args, "dask", None)) as workers:

@@ -67,7 +67,7 @@ def plan_and_preprocess(
 
 def extract(dataset: int | str, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
-    raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset)
+    raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset, writable=True)
     if verify:
         from samdpo.dataset.integrity import verify_dataset_integrity
 
@@ -97,7 +97,7 @@ def plan_experiment(
     check_fractions(labelled, unlabelled)
     planner_class = get_planner(planner)
     chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
-    name, folder = dataset_name(dataset), preprocessed_folder(dataset)
+    name, folder = dataset_name(dataset), preprocessed_folder(dataset, writable=True)
     contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
     splits = update_splits(
         folder, fingerprint["cases"], fingerprint["groups"], seed, labelled, unlabelled,

@@ -76,7 +76,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
         DatasetError: a case cannot be read, or its label has another geometry or values that dataset.json does not
             list. Cases done before stay.
     """
-    raw, folder = raw_folder(dataset), preprocessed_folder(dataset)
+    raw, folder = raw_folder(dataset), preprocessed_folder(dataset, writable=True)
     contents = load_dataset_json(raw)
     cases = [*labelled_cases(raw, contents), *unlabelled_cases(raw, contents)]
     store = SliceStore(folder / plans.preprocessing.data_identifier)

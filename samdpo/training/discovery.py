@@ -50,7 +50,7 @@ def find_trainer(name: str) -> type[Trainer]:
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return _checked(entry.load(), name)
-    folders = [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
+    folders = [Path(f).expanduser() for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f.strip()]
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
             if re.search(rf"^class {re.escape(name)}\b", file.read_text(encoding="utf-8"), re.MULTILINE):

@@ -62,7 +62,7 @@ def get_trainer(
     plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
     found = find_trainer(trainer or plans.stage(stage).trainer)
     found.check_prerequisites(plans, stage, fold)
-    folder = model_folder(name, found.__name__, plans.plans_name, stage)
+    folder = model_folder(name, found.__name__, plans.plans_name, stage, writable=True)
 
     def load() -> FoldData:
         return FoldData.load(plans, fold, device, processes, with_prompts=found.uses_prompts, workers=workers)

@@ -9,15 +9,16 @@ from pathlib import Path
 from samdpo.errors import ConfigurationError
 from samdpo.networks.published.catalogue import PublishedFile
 from samdpo.networks.published.download import download
+from samdpo.paths import folder_of
 
 VARIABLE = "samdpo_weights"
 
 
 def weights_folder() -> Path:
     """The folder that the variable ``samdpo_weights`` names; else ``samdpo/weights`` in the user's cache."""
-    chosen = os.environ.get(VARIABLE)
+    chosen = folder_of(VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return chosen
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samdpo" / "weights"
 
 

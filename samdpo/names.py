@@ -1,0 +1,70 @@
+"""The one rule for a name that comes out of data and becomes a part of a path.
+
+Identifiers of cases, names of datasets, plans, stages, structures, and folders of slices stand in JSON files that
+people download and edit. Joined to a folder unchecked, ``../x`` or ``/x`` would choose where we read, write and delete.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from samdpo.errors import DatasetError, SamdpoError
+
+MAX_BYTES = 200  # file systems allow 255; endings and our own suffixes are added
+_SEPARATORS = "/\\"
+
+
+def same_text(name: str) -> str:
+    """Composed form (NFC): macOS writes ``é`` as two characters, which are the same name to a person."""
+    return unicodedata.normalize("NFC", name)
+
+
+def name_problem(name: object) -> str:
+    """What forbids ``name`` as a part of a path, as the end of a sentence ("… is X"); "" where nothing does."""
+    if not isinstance(name, str):
+        return f"no text but {type(name).__name__}"
+    if not name.strip():
+        return "empty"
+    if name in (".", ".."):
+        return "the name of a folder itself"
+    if any(c in name for c in _SEPARATORS):
+        return "a path, with a separator in it"
+    if len(name) > 1 and name[1] == ":" and name[0].isascii() and name[0].isalpha():
+        return "a path on a drive"
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return "written with control characters"
+    if name != name.strip():
+        return "written with a space at one end"
+    if name.startswith("."):
+        return "that of a hidden file"
+    if len(name.encode()) > MAX_BYTES:
+        return f"longer than {MAX_BYTES} bytes"
+    return ""
+
+
+def check_name(name: object, what: str, error: type[SamdpoError] = DatasetError, remedy: str = "") -> str:
+    """``name`` itself, where it may become one part of a path.
+
+    Args:
+        name: as it stands in the data.
+        what: where it stands, as the beginning of a sentence, for example ``"plans.json: 'data_identifier'"``.
+        error: to raise.
+        remedy: a sentence that says what to do.
+
+    Raises:
+        SamdpoError: of the class ``error``; the name is a path, is empty, hidden or too long.
+    """
+    problem = name_problem(name)
+    if problem:
+        raise error(
+            f"{what} is {str(name)[:80]!r}, which is {problem}. Expected a plain name like case_01, since a file or "
+            f"folder is called so. {remedy}".strip()
+        )
+    return str(name)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether ``path``, links followed, lies in ``folder`` and is not ``folder`` itself."""
+    path, folder = path.resolve(), folder.resolve()
+    return path != folder and path.is_relative_to(folder)
