@@ -181,8 +181,11 @@ def unreadable(path: Path | str, cause: OSError) -> str:
 
 def sha256_of_file(path: Path | str) -> str:
     """SHA-256 of a file's content, as 64 hex digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
