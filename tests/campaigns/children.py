@@ -55,6 +55,7 @@ class Children:
         folder.mkdir(parents=True, exist_ok=True)
         variables = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
         here = Path(__file__).parent
+        variables |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": "1"}
         path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, str(here / "children.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
