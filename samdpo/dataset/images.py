@@ -21,13 +21,11 @@ from samdpo.dataset.pictures import read_label_picture, read_picture, write_pict
 from samdpo.dataset.volumes import read_volumes, write_volume_label
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
+from samdpo.names import MEDICAL_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS
 
-NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
-MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS
 _FLAT_ENDINGS = (".png", ".bmp")
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
-_ENDINGS = (*SUPPORTED_ENDINGS, *LOSSY_ENDINGS)
+_ENDINGS = (*NATURAL_ENDINGS, *MEDICAL_ENDINGS, *LOSSY_ENDINGS)
 PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
+
+if TYPE_CHECKING:
+    from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class Predictor:
         checkpoint: str = "checkpoint_final",
         device: str = "auto",
         mirror: bool = True,
+        trainer: str | type[Trainer] | None = None,
     ) -> Predictor:
         """Load a trained model.
 
@@ -96,9 +100,12 @@ class Predictor:
             checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             mirror: average with the mirror image's prediction (twice the time) where the plan says so.
+            trainer: class, or ``module:Class``, of a model that was trained by a class of your own with another
+                architecture. No file's word is taken for that: a model folder is data.
 
         Raises:
             ModelFolderError: a file is missing or truncated, or a fold is not trained.
+            ConfigurationError: the model is of a class of somebody's own, which is neither named nor installed.
         """
         folder, file = Path(folder), f"{checkpoint.removesuffix('.safetensors')}.safetensors"
         plans = read_plans(folder)
@@ -112,7 +119,7 @@ class Predictor:
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
         place = resolve_device(device)
-        models = [load_fold(folder, fold, plans, file, place) for fold in wanted]
+        models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):
             from samdpo.inference.sam_med3d import VolumePredictor
 
