@@ -24,12 +24,6 @@ class StructurePlan:
     question: str = "What is the shape of the {name} and where is it located?"  # paper Sec. 3.1
     description: str = ""  # generic description of the structure (the paper's GPT-4 text)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.label <= HIGHEST_LABEL:
-            raise ValueError(f"'label' is {self.label}; expected 1 to {HIGHEST_LABEL}")
-        if self.components < 1:
-            raise ValueError(f"'components' is {self.components}; expected 1 or more")
-
 
 @dataclass(frozen=True)
 class ChannelNormalization:

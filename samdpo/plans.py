@@ -18,6 +18,7 @@ from samdpo.names import SUPPORTED_ENDINGS, check_name, name_problem
 from samdpo.paths import DATASET_NAME
 from samdpo.plan_sections import (
     BIOMEDCLIP,
+    HIGHEST_LABEL,
     LITE_TOWERS,
     AnnotatorPlan,
     AugmentationPlan,
@@ -96,8 +97,8 @@ class Plans:
         if self.ndim not in (2, 3):
             raise ValueError(f"'ndim' is {self.ndim}; expected 2 or 3")
         labels = [structure.label for structure in self.structures.values()]
-        if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"'structures' must be of different labels and at least one, found {labels}")
+        if not labels or len(set(labels)) < len(labels) or min(labels) < 1 or max(labels) > HIGHEST_LABEL:
+            raise ValueError(f"'structures' must have different labels, 1 to {HIGHEST_LABEL}, found {labels or 'none'}")
         for name in self.inference.largest_component:
             if name not in self.structures:
                 raise ValueError(f"'inference.largest_component' names {name!r}, which is not among 'structures'")

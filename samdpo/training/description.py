@@ -16,6 +16,7 @@ from samdpo.training.run_log import peak_memory_gib
 if TYPE_CHECKING:
     from samdpo.training.trainer import Trainer
 
+_NEEDED = ("trainer", "stage", "mask_cut")
 REMEDY = "Train it again, or copy the whole model folder once more."
 
 
@@ -58,6 +59,9 @@ def read_description(file: Path) -> dict[str, Any]:
         ModelFolderError: the file is missing or damaged, or a key is missing or of a wrong kind.
     """
     content = read_json(file, error=ModelFolderError, remedy=REMEDY)
+    lacking = [key for key in _NEEDED if isinstance(content, dict) and key not in content]
+    if lacking:
+        raise ModelFolderError(f"{file} has no {', '.join(map(repr, lacking))}. {REMEDY}")
     try:
         from_dict(FoldDescription, content, source=str(file), others_too=True)
     except PlansError as error:
