@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from samdpo.dataset.converters.source import Member, copy_member, local_file, naming
+from samdpo.dataset.decoding import check_file
 from samdpo.dataset.images import (
     LOSSY_ENDINGS,
     ending_of,
@@ -18,7 +19,7 @@ from samdpo.dataset.images import (
     read_label_with_properties,
     write_label,
 )
-from samdpo.dataset.pictures import write_picture
+from samdpo.dataset.pictures import lossy_kind, upright_picture, write_picture
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
 
@@ -33,22 +34,13 @@ LOSSY = (
 def readable_picture(member: Member) -> Iterator[tuple[Path, bool]]:
     """The picture as a file that samdpo reads, and whether it was lossy: that one is decoded to a temporary PNG."""
     with local_file(member) as path:
-        if not _is_lossy(path):
+        check_file(path)
+        if not is_lossy(path):
             yield path, False
             return
-        from PIL import Image, ImageOps
-
         with tempfile.TemporaryDirectory(prefix="samdpo_") as folder:
             decoded = Path(folder) / "picture.png"
-            try:
-                with Image.open(path) as picture:
-                    # A camera's rotation mark: people draw masks on what their screen shows.
-                    upright = ImageOps.exif_transpose(picture)
-                    (upright if upright.mode in ("L", "RGB") else upright.convert("RGB")).save(decoded)
-            except (OSError, SyntaxError) as error:
-                raise DatasetError(
-                    f"{path} cannot be read ({error}). The file is damaged or cut off: copy it again from its source."
-                ) from error
+            upright_picture(path).save(decoded, compress_level=1)
             with naming(decoded, member):
                 yield decoded, True
 
@@ -169,6 +161,6 @@ def write_label_map(
         write_label(values != 0 if binary else values, target, properties)
 
 
-def _is_lossy(path: Path) -> bool:
-    with path.open("rb") as file:
-        return ending_of(path) in LOSSY_ENDINGS or file.read(3) == b"\xff\xd8\xff"  # JPEG, whatever its name
+def is_lossy(path: Path) -> bool:
+    """Whether a picture was compressed with losses, by its name or by its content."""
+    return ending_of(path) in LOSSY_ENDINGS or bool(lossy_kind(path))
