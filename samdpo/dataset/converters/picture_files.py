@@ -16,7 +16,6 @@ from samdpo.dataset.images import (
     ending_of,
     read_image,
     read_label,
-    read_label_with_properties,
     write_label,
 )
 from samdpo.dataset.pictures import lossy_kind, upright_picture, write_picture
@@ -132,33 +131,6 @@ def write_empty_mask(members: tuple[Member, ...], targets: tuple[Path, ...]) -> 
     with readable_picture(members[0]) as (path, _):
         shape = read_image(path).data.shape[1:]
     write_label(np.zeros(shape, np.uint8), targets[0], {})
-
-
-def write_label_map(
-    members: tuple[Member, ...], targets: tuple[Path, ...], *, labels: tuple[str, ...]
-) -> None:
-    """A user's mask: 0 and 255 become 0 and 1 where there is one structure, values of ``labels`` stay.
-
-    Raises:
-        DatasetError: lossy, coloured or unreadable mask, or a value that ``labels`` does not have.
-    """
-    member, target = members[0], targets[0]
-    with local_file(member) as path:
-        values, properties = read_label_with_properties(path)
-    found = {int(v) for v in np.unique(values)}
-    binary = len(labels) == 2 and found <= {0, 255}
-    if not binary and not found <= set(range(len(labels))):
-        listing = ", ".join(f"{value} = {name}" for value, name in enumerate(labels))
-        shown = ", ".join(map(str, sorted(found)[:8])) + (", …" if len(found) > 8 else "")
-        raise DatasetError(
-            f"{member} holds the values {shown}; expected {listing}" + (" or 0 and 255" if len(labels) == 2 else "")
-            + ". Name every value in order with --labels background …, or correct the mask."
-        )
-    medical = "sitk_stuff" in properties
-    if medical and not (binary and 255 in found) and ending_of(member.name) == ending_of(target):
-        copy_member(member, target)
-    else:
-        write_label(values != 0 if binary else values, target, properties)
 
 
 def is_lossy(path: Path) -> bool:
