@@ -256,7 +256,8 @@ def look_at_masks(
         rest = [f"… and {len(refused) - _SHOWN} more."] if len(refused) > _SHOWN else []
         raise DatasetError("\n".join([
             *(one.problem for one in refused[:_SHOWN]), *rest,
-            f"{len(refused)} of {len(seen)} masks do not fit, and nothing was written. {_advice(rule, refused)}".strip(),
+            f"{len(refused)} of {len(seen)} masks do not fit, and nothing was written. "
+            f"{_advice(rule, refused)}".strip(),
         ]))
     if rule.threshold is not None and seen and not any(one.highest for one in seen):
         raise DatasetError(

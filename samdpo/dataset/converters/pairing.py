@@ -46,7 +46,8 @@ def picture_members(source: Path, masks: bool = False) -> list[Member]:
         structures = " ".join(f"NAME={folder}" for folder in sorted(by_folder)[:8])
         raise DatasetError(
             f"{source} holds images in {len(by_folder)} folders: {', '.join(sorted(by_folder)[:5])}. Expected one. "
-            "Name the folder meant" + (f", or, if each holds one structure: --structures {structures}" if masks else ".")
+            "Name the folder meant"
+            + (f", or, if each holds one structure: --structures {structures}" if masks else ".")
         )
     return next(iter(by_folder.values()))
 
