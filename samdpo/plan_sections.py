@@ -41,7 +41,7 @@ class PreprocessingPlan:
     data_identifier: str = "samdpoPlans_2d_256"
     image_size: int = 256
     slicing_axis: int = 0  # axis of (Z, Y, X) along which slices are cut
-    orientation: str = ""  # of volumes, where x, y, z run, such as LPS; others are flipped to it; "" flips none
+    orientation: str = ""  # of volumes, where x, y, z run, such as LPS; others are turned to it; "" turns none
     normalization: list[ChannelNormalization] = field(default_factory=list)  # one a channel
     channel_mapping: tuple[int, int, int] = (0, 0, 0)  # source channel of each of the network's three
 
