@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
+_DEEPEST = 100  # levels of JSON; what merges, compares and prints it later recurses, and no file of ours needs ten
+
 
 def temporary_beside(path: Path) -> Path:
     """Where to write what is renamed to ``path`` when it is whole; writers never meet, threads and machines neither."""
@@ -160,7 +162,7 @@ def read_json(path: Path | str, *, error: type[SamdpoError] = ConfigurationError
 def parse_json(text: str | bytes, what: str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
     """``json.loads`` of text that is not ours; raises ``error`` with a sentence about ``what`` whatever is wrong."""
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as cause:
         place = f"{cause.msg} at line {cause.lineno}, column {cause.colno}"
         raise error(f"{what} is not valid JSON: {place}. {remedy}".strip()) from cause
@@ -170,6 +172,19 @@ def parse_json(text: str | bytes, what: str, *, error: type[SamdpoError] = Confi
         raise error(f"{what} is nested too deeply to be read as JSON. {remedy}".strip()) from cause
     except ValueError as cause:  # a whole number of thousands of digits
         raise error(f"{what} is not valid JSON: {cause}. {remedy}".strip()) from cause
+    if _is_deeper(content, _DEEPEST):
+        raise error(f"{what} is nested too deeply to be read: more than {_DEEPEST} levels. {remedy}".strip())
+    return content
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    layer = [content]
+    for _ in range(levels):
+        containers = [c for c in layer if isinstance(c, (dict, list))]
+        if not containers:
+            return False
+        layer = [value for c in containers for value in (c.values() if isinstance(c, dict) else c)]
+    return any(isinstance(c, (dict, list)) for c in layer)
 
 
 def unreadable(path: Path | str, cause: OSError) -> str:

@@ -1,4 +1,4 @@
-"""The one rule for a name that comes out of data and becomes a part of a path.
+"""The one rule for a name that comes out of data and becomes a part of a path, and the endings that follow it.
 
 Identifiers of cases, names of datasets, plans, stages, structures, and folders of slices stand in JSON files that
 people download and edit. Joined to a folder unchecked, ``../x`` or ``/x`` would choose where we read, write and delete.
@@ -13,6 +13,9 @@ from samdpo.errors import DatasetError, SamdpoError
 
 MAX_BYTES = 200  # file systems allow 255; endings and our own suffixes are added
 _SEPARATORS = "/\\"
+NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS  # of images and masks
 
 
 def same_text(name: str) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError
 from samdpo.names import check_name
 
-_DATASET = re.compile(r"^Dataset(\d{3})_(.+)$")
+DATASET_NAME = re.compile(r"^Dataset(\d{3})_(.+)$")
 PLANS_NAME = "samdpoPlans"
 EMBEDDINGS = f"{PLANS_NAME}_embeddings"  # of frozen encoders; all plans share it, by hashes of what made them
 LATEST_STAGES = ("align", "finetune")  # where several are trained, samdpo_predict takes the first of these
@@ -84,7 +85,7 @@ def dataset_name(id_or_name: int | str) -> str:
     if text in known:
         return text
     if text.isdigit():
-        matches = sorted(name for name in known if int(_DATASET.match(name).group(1)) == int(text))  # type: ignore[union-attr]
+        matches = sorted(name for name in known if int(DATASET_NAME.match(name).group(1)) == int(text))  # type: ignore[union-attr]
         if len(matches) == 1:
             return matches[0]
         if len(matches) > 1:
@@ -107,7 +108,7 @@ def known_datasets() -> set[str]:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         root = folder_of(variable)
         if root is not None and root.is_dir():
-            names |= {p.name for p in root.iterdir() if p.is_dir() and _DATASET.match(p.name)}
+            names |= {p.name for p in root.iterdir() if p.is_dir() and DATASET_NAME.match(p.name)}
     return names
 
 
@@ -137,7 +138,7 @@ def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str, *,
 
 def plans_option(plans: str) -> str:
     """What a command to type needs where the plan is not the usual one: `` -p mine``."""
-    return "" if plans == PLANS_NAME else f" -p {plans}"
+    return "" if plans == PLANS_NAME else f" -p {shlex.quote(plans)}"
 
 
 def fold_folder(model: Path, fold: int | str) -> Path:

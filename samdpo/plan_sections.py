@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samdpo.names import name_problem
+
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
+HIGHEST_LABEL = 32767  # label maps are int16
+LARGEST_IMAGE = 8192  # pixels of a slice's side
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,24 @@ class PreprocessingPlan:
     data_identifier: str = "samdpoPlans_2d_256"
     image_size: int = 256
     slicing_axis: int = 0  # axis of (Z, Y, X) along which slices are cut
-    orientation: str = ""  # of volumes, where x, y, z run, such as LPS; others are flipped to it; "" flips none
+    orientation: str = ""  # of volumes, where x, y, z run, such as LPS; others are turned to it; "" turns none
     normalization: list[ChannelNormalization] = field(default_factory=list)  # one a channel
     channel_mapping: tuple[int, int, int] = (0, 0, 0)  # source channel of each of the network's three
+
+    def __post_init__(self) -> None:
+        if problem := name_problem(self.data_identifier):  # a folder is called so
+            raise ValueError(f"'data_identifier' is {self.data_identifier!r}, which is {problem}; expected a plain "
+                             "name")
+        if not 0 < self.image_size <= LARGEST_IMAGE:
+            raise ValueError(f"'image_size' is {self.image_size}; expected 1 to {LARGEST_IMAGE} pixels")
+        if self.slicing_axis not in (0, 1, 2):
+            raise ValueError(f"'slicing_axis' is {self.slicing_axis}; expected 0, 1 or 2, for z, y or x")
+        channels = len(self.normalization)
+        if min(self.channel_mapping) < 0 or (channels and max(self.channel_mapping) >= channels):
+            raise ValueError(
+                f"'channel_mapping' is {list(self.channel_mapping)}; expected channels 0 to {max(channels - 1, 0)}, "
+                "those of 'normalization'"
+            )
 
 
 @dataclass(frozen=True)
@@ -240,3 +259,8 @@ class StagePlan:
     annotator: AnnotatorPlan = field(default_factory=AnnotatorPlan)
     loss: PreferenceLossPlan = field(default_factory=PreferenceLossPlan)
     consistency: ConsistencyPlan = field(default_factory=ConsistencyPlan)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "inference_batch_size", "lr_halving_epochs", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"'{name}' is {getattr(self, name)}; expected 1 or more")

@@ -8,15 +8,17 @@ from another one of the same file, as in nnU-Net. Stages are configurations link
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samdpo.errors import PlansError
-from samdpo.files import read_json, write_json
+from samdpo.errors import PlansError, SamdpoError
+from samdpo.files import parse_json, read_json, write_json
+from samdpo.names import SUPPORTED_ENDINGS, check_name, name_problem
+from samdpo.paths import DATASET_NAME
 from samdpo.plan_sections import (
     BIOMEDCLIP,
+    HIGHEST_LABEL,
     LITE_TOWERS,
     AnnotatorPlan,
     AugmentationPlan,
@@ -81,6 +83,26 @@ class Plans:
     inference: InferencePlan = field(default_factory=InferencePlan)
     kept_gib: float = 20.0  # of disk for the kept features of one encoder (and fold); what exceeds it is computed anew
 
+    def __post_init__(self) -> None:
+        named = {"dataset_name": self.dataset_name, "plans_name": self.plans_name}  # what folders are called after
+        for name in self.configurations:
+            named[f"configurations.{name}"] = name
+        for key, name in named.items():
+            if problem := name_problem(name):
+                raise ValueError(f"'{key}' is {name!r}, which is {problem}; expected a plain name, as of a folder")
+        if not DATASET_NAME.match(self.dataset_name):
+            raise ValueError(f"'dataset_name' is {self.dataset_name!r}; expected a name like Dataset003_Liver")
+        if self.file_ending not in SUPPORTED_ENDINGS:
+            raise ValueError(f"'file_ending' is {self.file_ending!r}; expected one of {', '.join(SUPPORTED_ENDINGS)}")
+        if self.ndim not in (2, 3):
+            raise ValueError(f"'ndim' is {self.ndim}; expected 2 or 3")
+        labels = [structure.label for structure in self.structures.values()]
+        if not labels or len(set(labels)) < len(labels) or min(labels) < 1 or max(labels) > HIGHEST_LABEL:
+            raise ValueError(f"'structures' must have different labels, 1 to {HIGHEST_LABEL}, found {labels or 'none'}")
+        for name in self.inference.largest_component:
+            if name not in self.structures:
+                raise ValueError(f"'inference.largest_component' names {name!r}, which is not among 'structures'")
+
     def stage(self, name: str) -> StagePlan:
         """The configuration called ``name``; raises PlansError listing the stages there are."""
         if name not in self.configurations:
@@ -140,8 +162,8 @@ def apply_overrides(data: dict[str, Any], stage: str, overrides: list[str]) -> d
             raise PlansError(f"--set expects key=value, for example --set epochs=3; found {text!r}.")
         parts = key.strip().split(".")
         try:
-            parsed = json.loads(value)
-        except json.JSONDecodeError:
+            parsed = parse_json(value, key)
+        except SamdpoError:
             parsed = value
         nested: Any = parsed
         for part in reversed(parts):
@@ -159,6 +181,7 @@ def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent = data.pop("inherits_from", None)
     if parent is None:
         return data
+    check_name(parent, f"{file}: 'inherits_from'", PlansError, "It is the name of another plan beside it.")
     parent_file = file.with_name(f"{parent}.json")
     if parent_file in (*seen, file):
         raise PlansError(f"{file}: 'inherits_from' goes in a circle over {parent_file.name}.")
@@ -173,7 +196,7 @@ def _resolve(data: dict[str, Any], file: Path) -> dict[str, Any]:
         return data  # from_dict says what is wrong
 
     def resolved(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-        if name not in configurations:
+        if not isinstance(name, str) or name not in configurations:
             raise PlansError(
                 f"{file}: 'configurations.{seen[-1]}.inherits_from' names {name!r}, which is not one of "
                 f"{', '.join(configurations)}."

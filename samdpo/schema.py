@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -13,7 +14,9 @@ from samdpo.errors import PlansError
 T = TypeVar("T")
 
 
-def from_dict(cls: type[T], data: Any, where: str = "", source: str = "the plan") -> T:
+def from_dict(
+    cls: type[T], data: Any, where: str = "", source: str = "the plan", *, others_too: bool = False
+) -> T:
     """Build dataclass ``cls`` from plain JSON data.
 
     Args:
@@ -21,6 +24,7 @@ def from_dict(cls: type[T], data: Any, where: str = "", source: str = "the plan"
         data: what ``json.load`` gave.
         where: dotted path of ``data`` inside the file, for messages.
         source: the file's name, for messages.
+        others_too: keys that ``cls`` does not know are passed over, for files that other versions write.
 
     Raises:
         PlansError: unknown key (with the nearest known one), missing key, wrong type or choice.
@@ -29,7 +33,7 @@ def from_dict(cls: type[T], data: Any, where: str = "", source: str = "the plan"
         raise PlansError(f"{source}: {where or 'the whole file'} must be an object {{...}}, found {_kind(data)}.")
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in data:
+    for key in data if not others_too else ():
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(fields)}."
@@ -78,7 +82,7 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, path, source)
     if origin is typing.Literal:
-        if value not in args:
+        if not isinstance(value, (str, int)) or value not in args:
             raise PlansError(f"{source}: {path!r} is {value!r}; expected one of {', '.join(map(repr, args))}.")
         return value
     if dataclasses.is_dataclass(hint):
@@ -95,8 +99,14 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
                 raise _wrong(path, f"a list of {len(args)} values", value, source)
             return tuple(_convert(a, v, f"{path}[{i}]", source) for i, (a, v) in enumerate(zip(args, value)))
         return origin(_convert(args[0], v, f"{path}[{i}]", source) for i, v in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):  # JSON as Python reads it has NaN and Infinity
+            raise _wrong(path, "a finite number", value, source)
+        return number
     if hint in (int, float, str, bool):
         if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
             raise _wrong(path, {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[hint],

@@ -14,7 +14,7 @@ from samdpo.benchmark.figure_records import Chosen
 from samdpo.benchmark.methods import METHODS
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import read_label, read_label_with_properties
-from samdpo.dataset.orientation import flipped
+from samdpo.dataset.orientation import Turn
 from samdpo.plans import load_plans
 from samdpo.preprocessing.slicing import resize_plane
 from samdpo.preprocessing.store import SliceStore
@@ -102,15 +102,15 @@ def load_case(chosen: Chosen, case: str, structure: int | None = None) -> DrawnC
     properties, geometry = store.properties(case), store.geometry(case)
     truth, read = read_label_with_properties(truth_file(chosen, case))
     truth = np.where(truth == load_dataset_json(chosen.preprocessed).ignore_label, 0, truth)
-    flips = properties.get("flipped_axes", [])
-    planes = np.moveaxis(flipped(truth, flips), geometry.axis, 0)
+    turn = Turn.of(properties)
+    planes = np.moveaxis(turn.apply(truth), geometry.axis, 0)
     shown = planes > 0 if structure is None else planes == structure
     index = int(np.count_nonzero(shown, axis=(1, 2)).argmax())
-    sides = np.delete(np.asarray(read["spacing"], float), geometry.axis)
+    sides = np.delete(np.asarray(turn.along(read["spacing"]), float), geometry.axis)
     shape = _square_pixels(geometry.slice_shape, (sides[0], sides[1]))
     image = np.stack([resize_plane(channel, shape) for channel in store.image(case, index)], axis=-1)
     masks = {
-        method: np.moveaxis(flipped(mask, flips), geometry.axis, 0)
+        method: np.moveaxis(turn.apply(mask), geometry.axis, 0)
         for method, mask in read_masks(chosen, case).items()
     }
     return DrawnCase(

@@ -7,11 +7,14 @@ import errno
 import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 
 from samdpo.errors import SamdpoError
 
 log = logging.getLogger("samdpo")
+
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
 
 
 def run_command(body: Callable[[], None], go_on: str = "type the same command again to go on") -> None:
@@ -51,9 +54,22 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 
 class _Formatter(logging.Formatter):
+    """Names of files come out of other people's archives: what would steer the terminal is shown as it is written."""
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = visible(super().format(record))
         return text if record.levelno <= logging.INFO else f"{record.levelname.capitalize()}: {text}"
+
+
+def visible(text: str) -> str:
+    """``text`` with control characters, marks that turn the direction of writing, and bytes that are no character
+    written as ``\\x1b``; line feeds and tabs stay.
+    """
+    return "".join(
+        c if c in "\n\t" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _TURNING)
+        else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
 
 
 def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:

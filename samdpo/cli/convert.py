@@ -87,7 +87,7 @@ def main_folder() -> None:
     arguments = parser(
         "Write a folder of images and a folder of masks as a raw dataset. Image and mask have the same name, or the "
         "mask ends with _mask, _label or _seg. A mask of 0 and 255 becomes 0 and 1. Formats may be mixed; JPEG is read "
-        "for images only."
+        "for images, and for masks with --threshold. All masks are read before anything is written."
     )
     arguments.add_argument("images", metavar="IMAGES", type=Path, help="folder of images")
     arguments.add_argument("masks", metavar="MASKS", type=Path, help="folder of their masks, or the same folder")
@@ -96,6 +96,19 @@ def main_folder() -> None:
     arguments.add_argument(
         "--labels", metavar="NAME", nargs="+", default=["background", "foreground"],
         help="names of the masks' values 0, 1, …; background first",
+    )
+    arguments.add_argument(
+        "--threshold", metavar="N", type=float, default=None,
+        help="grey masks of one structure, such as smoothed ones: values above N are foreground",
+    )
+    arguments.add_argument(
+        "--colours", metavar="NAME=R,G,B", nargs="+", default=[],
+        help="masks drawn in colours: which colour is which structure; black is background. In place of --labels",
+    )
+    arguments.add_argument(
+        "--structures", metavar="NAME=WHERE", nargs="+", default=[],
+        help="masks that show one structure a file: the folder of each, or what its files' names end with (lung=_lung);"
+        " where two overlap the later one is taken. In place of --labels",
     )
     arguments.add_argument(
         "--channel", metavar="NAME", default=None,
@@ -113,6 +126,7 @@ def main_folder() -> None:
         conversion = own_folder(
             given.images, given.masks, given.n, labels=given.labels, channel=given.channel,
             unlabelled=given.unlabelled, test=given.test, test_masks=given.test_masks, processes=given.np,
+            threshold=given.threshold, colours=given.colours, structures=given.structures,
         )
         _run(conversion, given.d, given.np)
 

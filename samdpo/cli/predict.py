@@ -18,7 +18,8 @@ def main() -> None:
     arguments.add_argument("-o", type=Path, required=True, help="folder for masks, reports and probabilities")
     arguments.add_argument("-d", default=None, help="dataset id or name")
     arguments.add_argument("-m", type=Path, default=None, help="model folder; needs no environment variable")
-    arguments.add_argument("-tr", default=None, help="trainer")
+    arguments.add_argument("-tr", default=None, help="trainer; of a class of your own with another architecture its "
+                           "full name, package.module:Class: no file of a model folder is taken at its word for that")
     arguments.add_argument("-p", default=None, help="plan")
     arguments.add_argument("-c", default=None, help="stage, for example finetune")
     arguments.add_argument("-f", nargs="+", default=None, help="folds to average; default: those trained")
@@ -44,6 +45,6 @@ def main() -> None:
             predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
                            args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg,
                            num_parts=args.num_parts, part_id=args.part_id,
-                           executor=workers if args.dask else None)
+                           executor=workers if args.dask else None, trainer=args.tr)
 
     run_command(body, go_on="type the same command with --continue_prediction to go on")

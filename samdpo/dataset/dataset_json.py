@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import read_json
+from samdpo.plan_sections import HIGHEST_LABEL
 from samdpo.schema import from_dict
 
 Modality = Literal["ct", "xray", "ultrasound", "mr", "other"]
@@ -16,7 +17,6 @@ _EXAMPLE = (
     '{"channel_names": {"0": "X-ray"}, "labels": {"background": 0, "lung": 1}, "numTraining": 20, '
     '"file_ending": ".png"}'
 )
-HIGHEST_LABEL = 32767  # label maps are int16
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _MODALITY_WORDS: dict[Modality, tuple[str, ...]] = {
     "ct": ("ct", "cbct", "computed tomography"),

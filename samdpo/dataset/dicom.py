@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
+from samdpo.dataset.decoding import check_size, decoding
 from samdpo.dataset.dicom_geometry import in_order
 from samdpo.dataset.dicom_headers import DICOM_SUFFIXES, DicomHeader, is_dicom, needs_decompression, read_header
 from samdpo.dataset.images import Volume, ending_of
@@ -113,6 +114,7 @@ def read_series(path: Path) -> Volume:
         DatasetError: see :func:`slices_of`, or pixels that cannot be decoded.
     """
     slices = slices_of(path)
+    check_size(path, (len(slices), *slices[0].size), sum(s.file.stat().st_size for s in slices))
     lossy = sum(s.lossy for s in slices)
     if lossy:
         log.warning("%s: %d of %d images were compressed with losses (JPEG); the losses change edges and intensities. "
@@ -132,11 +134,12 @@ def _read_stack(readable: list[Path], files: list[Path], path: Path) -> Volume:
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)  # slope and intercept may differ from slice to slice, as in PET
     reader.SetFileNames([str(f) for f in readable])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        remedy = "A file is damaged or cut off: copy the series again from its source."
-        raise unreadable(path, error, remedy) from error
+    with decoding(path):
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            remedy = "A file is damaged or cut off: copy the series again from its source."
+            raise unreadable(path, error, remedy) from error
     data = sitk.GetArrayFromImage(image)[None]
     spacing = tuple(float(v) for v in image.GetSpacing()[::-1])
     geometry = {"spacing": list(image.GetSpacing()), "origin": list(image.GetOrigin()),
@@ -150,12 +153,10 @@ def _read_stack(readable: list[Path], files: list[Path], path: Path) -> Volume:
 def _decompressed(file: Path, target: Path) -> Path:
     import pydicom
 
-    try:
+    with decoding(file):
         dataset = pydicom.dcmread(file)
         dataset.decompress(generate_instance_uid=False)
         dataset.save_as(target)
-    except Exception as error:  # decoders fail with errors of their own
-        raise DatasetError(f"{file} cannot be decompressed ({error}). Copy it again from its source.") from error
     return target
 
 

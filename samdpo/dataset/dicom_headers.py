@@ -10,7 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from samdpo.dataset.decoding import DAMAGED, check_size, decoding
 from samdpo.errors import DatasetError
+from samdpo.files import unreadable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,6 @@ _READ_BY_SIMPLEITK = (
     "JPEGLSNearLossless", "JPEG2000Lossless", "JPEG2000", "RLELossless",
 )
 _LOSSY = ("JPEGBaseline8Bit", "JPEGExtended12Bit", "JPEGLSNearLossless")
-_COPY_AGAIN = "The file is damaged or cut off: copy it again from its source."
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,19 @@ class DicomHeader:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes."""
+    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes.
+
+    Raises:
+        DatasetError: it may not be read.
+    """
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     from pydicom.misc import is_dicom as has_mark
 
-    return has_mark(file)
+    try:
+        return has_mark(file)
+    except OSError as error:
+        raise DatasetError(unreadable(file, error)) from error
 
 
 def read_header(file: Path) -> DicomHeader | None:
@@ -76,30 +84,30 @@ def read_header(file: Path) -> DicomHeader | None:
     import pydicom
     from pydicom.config import disable_value_validation
 
-    try:
-        # Scanners write values that break the standard in harmless ways, about which pydicom would warn each time.
-        with disable_value_validation(), file.open("rb") as stream:
+    # Scanners write values that break the standard in harmless ways, about which pydicom would warn each time. A broken
+    # header fails anywhere inside it, with any error.
+    with decoding(file), disable_value_validation(), file.open("rb") as stream:
+        try:
             header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-            if not _is_image(header):
-                log.debug("%s is skipped: %s is no image.", file, _kind(header))
-                return None
-            _refuse_other_layouts(header, file)
-            syntax = header.file_meta.TransferSyntaxUID
-            _refuse_undecodable(syntax, file)
-            _refuse_cut(header, syntax, stream, file)
-            return DicomHeader(
-                file, str(header.SeriesInstanceUID), _describe(header), str(syntax),
-                (int(header.Rows), int(header.Columns)), _numbers(header, "PixelSpacing", 2),
-                _numbers(header, "ImagePositionPatient", 3), _numbers(header, "ImageOrientationPatient", 6),
-                str(header.get("LossyImageCompression", "")) == "01" or syntax in _uids(_LOSSY),
-            )
-    except DatasetError:
-        raise
-    except pydicom.errors.InvalidDicomError as error:
-        raise DatasetError(f"{file} is named like DICOM but is none (no mark DICM after 128 bytes). {_COPY_AGAIN} "
-                           "If it is something else, move it out of the folder.") from error
-    except Exception as error:  # a broken header fails anywhere inside pydicom, with any error
-        raise DatasetError(f"{file} cannot be read ({type(error).__name__}: {error}). {_COPY_AGAIN}") from error
+        except pydicom.errors.InvalidDicomError as error:
+            raise DatasetError(
+                f"{file} is named like DICOM but is none (no mark DICM after 128 bytes). {DAMAGED} If it is something "
+                "else, move it out of the folder."
+            ) from error
+        if not _is_image(header):
+            log.debug("%s is skipped: %s is no image.", file, _kind(header))
+            return None
+        _refuse_other_layouts(header, file)
+        syntax = header.file_meta.TransferSyntaxUID
+        _refuse_undecodable(syntax, file)
+        _refuse_cut(header, syntax, stream, file)
+        check_size(file, (int(header.Rows), int(header.Columns)))
+        return DicomHeader(
+            file, str(header.SeriesInstanceUID), _describe(header), str(syntax),
+            (int(header.Rows), int(header.Columns)), _numbers(header, "PixelSpacing", 2),
+            _numbers(header, "ImagePositionPatient", 3), _numbers(header, "ImageOrientationPatient", 6),
+            str(header.get("LossyImageCompression", "")) == "01" or syntax in _uids(_LOSSY),
+        )
 
 
 def needs_decompression(syntax: str) -> bool:
@@ -188,7 +196,7 @@ def _refuse_cut(header: Any, syntax: Any, stream: BinaryIO, file: Path) -> None:
         there = max(0, size - stream.tell() - 8)  # 8: tag and length of the pixels, at least
         whole, reason = there >= expected, f"it has {there} of {expected} bytes of pixels"
     if not whole:
-        raise DatasetError(f"{file} cannot be read ({reason}). {_COPY_AGAIN}")
+        raise DatasetError(f"{file} cannot be read ({reason}). {DAMAGED}")
 
 
 def _fragments_end(stream: BinaryIO) -> int:

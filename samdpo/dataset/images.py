@@ -7,7 +7,7 @@ Arrays are (C, Z, Y, X); a single picture has Z = 1 and, as in nnU-Net, the spac
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.dataset.decoding import check_file
 from samdpo.dataset.nifti import not_finite
 from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
 from samdpo.dataset.volumes import read_volumes, write_volume_label
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path
+from samdpo.files import atomic_path, read_json
+from samdpo.names import MEDICAL_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS
 
-NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
-MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS
+log = logging.getLogger(__name__)
+
 _FLAT_ENDINGS = (".png", ".bmp")
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
-_ENDINGS = (*SUPPORTED_ENDINGS, *LOSSY_ENDINGS)
+_ENDINGS = (*NATURAL_ENDINGS, *MEDICAL_ENDINGS, *LOSSY_ENDINGS)
 PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05
@@ -43,7 +44,8 @@ class Volume:
     Attributes:
         data: (C, Z, Y, X) float32, intensities as stored.
         spacing: (z, y, x) in mm.
-        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
+        properties: JSON-able geometry that :func:`write_label` needs to write beside this image; of a picture also
+            ``dtype``, the type of number in the file, such as ``uint8``.
     """
 
     data: np.ndarray
@@ -200,16 +202,7 @@ def _check_endings(files: list[Path]) -> None:
             )
         if not ending:
             raise DatasetError(f"{file} has an unknown ending; supported are {', '.join(SUPPORTED_ENDINGS)}.")
-        if not file.is_file():
-            raise DatasetError(
-                f"{file} is a folder that is named like a file. Name the file inside it, or move it out of there."
-                if file.is_dir() else f"{file} does not exist. Check the name, or that the disk is mounted."
-            )
-        if not file.stat().st_size:
-            raise DatasetError(
-                f"{file} cannot be read (it is empty, 0 bytes). The file is damaged or cut off: copy it again from its "
-                "source."
-            )
+        check_file(file)
 
 
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -219,21 +212,31 @@ def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
         head = file.name[: -len(ending_of(file))]
         sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
         beside = next((s for s in sidecars if s.is_file()), None)
-        try:
-            spacing = tuple(float(v) for v in json.loads(beside.read_text())["spacing"]) if beside else (1.0, 1.0, 1.0)
-            if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
-                raise ValueError(spacing)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f'{beside} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
-            ) from error
+        spacing = _spacing_beside(file, beside) if beside else (1.0, 1.0, 1.0)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
+def _spacing_beside(file: Path, beside: Path) -> tuple[float, ...]:
+    """(z, y, x) mm of a JSON file; one that is about something else, such as an annotation, says nothing of it."""
+    wanted = f'Write the spacing of {file.name} into it: {{"spacing": [z, y, x]}} in mm, each above 0.'
+    content = read_json(beside, error=DatasetError, remedy=wanted)
+    if not isinstance(content, dict) or "spacing" not in content:
+        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm. %s", beside, file.name, wanted)
+        return (1.0, 1.0, 1.0)
+    try:
+        spacing = tuple(float(v) for v in content["spacing"])
+    except (TypeError, ValueError, OverflowError):
+        spacing = ()
+    if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
+        raise DatasetError(f"{beside} must hold the spacing of {file.name}. {wanted}")
+    return spacing
+
+
 def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
-    channels = []
+    channels, kinds = [], set()
     for file in files:
         pixels = read_picture(file)  # (C, Z, Y, X)
+        kinds.add(pixels.dtype.name)
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
             pixels = _grey(pixels, file)
         channels.append(pixels)
@@ -243,7 +246,7 @@ def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
     data = np.concatenate(channels).astype(np.float32, copy=False)
     if len(files) == 1 and len(data) == 1 and n_channels == 3:
         data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
-    properties = _picture_properties(files[0], data.shape)
+    properties = {**_picture_properties(files[0], data.shape), "dtype": np.result_type(*kinds).name}
     return Volume(data, tuple(properties["spacing"]), properties)
 
 

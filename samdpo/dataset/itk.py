@@ -13,6 +13,7 @@ _FLAWS = {  # a part of ITK's text -> what it means for the file
     "only supports orthonormal": NOT_PERPENDICULAR,
 }
 _REMEDY = "The file is damaged or cut off, or not what its ending says: copy it again from its source."
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "memory allocation")
 
 
 def silence() -> None:
@@ -30,6 +31,8 @@ def unreadable(path: Path, error: RuntimeError, remedy: str = _REMEDY) -> Datase
         error: what SimpleITK raised.
         remedy: what to do about a file that is damaged.
     """
+    if any(phrase in str(error) for phrase in _NO_MEMORY):
+        return DatasetError(f"{path} is too large for the memory of this machine. Use a machine with more, or cut it.")
     for phrase, flaw in _FLAWS.items():
         if phrase in str(error):
             return DatasetError(f"{path} {flaw}")

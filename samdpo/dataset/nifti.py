@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zlib
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from samdpo.dataset.decoding import DAMAGED, check_size, decoding
 from samdpo.dataset.geometry import NO_SIZE, flaw_of_axes
 from samdpo.errors import DatasetError
 
@@ -40,6 +40,7 @@ def check_nifti(path: Path) -> None:
     if header is None:
         return
     _refuse_flawed(path, header)
+    check_size(path, _shape(header))
     refuse_cut_nifti(path)
     kind = _FLOATS.get(int(header["datatype"]))
     if kind:
@@ -61,11 +62,8 @@ def read_header(path: Path) -> Nifti1Header | None:
         return None
     from nibabel.nifti1 import Nifti1Header
 
-    try:
-        with _open(path) as file:
-            block = file.read(_HEADER)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _cut(path, str(error)) from error
+    with decoding(path), _open(path) as file:
+        block = file.read(_HEADER)
     sizes = [struct.unpack(order + "i", block[:4])[0] for order in "<>"] if len(block) == _HEADER else []
     if _HEADER_2 in sizes:
         raise DatasetError(f"{path} is NIfTI-2, which is not read. Save it as NIfTI-1, for example with nibabel's "
@@ -85,7 +83,7 @@ def refuse_cut_nifti(path: Path) -> None:
     if header is None:
         return
     expected = _expected_bytes(path, header)
-    try:
+    with decoding(path):
         if not path.name.lower().endswith(".gz"):
             whole = path.stat().st_size >= expected
         else:
@@ -94,8 +92,6 @@ def refuse_cut_nifti(path: Path) -> None:
                 told = struct.unpack("<I", file.read(4))[0]
             # Larger is fine (extensions, padding); a file of several gzip members tells the last one's length only.
             whole = told == expected % 2**32 or _content_reaches(path, expected)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise _cut(path, str(error)) from error
     if not whole:
         raise _cut(path, "it ends before the last voxel")
 
@@ -157,18 +153,15 @@ def _content_reaches(path: Path, expected: int) -> bool:
 
 def _refuse_not_finite(path: Path, header: Nifti1Header, kind: np.dtype) -> None:
     left = prod(_shape(header))
-    try:
-        with _open(path) as file:
-            file.seek(_offset(header))
-            while left > 0:
-                block = file.read(min(left, _CHUNK) * kind.itemsize)
-                if not block:
-                    break
-                if not np.isfinite(np.frombuffer(block, kind)).all():
-                    raise not_finite(path)
-                left -= len(block) // kind.itemsize
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _cut(path, str(error)) from error
+    with decoding(path), _open(path) as file:
+        file.seek(_offset(header))
+        while left > 0:
+            block = file.read(min(left, _CHUNK) * kind.itemsize)
+            if not block:
+                break
+            if not np.isfinite(np.frombuffer(block, kind)).all():
+                raise not_finite(path)
+            left -= len(block) // kind.itemsize
 
 
 def not_finite(path: Path) -> DatasetError:
@@ -180,6 +173,4 @@ def not_finite(path: Path) -> DatasetError:
 
 
 def _cut(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"{path} cannot be read ({reason}). The file is damaged or cut off: copy it again from its source."
-    )
+    return DatasetError(f"{path} cannot be read ({reason}). {DAMAGED}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.dataset.decoding import check_size, decoding
 from samdpo.dataset.geometry import difference, flaw, numbers
 from samdpo.dataset.itk import silence, unreadable
 from samdpo.dataset.kept_headers import can_keep, kept_header, restore_nrrd, write_nifti
@@ -40,25 +41,28 @@ def read_volumes(files: Sequence[Path]) -> tuple[np.ndarray, dict[str, Any]]:
     silence()
     geometries, channels, spacings = [], [], []
     for file in files:
-        check_nifti(file)
-        try:
-            geometries.append(_geometry(file, sitk.ImageFileReader()))
-        except RuntimeError as error:
-            raise unreadable(file, error) from error
+        with decoding(file):
+            check_nifti(file)
+            try:
+                geometries.append(_geometry(file, sitk.ImageFileReader()))
+            except RuntimeError as error:
+                raise unreadable(file, error) from error
     _refuse_different_grids(files, geometries)
     for file in files:
-        try:
-            with np.errstate(over="ignore"):  # what becomes infinite is refused by the caller
+        with decoding(file), np.errstate(over="ignore"):  # what becomes infinite is refused by the caller
+            try:
                 data, properties = SimpleITKIO().read_images([str(file)])  # one by one: it compares by printing
-        except RuntimeError as error:
-            raise unreadable(file, error) from error
+            except RuntimeError as error:
+                raise unreadable(file, error) from error
         channels.append(data)
         spacings.append([float(v) for v in properties["spacing"]])
     data = channels[0] if len(channels) == 1 else np.concatenate(channels)
     size = geometries[0].pop("size")
+    with decoding(files[0]):
+        header = kept_header(files[0], len(size))
     return data.astype(np.float32, copy=False), {
         "sitk_stuff": geometries[0], "spacing": spacings[0], "shape": [int(n) for n in data.shape[1:]],
-        **kept_header(files[0], len(size)),
+        **header,
     }
 
 
@@ -94,6 +98,7 @@ def _geometry(file: Path, reader: Any) -> dict[str, Any]:
     if 0 in size:
         raise DatasetError(f"{file} is {' x '.join(map(str, size))} voxels large, so it has none. Export it again "
                            "from its source.")
+    check_size(file, size)
     n, axes = len(size), min(len(size), 3)
     direction = np.reshape(reader.GetDirection(), (n, n))[:axes, :axes]
     geometry = {  # + 0.0: no -0.0 in the JSON

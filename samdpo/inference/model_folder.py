@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError
-from samdpo.files import read_json
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.prompt_free import PromptFreeNetwork
+from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
@@ -18,17 +18,18 @@ from samdpo.plans import Plans, load_plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
+from samdpo.training.description import REMEDY, read_description
+from samdpo.training.discovery import class_name, trainer_of_file
 
 if TYPE_CHECKING:
     import torch
 
-NEEDED = ("trainer", "stage", "mask_cut")  # keys of model.json
-REMEDY = "Train it again, or copy the whole model folder once more."
+    from samdpo.training.trainer import Trainer
 
 
 @dataclass
 class FoldModel:
-    """One fold's network, what prompts for it, and its own settings (``model.json``).
+    """One fold's network, what prompts for it, and its own settings (``model.json``, checked).
 
     ``encoder`` is the network's own, once it runs on a device; None of a network that needs no prompt.
     """
@@ -54,22 +55,34 @@ def trained_folds(folder: Path, checkpoint: str) -> list[str]:
 
 
 def load_fold(
-    folder: Path, fold: str, plans: Plans, checkpoint: str, device: torch.device | str = "cpu"
+    folder: Path, fold: str, plans: Plans, checkpoint: str, device: torch.device | str = "cpu",
+    trainer: str | type[Trainer] | None = None,
 ) -> FoldModel:
     """Network with its weights, on the CPU, and prompter, on ``device``, of one fold; every file is checked.
 
+    The folder is data: nothing in it is run, no module is imported because a file of it says so, and nothing is
+    downloaded that it alone names.
+
+    Args:
+        folder: ``TRAINER__PLANS__STAGE``.
+        fold: its name, ``0`` or ``all``.
+        plans: of the folder.
+        checkpoint: file name of the weights.
+        device: of the prompter.
+        trainer: the user's word on whose architecture it is, see
+            :func:`samdpo.training.discovery.trainer_of_file`.
+
     Raises:
         ModelFolderError: a file is missing, truncated or does not fit the plan.
+        ConfigurationError: the network is built by a class that nobody but the folder names.
     """
     path = folder / f"fold_{fold}"
     for needed in (path / checkpoint, path / "model.json"):
         if not needed.exists():
             raise ModelFolderError(f"{needed} is missing. {REMEDY}")
-    settings = read_json(path / "model.json", error=ModelFolderError, remedy=REMEDY)
-    lacking = [key for key in NEEDED if not isinstance(settings, dict) or key not in settings]
-    if lacking:
-        raise ModelFolderError(f"{path / 'model.json'} has no {', '.join(map(repr, lacking))}. {REMEDY}")
-    network = _architecture(settings)(replace(plans.network, pretrained=False))
+    settings = read_description(path / "model.json")
+    plans.stage(settings["stage"])
+    network = _network(settings, plans, path, trainer)
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
     if isinstance(network, (PromptFreeNetwork, VolumeNetwork)):
         return FoldModel(network.eval(), None, settings)
@@ -79,30 +92,44 @@ def load_fold(
         prompter = _prompter(path / "prompter", device)
     except (OSError, KeyError, ValueError) as error:
         raise ModelFolderError(f"{path / 'prompter'} cannot be read ({error}). {REMEDY}") from error
-    keep_answers(plans)  # what a model was asked before is not asked again
+    _check_same_structures(prompter, plans, path / "prompter")
+    keep_answers(plans, may_download=False)  # what a model was asked before is not asked again
     return FoldModel(network.eval(), prompter, settings)
 
 
 def _prompter(folder: Path, device: torch.device | str) -> Prompter | WholeImagePrompter:
     if (folder / WHOLE_IMAGE).is_file():
         return WholeImagePrompter.load(folder)
-    return Prompter.load(folder, device)
+    return Prompter.load(folder, device, may_download=False)
 
 
-def _architecture(settings: dict[str, Any]) -> Any:
-    """How the network is built; the trainer's class is needed only where it overrides that hook."""
+def _check_same_structures(prompter: Prompter | WholeImagePrompter, plans: Plans, folder: Path) -> None:
+    expected = {name: structure.label for name, structure in plans.structures.items()}
+    if isinstance(prompter, WholeImagePrompter):
+        found = prompter.labels
+    else:
+        found = {name: structure.label for name, structure in prompter.settings.structures.items()}
+    if found != expected:
+        raise ModelFolderError(
+            f"{folder} prompts for the structures {found}, but plans.json of the model has {expected}. {REMEDY}"
+        )
+
+
+def _network(
+    settings: dict[str, Any], plans: Plans, fold: Path, trainer: str | type[Trainer] | None
+) -> SamNetwork | PromptFreeNetwork | VolumeNetwork:
+    """Without weights; the trainer's class is needed only where it overrides that hook."""
+    plan = replace(plans.network, pretrained=False)
     if settings.get("custom_architecture"):
-        from samdpo.training.discovery import find_trainer
-
-        trainer = settings["trainer"]
-        try:
-            return find_trainer(trainer).build_network_architecture
-        except ConfigurationError:
-            # A trainer from a file of nnUNet_extTrainer is found by its class's name alone.
-            return find_trainer(trainer.rpartition(":")[2]).build_network_architecture
-    from samdpo.networks.registry import build_network
-
-    return build_network
+        found = trainer_of_file(settings["trainer"], fold / "model.json", trainer, data=fold.parent)
+        return found.build_network_architecture(plan)
+    try:
+        return build_network(plan)
+    except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # sizes that no network has
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFolderError(
+            f"The network that {fold.parent / 'plans.json'} describes cannot be built ({first}). {REMEDY}"
+        ) from error
 
 
 def find_model(dataset: int | str | None, trainer: str | None, plans: str | None, stage: str | None) -> Path:
@@ -114,7 +141,7 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
     root = results_root()
     pattern = dataset_name(dataset) if dataset is not None else "Dataset*"
     models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, "checkpoint_final.safetensors")]
-    wanted = (trainer, plans, stage)
+    wanted = (None if trainer is None else class_name(trainer), plans, stage)
     fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, m.name.split("__")))]
     if len(fitting) > 1 and len({m.parent for m in fitting}) == 1:
         for latest in LATEST_STAGES:

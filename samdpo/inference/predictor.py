@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from samdpo.dataset.images import Volume, read_image
-from samdpo.dataset.orientation import axes_to_flip, flipped
+from samdpo.dataset.orientation import AS_IT_LIES, Turn, orientation, turn_to, unknown_orientation
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.model_folder import FoldModel, load_fold, read_plans, trained_folds
@@ -32,6 +32,9 @@ from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
+
+if TYPE_CHECKING:
+    from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ class Predictor:
                 fold.encoder = FrozenEncoder(fold.network, device, self.precision)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
         self._image: Volume | None = None
+        self._name = "the array"  # of the image, in messages
 
     @classmethod
     def from_model_folder(
@@ -87,6 +91,7 @@ class Predictor:
         checkpoint: str = "checkpoint_final",
         device: str = "auto",
         mirror: bool = True,
+        trainer: str | type[Trainer] | None = None,
     ) -> Predictor:
         """Load a trained model.
 
@@ -96,9 +101,12 @@ class Predictor:
             checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             mirror: average with the mirror image's prediction (twice the time) where the plan says so.
+            trainer: class, or ``module:Class``, of a model that was trained by a class of your own with another
+                architecture. No file's word is taken for that: a model folder is data.
 
         Raises:
             ModelFolderError: a file is missing or truncated, or a fold is not trained.
+            ConfigurationError: the model is of a class of somebody's own, which is neither named nor installed.
         """
         folder, file = Path(folder), f"{checkpoint.removesuffix('.safetensors')}.safetensors"
         plans = read_plans(folder)
@@ -112,7 +120,7 @@ class Predictor:
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
         place = resolve_device(device)
-        models = [load_fold(folder, fold, plans, file, place) for fold in wanted]
+        models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):
             from samdpo.inference.sam_med3d import VolumePredictor
 
@@ -131,11 +139,11 @@ class Predictor:
             data = data[None, None] if data.ndim == 2 else data[:, None] if data.ndim == 3 else data
             if data.ndim != 4:
                 raise DatasetError(f"An image array must be (Y, X), (C, Y, X) or (C, Z, Y, X); found {image.shape}.")
-            self._image = Volume(data, (999.0, 1.0, 1.0), {})
+            self._image, self._name = Volume(data, (999.0, 1.0, 1.0), {}), "the array"
         else:
             files = [image] if isinstance(image, (str, Path)) else list(image)
             channels = len(self.plans.preprocessing.normalization) or None
-            self._image = read_image([Path(f) for f in files], n_channels=channels)
+            self._image, self._name = read_image([Path(f) for f in files], n_channels=channels), str(files[0])
 
     def predict(self, keep_probabilities: bool = True) -> Prediction:
         """Segment the image chosen with :meth:`set_image`.
@@ -145,16 +153,23 @@ class Predictor:
         """
         if self._image is None:
             raise DatasetError("There is no image yet; call set_image first.")
-        axes = axes_to_flip(self._image.properties, self.plans.preprocessing.orientation)
-        channels, geometry = prepare_channels(flipped(self._image.data, axes), self.plans)
+        read, wanted = self._image.properties, self.plans.preprocessing.orientation
+        turn = turn_to(orientation(read), wanted)
+        channels, geometry = prepare_channels(turn.apply(self._image.data), self.plans)
         channels = channels.astype(np.float16)  # as the store of training keeps them
         shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
-        return self.predict_prepared(
+        prediction = self.predict_prepared(
             geometry,
             lambda index: channels[index][shown].astype(np.float32),
             lambda fold, _, image: fold.prompter.prompt(image),
-            self._image.spacing, self._image.properties, keep_probabilities, axes,
+            turn.along(self._image.spacing), read, keep_probabilities, turn,
         )
+        unknown = unknown_orientation(read, wanted)
+        if unknown:
+            log.warning("%s: %s. A person should look at it.", self._name, unknown)
+            prediction.report["reasons"].append(unknown)
+            prediction.report["look_at"] = True
+        return prediction
 
     def predict_prepared(
         self,
@@ -164,7 +179,7 @@ class Predictor:
         spacing: Sequence[float],
         properties: dict[str, Any],
         keep_probabilities: bool = True,
-        flipped_axes: Sequence[int] = (),
+        turn: Turn = AS_IT_LIES,
     ) -> Prediction:
         """Segment slices that are already cut; a few are in memory at once.
 
@@ -172,10 +187,10 @@ class Predictor:
             geometry: way back to native pixels.
             image_of: slice index -> (3, H, W) float32 in [0, 1].
             prompts_of: fold, slice index and image -> prompts of the slice's structures.
-            spacing: (z, y, x) mm.
+            spacing: (z, y, x) mm of what was cut.
             properties: of the image file.
             keep_probabilities: whether the result holds them.
-            flipped_axes: of (Z, Y, X), along which the image was turned over before it was cut.
+            turn: how the image was turned before it was cut.
         """
         labels = [s.label for s in self.plans.structures.values()]
         collected = NativeCollector(geometry, labels, self.mask_cut, keep_probabilities)
@@ -193,12 +208,11 @@ class Predictor:
         whole = [self.plans.structures[name].label for name in self.plans.inference.largest_component]
         keep_largest_components(collected.segmentation, whole)
         report = self._report(collected, used, spacing)
-        if len(flipped_axes):
-            report["flipped_axes"] = list(flipped_axes)  # slices, boxes and points are counted after it
+        report.update(turn.to_json())  # slices, boxes and points are counted after it
         probabilities = collected.probabilities
         return Prediction(
-            flipped(collected.segmentation, flipped_axes),
-            None if probabilities is None else flipped(probabilities, flipped_axes), report, properties,
+            turn.undo(collected.segmentation), None if probabilities is None else turn.undo(probabilities), report,
+            properties,
         )
 
     def _predict_fold(

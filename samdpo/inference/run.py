@@ -41,6 +41,7 @@ class _Settings:
     output: Path
     save_probabilities: bool
     dicom_seg: bool
+    trainer: str | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def predict_folder(
     num_parts: int = 1,
     part_id: int = 0,
     executor: Executor | None = None,
+    trainer: str | None = None,
 ) -> list[Path]:
     """Predict every case of ``source``, a folder or one image; returns the masks written.
 
@@ -77,6 +79,7 @@ def predict_folder(
     of the sorted cases, as in nnU-Net. Several parts may write into one folder at the same time.
 
     With an ``executor`` its processes predict, each with a model that it loads once; else this process does.
+    ``trainer`` is as for :meth:`Predictor.from_model_folder`.
 
     Raises:
         ConfigurationError: ``source`` does not exist, or is ``output``; ``dicom_seg`` for images that are not DICOM;
@@ -90,7 +93,7 @@ def predict_folder(
         raise ConfigurationError(f"-o {output} is the input folder; choose another, so that nothing is overwritten.")
     settings = _Settings(
         model.resolve(), tuple(folds) if folds else None, checkpoint, device, mirror, output.resolve(),
-        save_probabilities, dicom_seg,
+        save_probabilities, dicom_seg, trainer,
     )
     # Here a model that cannot be loaded is told before any image is read; other processes load it themselves.
     predictor = None if executor else _load(settings)
@@ -157,7 +160,7 @@ def _check_part(num_parts: int, part_id: int) -> None:
 
 def _load(settings: _Settings) -> Predictor:
     return Predictor.from_model_folder(
-        settings.model, settings.folds, settings.checkpoint, settings.device, settings.mirror
+        settings.model, settings.folds, settings.checkpoint, settings.device, settings.mirror, settings.trainer
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from samdpo.dataset.orientation import AS_IT_LIES, Turn
 from samdpo.errors import ModelFolderError
 from samdpo.inference.model_folder import REMEDY, FoldModel
 from samdpo.inference.predictor import Prediction, Predictor
@@ -52,7 +53,7 @@ class VolumePredictor(Predictor):
         spacing: Sequence[float],
         properties: dict[str, Any],
         keep_probabilities: bool = True,
-        flipped_axes: Sequence[int] = (),
+        turn: Turn = AS_IT_LIES,
         clicks: Clicks | None = None,
     ) -> Prediction:
         """Segment a case that is already cut to slices; all of them are in memory.
@@ -61,10 +62,10 @@ class VolumePredictor(Predictor):
             geometry: way back to native pixels.
             image_of: slice index -> (3, H, W) float32 in [0, 1].
             prompts_of: not used; prompts of slices mean nothing to this network.
-            spacing: (z, y, x) mm.
+            spacing: (z, y, x) mm of what was cut.
             properties: of the image file.
             keep_probabilities: whether the result holds them.
-            flipped_axes: of (Z, Y, X), along which the image was turned over before it was cut.
+            turn: how the image was turned before it was cut.
             clicks: where to click instead; a structure that is not in it is not looked for.
         """
         grid = CubeGrid.of(geometry, spacing, self.folds[0].network.size)
@@ -73,7 +74,7 @@ class VolumePredictor(Predictor):
         of_folds = [fold.settings["clicks"] if clicks is None else clicks for fold in self.folds]
         self._grid, self._probabilities = grid, self._segment(volume, grid, of_folds)
         prediction = super().predict_prepared(
-            geometry, image_of, prompts_of, spacing, properties, keep_probabilities, flipped_axes
+            geometry, image_of, prompts_of, spacing, properties, keep_probabilities, turn
         )
         for name, place in of_folds[0].items():
             prediction.report["structures"][name]["prompts"] = [_click_entry(place, geometry)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from samdpo.dataset.orientation import Turn
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.inference.export import write_prediction
 from samdpo.inference.predictor import Predictor
@@ -49,7 +50,7 @@ def validate_volumes(
         prediction = predictor.predict_prepared(
             data.slices.geometry(case), lambda index, case=case: data.slices.image(case, index), None,
             properties["spacing"], properties["image_properties"], save_probabilities,
-            properties.get("flipped_axes", ()), None if clicks_of is None else clicks_of(case),
+            Turn.of(properties), None if clicks_of is None else clicks_of(case),
         )
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
+from samdpo.dataset.orientation import Turn
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.inference.export import write_prediction
 from samdpo.inference.predictor import Predictor
@@ -59,7 +60,7 @@ def validate_fold(
             lambda index, case=case: data.slices.image(case, index),
             lambda _, index, __, case=case: prompts.get(case, index),
             properties["spacing"], properties["image_properties"], save_probabilities,
-            properties.get("flipped_axes", ()),
+            Turn.of(properties),
         )
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"

@@ -12,7 +12,7 @@ from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson, Modality, modality_of
 from samdpo.dataset.images import read_image, read_label_with_properties
-from samdpo.dataset.orientation import orientation
+from samdpo.dataset.orientation import axial_axis, orientation
 from samdpo.errors import DatasetError
 
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
@@ -70,10 +70,19 @@ class CaseMeasure:
     structures: dict[str, StructureMeasure] = field(default_factory=dict)
 
 
-def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...]) -> int:
-    """Axis of (Z, Y, X) along which slices are cut: the coarsest one; CT is axial, a picture has no choice."""
-    if modality == "ct" or shape[0] == 1:
+def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...], letters: str = "") -> int:
+    """Axis of (Z, Y, X) along which slices are cut: the coarsest one; CT is axial, a picture has no choice.
+
+    Args:
+        modality: of the first channel.
+        spacing: (z, y, x) mm.
+        shape: (Z, Y, X).
+        letters: the orientation of the axes x, y, z, which tells the axial slices of a volume.
+    """
+    if shape[0] == 1:
         return 0
+    if modality == "ct":
+        return axial_axis(letters)
     return int(np.argmax(spacing))
 
 
@@ -109,7 +118,8 @@ def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> C
             f"{case.images[0]} is {'all black' if value_range[0][0] == 0 else 'of one value'}: it shows nothing. "
             f"Replace it or remove the case. {_ALL_FILES}"
         )
-    axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape)
+    letters = orientation(volume.properties)
+    axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape, letters)
     generator = np.random.default_rng(1234)
     take = partial(_sample, data, generator, samples)
     known = np.ones_like(label, bool) if dataset.ignore_label is None else label != dataset.ignore_label
@@ -121,7 +131,7 @@ def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> C
     return CaseMeasure(
         case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),
         shape[axis], _slices_with(foreground, axis), _slices_with(known, axis), volume.ndim,
-        orientation(volume.properties), structures,
+        letters, structures,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.dataset_json import DatasetJson, StructureHints
-from samdpo.dataset.orientation import most_common
+from samdpo.dataset.orientation import most_common, turn_to
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
 from samdpo.planning.baseline_stages import baseline_stages, peer_stages, volume_stages
@@ -84,17 +84,27 @@ class LitePlanner:
         """Whether left and right are alike; see :func:`samdpo.planning.schedule.mirrors`."""
         return schedule.mirrors(self.ndim, self.dataset_json.structures)
 
+    @property
+    def orientation(self) -> str:
+        """That of most labelled volumes, to which the others are turned; "" for pictures."""
+        return most_common(self.fingerprint.get("orientations", ())) if self.ndim == 3 else ""
+
+    def median(self, key: str) -> tuple[float, ...]:
+        """Median of the fingerprint's ``spacings`` or ``shapes``, (Z, Y, X) of the volumes as they are turned."""
+        found = self.fingerprint.get("orientations") or [""] * len(self.fingerprint[key])
+        turned = [turn_to(one, self.orientation).along(values) for one, values in zip(found, self.fingerprint[key])]
+        return tuple(np.median(turned, axis=0).tolist())
+
     def plan(self) -> Plans:
         """The whole plan; each hook below decides one part and may be overridden."""
-        shapes, spacings = self.fingerprint["shapes"], self.fingerprint["spacings"]
         return Plans(
             dataset_name=self.dataset_name,
             plans_name=self.plans_name,
             experiment_planner_used=type(self).__name__,
             file_ending=self.dataset_json.file_ending,
             structures={name: self.plan_structure(name) for name in self.dataset_json.structures},
-            original_median_spacing=np.median(spacings, axis=0).tolist(),
-            original_median_shape=np.median(shapes, axis=0).tolist(),
+            original_median_spacing=list(self.median("spacings")),
+            original_median_shape=list(self.median("shapes")),
             ndim=self.ndim,
             preprocessing=self.plan_preprocessing(),
             prompting=self.plan_prompting(),
@@ -121,14 +131,13 @@ class LitePlanner:
     def plan_preprocessing(self) -> PreprocessingPlan:
         """Normalisation, slicing axis, channels."""
         plan = PreprocessingPlan()
-        spacing = tuple(np.median(self.fingerprint["spacings"], axis=0))
-        shape = tuple(np.median(self.fingerprint["shapes"], axis=0))
+        spacing, shape = self.median("spacings"), self.median("shapes")
         names = list(self.dataset_json.channel_names.values())
         return PreprocessingPlan(
             data_identifier=f"{self.plans_name}_2d_{plan.image_size}",
             image_size=plan.image_size,
-            slicing_axis=slicing_axis(self.fingerprint["modality"], spacing, shape),
-            orientation=most_common(self.fingerprint.get("orientations", ())) if self.ndim == 3 else "",
+            slicing_axis=slicing_axis(self.fingerprint["modality"], spacing, shape, self.orientation),
+            orientation=self.orientation,
             normalization=[normalization(names, channel, self.fingerprint) for channel in range(len(names))],
             channel_mapping=channel_mapping(len(names)),
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.errors import ConfigurationError
+from samdpo.extensions import announced, import_class, installed_class
 from samdpo.plans import Plans
 
 DEFAULT_PLANNER = "LitePlanner"
@@ -36,19 +36,15 @@ def get_planner(name: str) -> type[Planner]:
     Raises:
         ConfigurationError: there is none; the message lists the names.
     """
-    announced = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
-    target = {**announced, **_OURS}.get(name, name)
-    module, separator, attribute = target.partition(":")
-    if not separator:
+    others = announced(ENTRY_POINTS)
+    if name in _OURS:
+        module, _, attribute = _OURS[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if name in others:
+        return installed_class(others[name])
+    if ":" not in name:
         raise ConfigurationError(
-            f"There is no planner {name!r}. Planners: {', '.join(sorted({**announced, **_OURS}))}; one of your own is "
+            f"There is no planner {name!r}. Planners: {', '.join(sorted({**others, **_OURS}))}; one of your own is "
             "given as module:Class."
         )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The planner {target!r} cannot be imported: {error}. Is its folder on PYTHONPATH?"
-        ) from error
-    except AttributeError as error:
-        raise ConfigurationError(f"The module {module} has no planner {attribute!r}. Check -pl {name}.") from error
+    return import_class(name, "planner")

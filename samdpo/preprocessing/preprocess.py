@@ -17,7 +17,7 @@ from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case, labelled_cases, unlabelled_cases
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import Volume, ending_of, read_image, read_label, read_label_with_properties, write_label
-from samdpo.dataset.orientation import axes_to_flip, flipped
+from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, hash_of
 from samdpo.parallel import Workers, local_threads, map_cases
@@ -31,7 +31,7 @@ from samdpo.schema import to_dict
 log = logging.getLogger(__name__)
 
 _PORTION = 2**20  # bytes read at once
-_VERSION = 1  # of what this module computes; part of every case's hash
+_VERSION = 2  # of what this module computes; part of every case's hash
 
 
 def prepare_slices(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeometry]:
@@ -159,11 +159,14 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
     """Stored channels (S, C', size, size), label (S, size, size) or None, geometry, properties."""
     case, plan = job.case, job.plan
     volume = read_image(case.images, len(plan.normalization) or None)
-    axes = axes_to_flip(volume.properties, plan.orientation, str(case.images[0]))
-    channels, geometry = _cut(flipped(volume.data, axes), plan)
+    unknown = unknown_orientation(volume.properties, plan.orientation)
+    if unknown:
+        log.warning("%s: %s.", case.images[0], unknown)
+    turn = turn_to(orientation(volume.properties), plan.orientation)
+    channels, geometry = _cut(turn.apply(volume.data), plan)
     label = None
     if case.label is not None:
-        label = geometry.label_to_slices(flipped(_read_label(job, volume), axes))
+        label = geometry.label_to_slices(turn.apply(_read_label(job, volume)))
     shown = {} if label is None else {
         name: np.flatnonzero((label == value).any(axis=(1, 2))).tolist() for name, value in job.labels.items()
     }
@@ -171,8 +174,8 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         "hash": job.content_hash,
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
-        "flipped_axes": axes,
-        "spacing": list(volume.spacing),
+        **turn.to_json(),
+        "spacing": list(turn.along(volume.spacing)),  # of the slices, as they were cut
         "image_properties": volume.properties,
         "image_files": [str(file) for file in case.images],
         "label_file": None if case.label is None else str(case.label),

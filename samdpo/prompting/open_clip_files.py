@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ LAYOUT = (
     f"{CONFIG}, the weights ({WEIGHTS[0]} or {WEIGHTS[-1]}) and, for a text tower of transformers, the tokenizer's "
     f"files ({TOKENIZER[0]}, {TOKENIZER[1]}) and the tower's {TEXT_CONFIG}, to which 'hf_model_name' in {CONFIG} points"
 )
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # on the hub
 _CHUNK = 1 << 20  # bytes hashed at once
 
 
@@ -38,12 +40,14 @@ class OpenClipFiles:
         folder: that holds all its files.
         weights: in it.
         config: content of ``open_clip_config.json``.
+        may_download: whether what its configuration names, like a tokenizer, may be fetched from the hub.
     """
 
     name: str
     folder: Path
     weights: Path
     config: dict[str, Any] = field(repr=False, hash=False)
+    may_download: bool = True
 
     @property
     def embed_dim(self) -> int:
@@ -57,24 +61,31 @@ class OpenClipFiles:
         return _sha256(self.weights, status.st_size, status.st_mtime_ns)
 
 
-def find_open_clip(name: str) -> OpenClipFiles:
+def find_open_clip(name: str, may_download: bool = True) -> OpenClipFiles:
     """The files of an image-text model, downloaded where they are nowhere on this machine.
+
+    They are data: configurations, tokenizers and tensors, of which nothing is run.
 
     Args:
         name: ``local-dir:FOLDER``; or ``hf-hub:OWNER/NAME``, which is a folder NAME in the weights folder, else a
             repository of the hub, in its cache or downloaded; or ``biomedclip``, which is one of the latter.
+        may_download: whether the network may be used because of ``name``. Where only a model folder names it, that is
+            no reason; ``biomedclip``, which is known here, is fetched all the same.
 
     Raises:
-        ConfigurationError: a folder is missing or incomplete, or the download failed; the message says where the
-            model is published and what folder to make of it.
+        ConfigurationError: it would have to be downloaded and may not; a folder is missing or incomplete, or the
+            download failed; the message says where the model is published and what folder to make of it.
     """
     name = BIOMEDCLIP_HOME if name == BIOMEDCLIP else name
+    may_download = may_download or name == BIOMEDCLIP_HOME
     if name.startswith(LOCAL):
         folder = Path(name.removeprefix(LOCAL)).expanduser().absolute()
-        return _in_folder(f"{LOCAL}{folder}", folder)
+        return _in_folder(f"{LOCAL}{folder}", folder, may_download)
     repository = name.removeprefix(HUB)
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigurationError(f"'prompting.image_text_model' is {name!r}; expected {HUB}OWNER/NAME.")
     by_hand = weights_folder() / repository.rpartition("/")[2]
-    return _in_folder(name, by_hand if by_hand.is_dir() else _from_hub(repository, by_hand))
+    return _in_folder(name, by_hand if by_hand.is_dir() else _from_hub(repository, by_hand, may_download), may_download)
 
 
 def not_here(repository: str, error: Exception, remedy: str) -> ConfigurationError:
@@ -86,23 +97,36 @@ def not_here(repository: str, error: Exception, remedy: str) -> ConfigurationErr
     )
 
 
-def _in_folder(name: str, folder: Path) -> OpenClipFiles:
+def not_fetched(repository: str, named_by: str) -> ConfigurationError:
+    """The sentence for a repository that is not on this machine, which only a file names."""
+    return ConfigurationError(
+        f"{named_by} names {repository}, which is not on this machine. Prediction downloads nothing that only a model "
+        f"folder names. If you trust it, fetch it first: hf download {repository}"
+    )
+
+
+def _in_folder(name: str, folder: Path, may_download: bool) -> OpenClipFiles:
     remedy = f"Expected a folder of {LAYOUT}."
     if not folder.is_dir():
         raise ConfigurationError(f"'prompting.image_text_model' is {name}, but that folder does not exist. {remedy}")
     config = read_json(folder / CONFIG, remedy=remedy)
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config.get("model_cfg", ())):
+    model_cfg = config.get("model_cfg") if isinstance(config, dict) else None
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    if not isinstance(model_cfg, dict) or not all(isinstance(model_cfg.get(k), kind) for k, kind in kinds.items()):
         raise ConfigurationError(
             f"{folder / CONFIG} does not describe an open_clip model: it needs 'model_cfg' with 'embed_dim', "
             f"'vision_cfg' and 'text_cfg'. {remedy}"
         )
+    named = {key: model_cfg["text_cfg"].get(key) for key in ("hf_model_name", "hf_tokenizer_name")}
+    if wrong := [key for key, value in named.items() if not isinstance(value, (str, type(None)))]:
+        raise ConfigurationError(f"{folder / CONFIG}: 'model_cfg.text_cfg.{wrong[0]}' must be a text. {remedy}")
     weights = [folder / known for known in WEIGHTS if (folder / known).is_file()]
     if not weights:
         raise ConfigurationError(f"{folder} has no weights: none of {', '.join(WEIGHTS)} is there. {remedy}")
-    return OpenClipFiles(name, folder, weights[0], config)
+    return OpenClipFiles(name, folder, weights[0], config, may_download)
 
 
-def _from_hub(repository: str, by_hand: Path) -> Path:
+def _from_hub(repository: str, by_hand: Path, may_download: bool) -> Path:
     """The folder of a hub's repository in its cache, downloaded where it is not there.
 
     ``by_hand`` is the folder that a person may fill instead.
@@ -110,6 +134,8 @@ def _from_hub(repository: str, by_hand: Path) -> Path:
     known = [cached_file(repository, file) for file in WEIGHTS if cached_file(repository, file)]
     if known and cached_file(repository, CONFIG):
         return known[0].parent
+    if not may_download:
+        raise not_fetched(repository, "'prompting.image_text_model' of the model folder")
     try:
         # The weights come last: where they are, all is there.
         config, *_, weights = [

@@ -15,7 +15,7 @@ from torch import nn
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.networks.published.reading import read_checkpoint
 from samdpo.networks.weights import load_into
-from samdpo.prompting.open_clip_files import OpenClipFiles, find_open_clip
+from samdpo.prompting.open_clip_files import CONFIG, OpenClipFiles, find_open_clip
 from samdpo.prompting.open_clip_text import Tokenizer, read_tokenizer, text_tower_folder
 
 log = logging.getLogger(__name__)
@@ -49,19 +49,20 @@ class OpenClip:
 
 
 @functools.lru_cache(maxsize=2)
-def shared_open_clip(name: str, device: str, checksum: str = "") -> OpenClip:
+def shared_open_clip(name: str, device: str, checksum: str = "", may_download: bool = True) -> OpenClip:
     """The process's one copy of a model: the folds of a predictor and the text encoder share it.
 
     Args:
         name: of the plan.
         device: where it runs.
         checksum: of the weights that are expected; empty takes any.
+        may_download: as for :func:`~samdpo.prompting.open_clip_files.find_open_clip`.
 
     Raises:
         ConfigurationError: files are missing or unreadable.
         ModelFolderError: the weights are others than expected, or do not fit the configuration.
     """
-    files = find_open_clip(name)
+    files = find_open_clip(name, may_download)
     if checksum and files.checksum != checksum:
         raise ModelFolderError(
             f"{files.weights} is not the file that this model's prompts were made with: its SHA-256 begins with "
@@ -85,6 +86,7 @@ def load_open_clip(files: OpenClipFiles, device: torch.device | str = "cpu") -> 
     model_cfg = files.config["model_cfg"]
     towers: dict[str, Any] = {"vision_cfg": dict(model_cfg["vision_cfg"]), "text_cfg": dict(model_cfg["text_cfg"])}
     if "timm_model_name" in towers["vision_cfg"]:
+        _refuse_address(towers["vision_cfg"]["timm_model_name"], files)
         towers["vision_cfg"]["timm_model_pretrained"] = False
     with text_tower_folder(files) as folder, _quiet_root_logger():
         if folder is not None:
@@ -111,6 +113,15 @@ def load_open_clip(files: OpenClipFiles, device: torch.device | str = "cpu") -> 
         tuple(preprocess["std"]), "bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
         files.embed_dim, files.checksum,
     )
+
+
+def _refuse_address(timm_model_name: Any, files: OpenClipFiles) -> None:
+    """An architecture of timm has a plain name; with a prefix timm would read one from the hub or another folder."""
+    if not isinstance(timm_model_name, str) or not timm_model_name.replace(".", "_").isidentifier():
+        raise ConfigurationError(
+            f"{files.folder / CONFIG}: 'timm_model_name' is {timm_model_name!r}; expected the name of an architecture "
+            "of timm, like vit_base_patch16_224."
+        )
 
 
 def fitting(state: Mapping[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from samdpo.prompting.open_clip_files import (
     OpenClipFiles,
     cached_file,
     download,
+    not_fetched,
     not_here,
 )
 
@@ -145,6 +146,8 @@ def _from_hub(repository: str, wanted: tuple[str, ...], files: OpenClipFiles) ->
     known = [cached_file(repository, file) for file in wanted if cached_file(repository, file)]
     if known:
         return known[0].parent
+    if not files.may_download:
+        raise not_fetched(repository, str(files.folder / CONFIG))
     try:
         found = [path for path in (download(repository, file) for file in wanted) if path is not None]
     except Exception as error:  # the hub's client, its HTTP library and sockets each raise their own kinds

@@ -156,10 +156,16 @@ class Prompter:
         write_json(folder / _SETTINGS, to_dict(self.settings))
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Prompter:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", may_download: bool = True) -> Prompter:
         """Read what :meth:`save` wrote.
 
         A pretrained model is found at once and loaded when it is first needed; training only needs its prompts.
+
+        Args:
+            folder: that was written.
+            device: where models run.
+            may_download: whether a pretrained model that is not on this machine is fetched because the folder names
+                it; see :func:`~samdpo.prompting.open_clip_files.find_open_clip`.
 
         Raises:
             ModelFolderError: a file is missing, truncated or of other settings.
@@ -172,8 +178,8 @@ class Prompter:
             source=str(folder / _SETTINGS),
         )
         if not settings.prompting.fits_towers:
-            name = find_open_clip(settings.prompting.image_text_model).name
-            load = functools.partial(shared_open_clip, name, str(device), settings.image_text_checksum)
+            name = find_open_clip(settings.prompting.image_text_model, may_download).name
+            load = functools.partial(shared_open_clip, name, str(device), settings.image_text_checksum, may_download)
             return cls(settings, OpenClipModel(load), device)
         try:
             model = LiteTowersModel.load(

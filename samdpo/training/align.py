@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from samdpo.errors import TrainingError
-from samdpo.files import read_json
 from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, plans_option
 from samdpo.plans import NetworkPlan, Plans
@@ -32,6 +31,7 @@ from samdpo.preferences.metrics import preference_metrics
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.training import checkpoints
 from samdpo.training.batches import Batch, Recipe
+from samdpo.training.description import read_description
 from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
@@ -90,6 +90,7 @@ class AlignTrainer(Trainer):
     ``self_training`` (label = the finetuned model's own mask) and ``best_candidate`` (label = the best candidate).
     """
 
+    objectives = ("preferences", "self_training", "best_candidate")
     people: RecordedAnnotator | None = None  # who ranked stored candidates, where the plan's annotator is not virtual
 
     @classmethod
@@ -112,7 +113,7 @@ class AlignTrainer(Trainer):
         previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
         self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
         load_file(self.network, self.reference_file)
-        self.mask_cut = read_json(previous / "model.json", error=TrainingError)["mask_cut"]
+        self.mask_cut = read_description(previous / "model.json")["mask_cut"]
 
     def configure_trainable(self) -> None:
         """Only the mask decoder trains (paper Sec. 3.2)."""

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.errors import ConfigurationError, PlansError, TrainingError
 from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, preprocessed_folder
-from samdpo.plans import load_plans
+from samdpo.plans import Plans, load_plans
 from samdpo.training import checkpoints
-from samdpo.training.discovery import find_trainer
+from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.trainer import Trainer
@@ -36,7 +36,8 @@ def get_trainer(
         dataset: id or name.
         stage: configuration of the plan (``finetune``, ``align``, or your own).
         fold: number or ``all``.
-        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the plan's.
+        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the plan's, which is not imported
+            because the plan says so, see :func:`samdpo.training.discovery.trainer_of_file`.
         plans_name: file name of the plan without ``.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
@@ -60,7 +61,9 @@ def get_trainer(
         raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")
     # What is typed wins over what the stage has otherwise.
     plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
-    found = find_trainer(trainer or plans.stage(stage).trainer)
+    typed = trainer or _typed_trainer(overrides, plans, stage)
+    found = find_trainer(typed) if typed else trainer_of_file(plans.stage(stage).trainer, file)
+    _check_objective(found, plans, stage)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage, writable=True)
 
@@ -68,6 +71,22 @@ def get_trainer(
         return FoldData.load(plans, fold, device, processes, with_prompts=found.uses_prompts, workers=workers)
 
     return found(together.main_first(load), stage, folder, device, pretrained_weights)
+
+
+def _typed_trainer(overrides: Sequence[str], plans: Plans, stage: str) -> str | None:
+    """The stage's trainer where ``--set trainer=…`` has typed it."""
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    return plans.stage(stage).trainer if keys & {"trainer", f"configurations.{stage}.trainer"} else None
+
+
+def _check_objective(trainer: type[Trainer], plans: Plans, stage: str) -> None:
+    objective = plans.stage(stage).objective
+    if objective not in trainer.objectives:
+        raise PlansError(
+            f"'configurations.{stage}.objective' of {plans.plans_name} is {objective!r}, which {trainer.__name__} does "
+            f"not read: it learns by {' or '.join(map(repr, trainer.objectives))}. Write that, or name another trainer "
+            "with -tr; a class of your own says in 'objectives' what it reads."
+        )
 
 
 def train(

@@ -31,6 +31,7 @@ from samdpo.training.batches import Batch, EpochSlices
 from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
+from samdpo.training.discovery import BUILT_IN, full_name, name_to_type
 from samdpo.training.distributed import Replica, join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
@@ -63,6 +64,7 @@ class Trainer:
     """
 
     feeds_by_workers = True  # whether batches may be made in worker processes
+    objectives: tuple[str, ...] = ("supervised",)  # values of the plan's 'objective' that it learns by
     uses_prompts = True  # whether prompts are made before training and a prompter is kept with the model
 
     def __init__(
@@ -409,7 +411,11 @@ class Trainer:
 
     def describe(self) -> dict[str, Any]:
         """What prediction needs to know of this fold beyond the plans; see :func:`describe_fold`."""
-        return describe_fold(self, type(self).build_network_architecture is not Trainer.build_network_architecture)
+        return describe_fold(self, self.has_own_architecture())
+
+    def has_own_architecture(self) -> bool:
+        """Whether prediction needs this class to build the network."""
+        return type(self).build_network_architecture is not Trainer.build_network_architecture
 
     def measure_confidence(self) -> dict[str, float]:
         """Of each structure the confidence below which a person should look at a mask."""
@@ -437,6 +443,8 @@ class Trainer:
     def prediction_command(self) -> str:
         """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
         option = "" if self.stage_name in LATEST_STAGES else f" -c {self.stage_name}"
+        if self.has_own_architecture() and type(self).__name__ not in BUILT_IN:  # found only where it is named
+            option += f" -tr {name_to_type(full_name(type(self)))}"
         option, number = plans_option(self.plans.plans_name) + option, int(self.plans.dataset_name[7:10])
         return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from samdpo.dataset.images import read_image, read_label, write_label
+from samdpo.dataset import decoding
+from samdpo.dataset.images import read_image, read_label, read_label_with_properties, write_label
 from samdpo.errors import DatasetError
 
+READERS = (read_image, read_label)
 RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6)  # not square: transposed axes would show
 
 
@@ -248,3 +253,273 @@ def test_a_stack_cannot_be_written_as_one_picture(tmp_path):
     with pytest.raises(DatasetError, match="holds one slice"):
         write_label(np.zeros((2, 4, 6), np.uint8), tmp_path / "a.png", {})
     assert not list(tmp_path.iterdir())
+
+
+def png_of(width: int, height: int, depth: int, colour_type: int) -> bytes:
+    """57 bytes: the header of a PNG and no pixel."""
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.uint32])
+def test_a_tiff_that_calls_0_white_is_turned_whatever_its_numbers(tmp_path, kind):
+    """Stored is the negative of a mask of 0 and 1, as scanners and PIL show it."""
+    import tifffile
+
+    mask = RAMP > 9
+    stored = ~mask if kind is bool else (np.iinfo(kind).max - mask).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif")[0], mask)
+    if kind in (bool, np.uint8):
+        theirs = np.asarray(Image.open(tmp_path / "a.tif"))
+        np.testing.assert_array_equal(theirs, mask)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data[0, 0], mask)
+
+
+def test_four_bits_a_pixel_are_turned_by_what_four_bits_hold(tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", RAMP % 16, photometric="miniswhite", bitspersample=4)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif")[0], 15 - RAMP % 16)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_tiff_that_calls_0_white_in_numbers_without_a_black_is_refused(tmp_path, kind):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", RAMP.astype(kind), photometric="miniswhite")
+    for read in READERS:
+        with pytest.raises(DatasetError, match=r"a\.tif .*calls 0 white .*PhotometricInterpretation 1"):
+            read(tmp_path / "a.tif")
+
+
+def test_numbers_that_32_bit_floats_cannot_tell_apart_are_refused_as_an_image(tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", RAMP.astype(np.uint32) + 2**31)
+    with pytest.raises(DatasetError, match="from 2147483648 to 2147483671, which 32-bit floats cannot tell apart"):
+        read_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", RAMP.astype(np.uint32) * 2**24)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data[0, 0], RAMP * 2.0**24)
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_stack_written_page_by_page_is_the_stack(tmp_path, colours):
+    import tifffile
+
+    pages = [np.stack([RAMP + i] * 3, axis=-1) if colours else RAMP + i for i in range(40)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb" if colours else "minisblack")
+    read = read_image(tmp_path / "a.tif").data
+    assert read.shape == (3 if colours else 1, 40, 4, 6)
+    np.testing.assert_array_equal(read[0], np.stack([RAMP + i for i in range(40)]))
+    if not colours:
+        np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), np.stack(pages))
+
+
+def test_pages_of_a_stack_are_turned_one_by_one_where_only_some_call_0_white(tmp_path):
+    import tifffile
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(RAMP, photometric="minisblack")
+        writer.write(255 - RAMP, photometric="miniswhite")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), np.stack([RAMP, RAMP]))
+
+
+@pytest.mark.parametrize("other", [RAMP[:3], RAMP[::2, ::2], RAMP.astype(np.uint16), np.stack([RAMP] * 3, axis=-1)])
+def test_pages_that_are_no_stack_are_refused_with_what_was_found(tmp_path, other):
+    import tifffile
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in (RAMP, RAMP, other):
+            writer.write(page, photometric="rgb" if page.ndim == 3 else "minisblack")
+    for read in READERS:
+        with pytest.raises(DatasetError, match=r"3 pages that are no stack.*: 2 of 4 x 6 \(YX\) uint8, 1 of"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_thumbnails_and_levels_of_a_pyramid_that_are_marked_are_no_pages(tmp_path, inside):
+    import tifffile
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(RAMP, photometric="minisblack", subifds=1 if inside else None)
+        writer.write(RAMP[::2, ::2], photometric="minisblack", subfiletype=1)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), RAMP[None])
+    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
+        writer.write(RAMP, photometric="minisblack", subifds=1)
+        writer.write(RAMP[::-1], photometric="minisblack")
+    with pytest.raises(DatasetError, match="inside a page"):
+        read_label(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(("layers", "kind", "text"), [
+    (2, "minisblack", "holds 2 channels"), (5, "rgb", "holds 5 channels"), (4, "separated", "colours SEPARATED"),
+])
+def test_channels_of_a_tiff_that_are_no_colours_are_not_dropped(tmp_path, layers, kind, text):
+    import tifffile
+
+    pixels = np.stack([RAMP] * layers, axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=kind, planarconfig="contig")
+    with pytest.raises(DatasetError, match=text):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_an_animation_is_refused_with_the_number_of_its_frames(tmp_path, format):
+    frames = [Image.fromarray(RAMP + i) for i in range(3)]
+    frames[0].save(tmp_path / "a.png", format=format, save_all=True, append_images=frames[1:])
+    for read in READERS:
+        with pytest.raises(DatasetError, match="holds 3 frames"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.png", "TIFF"), ("a.tif", "PNG"), ("a.png", "BMP")])
+def test_a_lossless_picture_under_another_ending_is_read_as_what_it_is(tmp_path, name, format):
+    Image.fromarray(RAMP).save(tmp_path / name, format=format)
+    np.testing.assert_array_equal(read_label(tmp_path / name)[0], RAMP)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "JPEG2000", "WEBP"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_a_lossy_picture_is_refused_under_any_ending(tmp_path, name, format):
+    Image.fromarray(RAMP).save(tmp_path / name, format=format)
+    with pytest.raises(DatasetError, match="under another name"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("depth", [1, 8, 16])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_png_values_are_those_stored_whatever_is_said_of_transparency(tmp_path, depth, transparent):
+    values = (RAMP > 9).astype(np.uint8) if depth == 1 else RAMP.astype(np.uint8 if depth == 8 else np.uint16) * 9
+    picture = Image.fromarray(values > 0 if depth == 1 else values)
+    picture.save(tmp_path / "a.png", **({"transparency": 0} if transparent else {}))
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png")[0], values)
+
+
+@pytest.mark.parametrize(("depth", "colour_type"), [(16, 2), (16, 0), (16, 4), (8, 0), (8, 6), (8, 3), (1, 0)])
+def test_57_bytes_that_promise_gigabytes_are_too_large_before_anything_is_allocated(tmp_path, depth, colour_type):
+    import tracemalloc
+
+    (tmp_path / "a.png").write_bytes(png_of(60000, 60000, depth, colour_type))
+    tracemalloc.start()
+    try:
+        for read in READERS:
+            with pytest.raises(DatasetError, match=r"a\.png is too large: 60000 x 60000 .* out of a file of 57 bytes"):
+                read(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "a.png").write_bytes(png_of(30000, 30000, depth, colour_type))
+    with pytest.raises(DatasetError, match="is too large|57 bytes cannot hold 30000 x 30000 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif", ".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_one_bound_holds_for_every_format(tmp_path, monkeypatch, ending):
+    write_label(np.zeros((1, 40, 60), np.uint8), tmp_path / f"a{ending}", {})
+    read_image(tmp_path / f"a{ending}")
+    monkeypatch.setattr(decoding, "LARGEST", 2000)
+    monkeypatch.setattr(decoding, "_A_BYTE", 0)
+    for read in READERS:
+        with pytest.raises(DatasetError, match="too large: .*2,400 values.* up to 2,000 values are read"):
+            read(tmp_path / f"a{ending}")
+
+
+def test_a_large_file_may_hold_more_than_the_bound(tmp_path, monkeypatch):
+    save(tmp_path / "a.bmp", np.zeros((40, 60), np.uint8))
+    monkeypatch.setattr(decoding, "LARGEST", 2000)
+    assert read_image(tmp_path / "a.bmp").data.shape == (1, 1, 40, 60)
+
+
+def test_a_picture_beyond_pils_bound_is_read_without_a_warning(tmp_path, monkeypatch, recwarn):
+    for ending in (".png", ".bmp"):
+        save(tmp_path / f"a{ending}", RAMP)
+        for bound in (20, 10):  # PIL warns, and refuses at twice its bound
+            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+            np.testing.assert_array_equal(read_label(tmp_path / f"a{ending}")[0], RAMP)
+    assert not recwarn.list
+
+
+def test_memory_that_does_not_suffice_is_not_called_damage(tmp_path, monkeypatch):
+    import tifffile
+
+    save(tmp_path / "a.tif", RAMP)
+
+    def nothing_left(*_, **__):
+        raise MemoryError("Unable to allocate 20 GiB")
+
+    monkeypatch.setattr(tifffile, "TiffFile", nothing_left)
+    with pytest.raises(DatasetError, match=r"a\.tif is too large for the memory of this machine \(Unable to allocate"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("error", [struct.error("x"), ValueError("x"), OverflowError("x"), zlib.error("x"),
+                                   RecursionError("x"), KeyError("x"), EOFError("x"), OSError("x")])
+def test_whatever_a_decoder_raises_becomes_a_sentence(tmp_path, monkeypatch, error):
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    def fail(*_, **__):
+        raise error
+
+    save(tmp_path / "a.tif", RAMP)
+    write_label(RAMP[None], tmp_path / "a.mha", {})
+    monkeypatch.setattr("tifffile.TiffFile", fail)
+    monkeypatch.setattr(SimpleITKIO, "read_images", fail)
+    for name in ("a.tif", "a.mha"):
+        for read in READERS:
+            with pytest.raises(DatasetError, match=rf"{name} cannot be read .*x.*damaged or cut off"):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz", ".mha"])
+def test_a_file_that_may_not_be_read_is_called_that(tmp_path, monkeypatch, ending):
+    from pathlib import Path
+
+    path = tmp_path / f"a{ending}"
+    write_label(RAMP[None], path, {})
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root reads everything
+        really = Path.open
+
+        def refuse(self, *args, **kwargs):
+            if self == path:
+                raise PermissionError(13, "Permission denied", str(self))
+            return really(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", refuse)
+    for read in READERS:
+        with pytest.raises(DatasetError, match=r"may not be read by you .*chmod u\+r"):
+            read(path)
+
+
+def test_a_broken_link_a_folder_and_a_pipe_are_called_what_they_are(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone" / "a.png")
+    (tmp_path / "folder.nii.gz").mkdir()
+    os.mkfifo(tmp_path / "pipe.tif")
+    for name, text in (
+        ("link.png", r"is a link to .*gone/a\.png, which is not there"), ("folder.nii.gz", "is a folder"),
+        ("pipe.tif", "is a pipe or a device"),
+    ):
+        with pytest.raises(DatasetError, match=text):
+            read_label(tmp_path / name)
+
+
+def test_a_json_beside_a_stack_that_is_about_something_else_says_nothing_of_its_spacing(tmp_path, caplog):
+    write_label(np.stack([RAMP, RAMP]), tmp_path / "a.tif", {})
+    (tmp_path / "a.json").write_text('{"shapes": [], "imagePath": "a.tif"}')  # as annotation programs write it
+    assert read_label_with_properties(tmp_path / "a.tif")[1]["spacing"] == [1, 1, 1]
+    assert "a.json holds no 'spacing'" in caplog.text
+    for content in ("[" * 100_000, "{", '{"spacing": [1, 1, 1e400]}', '{"spacing": {"z": 1}}', '{"spacing": null}'):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(DatasetError, match=r"a\.json.*spacing of a\.tif"):
+            read_label(tmp_path / "a.tif")
+
+
+def test_a_picture_tells_what_numbers_it_is_stored_in(tmp_path):
+    assert read_image(save(tmp_path / "a.png", RAMP)).properties["dtype"] == "uint8"
+    assert read_image(save(tmp_path / "b.png", RAMP.astype(np.uint16))).properties["dtype"] == "uint16"

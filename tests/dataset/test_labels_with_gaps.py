@@ -71,7 +71,7 @@ def test_predicted_values_are_those_of_dataset_json_and_the_numbers_themselves_c
     assert set(np.unique(gaps)) <= {0, 1, 3, 7}
 
 
-def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back(roots) -> None:
+def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back_or_flagged(roots, caplog) -> None:
     from samdpo.inference.predictor import Predictor
 
     mask = predicted(roots, 907, CONSECUTIVE)
@@ -86,6 +86,26 @@ def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back(roots) 
     np.testing.assert_array_equal(found.segmentation, mask[::-1, :, ::-1])
     assert found.report["flipped_axes"] == [2, 0]
     assert found.probabilities[:, ::-1, :, ::-1].max(0)[mask > 0].min() > 0.05
+    straight = sitk.GetImageFromArray(mask)
+    straight.CopyInformation(image)
+    for code in ("PLS", "SPR", "AIL"):  # the axes in another order
+        sitk.WriteImage(sitk.DICOMOrient(image, code), str(roots.results / "order_0000.nii.gz"))
+        predictor.set_image(roots.results / "order_0000.nii.gz")
+        again = predictor.predict()
+        np.testing.assert_array_equal(
+            again.segmentation, sitk.GetArrayFromImage(sitk.DICOMOrient(straight, code)).astype(np.int16)
+        )
+        assert again.report["structures"].keys() == found.report["structures"].keys()
+        for name, entry in again.report["structures"].items():
+            assert entry["volume_ml"] == pytest.approx(found.report["structures"][name]["volume_ml"])
+        assert not any("axes" in reason for reason in again.report["reasons"])
+    half = np.sqrt(0.5)
+    image.SetDirection((half, -half, 0, half, half, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(roots.results / "oblique_0000.nii.gz"))
+    predictor.set_image(roots.results / "oblique_0000.nii.gz")
+    report = predictor.predict().report
+    assert report["look_at"] and "half-way" in report["reasons"][-1]
+    assert "oblique_0000.nii.gz: its axes lie half-way" in caplog.text
 
 
 def test_each_structure_gets_its_own_value_and_overlaps_go_to_the_more_probable() -> None:

@@ -1,4 +1,4 @@
-"""A conversion as data, what goes where, and the one loop that does it: resumable, atomic, dataset.json last."""
+"""A conversion as data, what goes where, and the one loop that does it: resumable, atomic, named when it is whole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from samdpo.dataset.converters.duplicates import duplicate_groups
 from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
-from samdpo.dataset.converters.target import claim_folder
+from samdpo.dataset.converters.target import claim_folder, finish_folder
 from samdpo.dataset.images import MEDICAL_ENDINGS
 from samdpo.errors import DatasetError
-from samdpo.files import read_json, write_json
+from samdpo.files import read_json, remove_abandoned, write_json
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)
@@ -70,15 +70,17 @@ def hint(
 def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) -> Path:
     """Write ``nnUNet_raw/DatasetXXX_Name``; returns the folder.
 
-    Files that are there already are kept, so that an interrupted run goes on where it stopped.
+    It is made in a hidden folder beside, and gets its name when it is whole. Files that are there already are kept, so
+    that an interrupted run goes on where it stopped.
 
     Raises:
         ConfigurationError: bad id, id of another dataset, unwritable folder.
-        DatasetError: files that cannot be converted, all told at once; dataset.json is then not written.
+        DatasetError: files that cannot be converted, all told at once; there is then no dataset.
     """
     _refuse_clashes(conversion.tasks)
     record = {"command": conversion.command, "settings": conversion.settings}
-    folder = claim_folder(identifier, conversion.name, record)
+    folder, final = claim_folder(identifier, conversion.name, record)
+    remove_abandoned(folder, recursive=True)  # nnU-Net would take them for cases
     # In the archive's order: a compressed tar cannot go back, and a disk would rather not.
     tasks = sorted(conversion.tasks, key=lambda task: (str(task.members[0].container), task.members[0].order))
     if any(is_sequential(task.members[0].container) for task in tasks):
@@ -99,20 +101,23 @@ def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) 
     if problems:
         rest = len(problems) - _SHOWN
         more = [f"… and {rest} more."] if rest > 0 else []
-        raise DatasetError("\n".join([*problems[:_SHOWN], *more, f"{folder} is not complete without these files."]))
-    for leftover in folder.glob("*/.tmp*_*"):  # of a run that was killed; nnU-Net would take them for cases
-        leftover.unlink()
+        raise DatasetError("\n".join([
+            *problems[:_SHOWN], *more,
+            f"{final} is not complete without these files. Mend them and type the same command again: what is done is "
+            f"kept in {folder}, which you may delete as well.",
+        ]))
     if conversion.group_duplicates:
         _write_groups(folder, conversion, processes)
     _write_dataset_json(folder, conversion)
+    finish_folder(folder, final)
     if kept:
         log.info("%d of %d steps were done already and kept.", kept, len(tasks))
     log.info(
-        "%s: %d labelled, %d unlabelled, %d test images.", folder,
+        "%s: %d labelled, %d unlabelled, %d test images.", final,
         *(_count(conversion, part) for part in ("labelsTr", "imagesUl", "imagesTs")),
     )
     log.info("Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity", identifier)
-    return folder
+    return final
 
 
 def _run(folder: Path, task: Task) -> tuple[bool, str | None, str | None]:

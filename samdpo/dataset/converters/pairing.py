@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from samdpo.dataset.converters.source import Member, list_members
+from samdpo.dataset.converters.source import Member, is_archive, list_members
 from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
-from samdpo.errors import DatasetError
+from samdpo.errors import ConfigurationError, DatasetError
+
+log = logging.getLogger(__name__)
 
 MASK_SUFFIXES = ("_mask", "_label", "_seg")
+_MOST_STRUCTURES = 30  # more endings of names are numbers of something else
 _CHANNEL = "_0000"  # nnU-Net's images have it, its labels do not
 
 
-def picture_members(source: Path) -> list[Member]:
+def picture_members(source: Path, masks: bool = False) -> list[Member]:
     """The image files of one folder: of ``source`` itself, or of the one folder inside it that holds any.
+
+    Args:
+        source: folder or archive.
+        masks: whether they are masks, whose folders may be structures.
 
     Raises:
         DatasetError: no image, or images in several folders.
@@ -34,9 +43,11 @@ def picture_members(source: Path) -> list[Member]:
             f"found: {found}. Name the folder with the images."
         )
     if len(by_folder) > 1:
+        structures = " ".join(f"NAME={folder}" for folder in sorted(by_folder)[:8])
         raise DatasetError(
             f"{source} holds images in {len(by_folder)} folders: {', '.join(sorted(by_folder)[:5])}. Expected one. "
-            "Name the folder meant."
+            "Name the folder meant"
+            + (f", or, if each holds one structure: --structures {structures}" if masks else ".")
         )
     return next(iter(by_folder.values()))
 
@@ -74,13 +85,144 @@ def pair_by_stem(
         else:
             bare.append(image)
     if bare or by_stem:
+        suffixes = _suffixes(list(by_case), list(by_stem))
+        advice = f" If each mask shows one structure: --structures {suffixes}" if suffixes and not together else ""
         lines = [f"{m} has no mask: expected a file called {stem(m)}, or {stem(m)}_mask." for m in bare[:10]]
         lines += [f"{m} has no image of the same name." for m in list(by_stem.values())[:10]]
         raise DatasetError(
             "\n".join([*lines, f"{len(bare)} image(s) and {len(by_stem)} mask(s) stand alone. Rename them, or put "
-                       "images without a mask into a folder of their own and name it after --unlabelled."])
+                       "images without a mask into a folder of their own and name it after --unlabelled." + advice])
         )
     return found
+
+
+@dataclass(frozen=True)
+class StructureSource:
+    """Where the masks of one structure lie: ``--structures NAME=SOURCE``.
+
+    Attributes:
+        name: of the structure.
+        value: its label.
+        source: a folder inside that of the masks, another folder or archive, or what the files' names end with.
+    """
+
+    name: str
+    value: int
+    source: str
+
+
+def structures_of(given: Sequence[str]) -> tuple[tuple[str, ...], list[StructureSource]]:
+    """``--structures``: names of the labels, background first, and where each lies; a name may come several times.
+
+    Raises:
+        ConfigurationError: a text of another form.
+    """
+    labels, sources = ["background"], []
+    for text in given:
+        name, separator, source = text.partition("=")
+        if not separator or not name.strip() or not source.strip() or name == "background":
+            raise ConfigurationError(
+                f"--structures holds {text!r}; expected NAME=FOLDER, or NAME=ENDING of the files' names: lung=_lung."
+            )
+        if name not in labels:
+            labels.append(name)
+        sources.append(StructureSource(name, labels.index(name), source.rstrip("/")))
+    return tuple(labels), sources
+
+
+def pair_structures(
+    images: Sequence[Member], masks: Path, sources: Sequence[StructureSource], together: bool = False
+) -> list[tuple[str, Member, tuple[Member, ...], tuple[int, ...]]]:
+    """Case, image, its masks in the order of ``sources``, and their values; sorted.
+
+    A case has at least one mask; a structure without one is not there in it.
+
+    Args:
+        images: image files.
+        masks: folder or archive of masks.
+        sources: where each structure lies.
+        together: images and masks lie in one folder.
+
+    Raises:
+        DatasetError: a source that is none, an image without any mask, a mask without image, two of one structure.
+    """
+    everything = [member for member in list_members(masks.expanduser()) if ending_of(member.name)]
+    folders = {one: _in_folder(everything, one.source) for one in sources}
+    suffixes = sorted((one.source for one in sources if not folders[one]), key=len, reverse=True)
+    loose = picture_members(masks) if suffixes else []
+    by_suffix = {suffix: {} for suffix in suffixes}  # -> stem without it -> mask
+    for member in loose:
+        fitting = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
+        if fitting is not None:
+            by_suffix[fitting][stem(member)[: -len(fitting)]] = member
+    if together:
+        images = [m for m in images if not stem(m).endswith(tuple(suffixes))]
+    by_case = _unique(images, "images")
+    plain = _case_names(by_case)
+    found: dict[str, list[tuple[Member, int]]] = {case: [] for case in by_case}
+    alone: list[Member] = []
+    for one in sources:
+        usual = ("", *MASK_SUFFIXES, f"_{one.name}") if folders[one] else ("",)
+        left = _unique(folders[one], "masks") if folders[one] else dict(by_suffix[one.source])
+        if not left:
+            raise DatasetError(
+                f"--structures {one.name}={one.source}: there is no folder {one.source} in {masks} or here, and no "
+                f"file of {masks} is called *{one.source}."
+            )
+        for case in by_case:
+            names = dict.fromkeys(name + suffix for name in (case, plain[case]) for suffix in usual)
+            fitting = [name for name in names if name in left]
+            if len(fitting) > 1:
+                raise DatasetError(
+                    f"{by_case[case]} has two masks of {one.name}, {left[fitting[0]]} and {left[fitting[1]]}. Remove "
+                    "or rename one of them."
+                )
+            found[case] += [(left.pop(name), one.value) for name in fitting]
+        alone += left.values()
+    if not together and suffixes:
+        used = {id(member) for of in by_suffix.values() for member in of.values()}
+        alone += [member for member in loose if id(member) not in used]
+    bare = [by_case[case] for case, of in found.items() if not of]
+    if bare or alone:
+        raise DatasetError("\n".join([
+            *(f"{m} has no mask of any structure." for m in bare[:10]),
+            *(f"{m} belongs to no image, or to no structure of --structures." for m in alone[:10]),
+            f"{len(bare)} image(s) and {len(alone)} mask(s) stand alone. Rename them, name their structure too, or put "
+            "images without a mask into a folder of their own and name it after --unlabelled.",
+        ]))
+    _tell_missing(sources, found)
+    return [
+        (plain[case], image, tuple(mask for mask, _ in found[case]), tuple(value for _, value in found[case]))
+        for case, image in sorted(by_case.items())
+    ]
+
+
+def _tell_missing(sources: Sequence[StructureSource], found: Mapping[str, Sequence[tuple[Member, int]]]) -> None:
+    for name, value in dict.fromkeys((one.name, one.value) for one in sources):
+        without = [case for case, of in found.items() if value not in [v for _, v in of]]
+        if without:
+            log.warning(
+                "%d of %d images have no mask of %s, for example %s: it counts as not there in them.", len(without),
+                len(found), name, without[0],
+            )
+
+
+def _in_folder(members: Sequence[Member], source: str) -> list[Member]:
+    inside = [m for m in members if m.folder == source or m.folder.endswith(f"/{source}")]
+    path = Path(source).expanduser()
+    return inside or (picture_members(path) if path.is_dir() or is_archive(path) else [])
+
+
+def _suffixes(images: Sequence[str], masks: Sequence[str]) -> str:
+    """``NAME=_heart NAME=_lung`` where the masks' names are those of images with a few endings; "" where not."""
+    longest = sorted(images, key=len, reverse=True)
+    found = set()
+    for mask in masks:
+        image = next((name for name in longest if mask.startswith(name)), None)
+        if image is None or mask == image:
+            return ""
+        found.add(mask[len(image):])
+    return " ".join(f"NAME={suffix}" for suffix in sorted(found)) if len(found) <= _MOST_STRUCTURES else ""
 
 
 def stem(member: Member) -> str:

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from samdpo.dataset.converters.source import Member, copy_member, local_file, naming
+from samdpo.dataset.decoding import check_file
 from samdpo.dataset.images import (
     LOSSY_ENDINGS,
     ending_of,
     read_image,
     read_label,
-    read_label_with_properties,
     write_label,
 )
-from samdpo.dataset.pictures import write_picture
+from samdpo.dataset.pictures import lossy_kind, upright_picture, write_picture
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
 
@@ -33,22 +33,13 @@ LOSSY = (
 def readable_picture(member: Member) -> Iterator[tuple[Path, bool]]:
     """The picture as a file that samdpo reads, and whether it was lossy: that one is decoded to a temporary PNG."""
     with local_file(member) as path:
-        if not _is_lossy(path):
+        check_file(path)
+        if not is_lossy(path):
             yield path, False
             return
-        from PIL import Image, ImageOps
-
         with tempfile.TemporaryDirectory(prefix="samdpo_") as folder:
             decoded = Path(folder) / "picture.png"
-            try:
-                with Image.open(path) as picture:
-                    # A camera's rotation mark: people draw masks on what their screen shows.
-                    upright = ImageOps.exif_transpose(picture)
-                    (upright if upright.mode in ("L", "RGB") else upright.convert("RGB")).save(decoded)
-            except (OSError, SyntaxError) as error:
-                raise DatasetError(
-                    f"{path} cannot be read ({error}). The file is damaged or cut off: copy it again from its source."
-                ) from error
+            upright_picture(path).save(decoded, compress_level=1)
             with naming(decoded, member):
                 yield decoded, True
 
@@ -142,33 +133,6 @@ def write_empty_mask(members: tuple[Member, ...], targets: tuple[Path, ...]) -> 
     write_label(np.zeros(shape, np.uint8), targets[0], {})
 
 
-def write_label_map(
-    members: tuple[Member, ...], targets: tuple[Path, ...], *, labels: tuple[str, ...]
-) -> None:
-    """A user's mask: 0 and 255 become 0 and 1 where there is one structure, values of ``labels`` stay.
-
-    Raises:
-        DatasetError: lossy, coloured or unreadable mask, or a value that ``labels`` does not have.
-    """
-    member, target = members[0], targets[0]
-    with local_file(member) as path:
-        values, properties = read_label_with_properties(path)
-    found = {int(v) for v in np.unique(values)}
-    binary = len(labels) == 2 and found <= {0, 255}
-    if not binary and not found <= set(range(len(labels))):
-        listing = ", ".join(f"{value} = {name}" for value, name in enumerate(labels))
-        shown = ", ".join(map(str, sorted(found)[:8])) + (", …" if len(found) > 8 else "")
-        raise DatasetError(
-            f"{member} holds the values {shown}; expected {listing}" + (" or 0 and 255" if len(labels) == 2 else "")
-            + ". Name every value in order with --labels background …, or correct the mask."
-        )
-    medical = "sitk_stuff" in properties
-    if medical and not (binary and 255 in found) and ending_of(member.name) == ending_of(target):
-        copy_member(member, target)
-    else:
-        write_label(values != 0 if binary else values, target, properties)
-
-
-def _is_lossy(path: Path) -> bool:
-    with path.open("rb") as file:
-        return ending_of(path) in LOSSY_ENDINGS or file.read(3) == b"\xff\xd8\xff"  # JPEG, whatever its name
+def is_lossy(path: Path) -> bool:
+    """Whether a picture was compressed with losses, by its name or by its content."""
+    return ending_of(path) in LOSSY_ENDINGS or bool(lossy_kind(path))

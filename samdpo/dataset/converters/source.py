@@ -16,9 +16,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from samdpo.dataset.decoding import check_size
 from samdpo.dataset.nifti import refuse_cut_nifti
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path
+from samdpo.files import atomic_path, unreadable
 
 _ZIP = re.compile(r"\.zip$", re.I)
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz)$", re.I)
@@ -166,6 +167,8 @@ def _safe(container: Path, stored: str) -> PurePosixPath:
 
 
 def _copy(member: Member, target: Path) -> None:
+    if not member.container.is_dir():
+        _refuse_too_large(member, target.parent)
     try:
         with _open(member) as stream, target.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
@@ -176,12 +179,23 @@ def _copy(member: Member, target: Path) -> None:
         raise _damaged(member.container, EOFError(f"{written} of {member.size} bytes"), member.path)
 
 
+def _refuse_too_large(member: Member, folder: Path) -> None:
+    """Archives hold a gigabyte of zeros in a megabyte; what cannot be an image, or has no place, is not unpacked."""
+    check_size(Path(str(member)), (member.size // 4,), member.container.stat().st_size)
+    free = shutil.disk_usage(folder).free
+    if member.size > free:
+        raise DatasetError(
+            f"{member} is {member.size:,} bytes large when it is unpacked, but {folder} has {free:,} free. Free some "
+            "space, or point TMPDIR at a larger disk."
+        )
+
+
 def _open(member: Member) -> IO[bytes]:
     if member.container.is_dir():
         try:
             return (member.container / member.path).open("rb")
         except OSError as error:
-            raise DatasetError(f"{member} cannot be read ({error.strerror}). Check its permissions.") from error
+            raise DatasetError(unreadable(Path(str(member)), error)) from error
     if _ZIP.search(member.container.name):
         return _zip(member.container).open(member.stored)
     archive, entries = _tar(member.container)

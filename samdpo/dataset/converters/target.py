@@ -1,8 +1,14 @@
-"""The folder a conversion writes to, claimed by a record: going on is safe, and nobody's data is written over."""
+"""The folder a conversion writes to, claimed by a record: going on is safe, and nobody's data is written over.
+
+A new dataset is made in a hidden folder, which no command takes for a dataset, and gets its name when it is whole.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +16,17 @@ from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json, write_json
 from samdpo.paths import MODEL_SEPARATOR, known_datasets, raw_root
 
+log = logging.getLogger(__name__)
+
+_UNFINISHED = ".unfinished_"  # and the dataset's name: what an interrupted or refused conversion has done so far
 RECORD = "conversion.json"  # which command with which settings; nnU-Net and samdpo ignore it
 
 
-def claim_folder(identifier: int, name: str, record: dict[str, Any]) -> Path:
-    """``nnUNet_raw/DatasetXXX_Name``, new or begun by the same command with the same settings.
+def claim_folder(identifier: int, name: str, record: dict[str, Any]) -> tuple[Path, Path]:
+    """Where to write ``nnUNet_raw/DatasetXXX_Name``, and that folder itself.
+
+    The first is the second where the same command with the same settings has made it; else a hidden folder beside it,
+    in which the same conversion goes on and another one begins anew. :func:`finish_folder` gives it its name.
 
     Raises:
         ConfigurationError: bad id or name, or the id belongs to another dataset.
@@ -44,8 +56,36 @@ def claim_folder(identifier: int, name: str, record: dict[str, Any]) -> Path:
                 f"{folder} was made by {_words(before)}; now it is {_words(record)}. The two do not belong into one "
                 f"folder. {remedy}"
             )
-    write_json(folder / RECORD, record)
-    return folder
+    if folder.exists() and any(folder.iterdir()):
+        return folder, folder
+    work = folder.with_name(_UNFINISHED + folder.name)
+    if work.exists():
+        try:
+            begun = read_json(work / RECORD, error=DatasetError)
+        except DatasetError as error:
+            raise DatasetError(f"{error} {work} is where {folder.name} would be made. Remove it.") from error
+        if begun != record:
+            log.info("What %s had begun in %s is removed.", _words(begun), work)
+            shutil.rmtree(work)
+    write_json(work / RECORD, record)
+    return work, folder
+
+
+def finish_folder(work: Path, folder: Path) -> None:
+    """Give a dataset that is whole its name.
+
+    Raises:
+        DatasetError: somebody else has made a folder of that name meanwhile.
+    """
+    if work == folder:
+        return
+    try:
+        os.replace(work, folder)  # an empty folder of that name makes way
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} has come into being while {work} was made ({error.strerror}). Remove one of them, or rename "
+            f"the second to {folder.name}."
+        ) from error
 
 
 def _words(record: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samdpo.dataset.converters.source import Member, local_file
+from samdpo.dataset.decoding import check_file, check_size, decoding
 from samdpo.dataset.itk import silence, unreadable
 from samdpo.dataset.nifti import refuse_cut_nifti
 from samdpo.errors import DatasetError
@@ -41,10 +42,15 @@ def _read(member: Member):
     import SimpleITK as sitk  # noqa: N813
 
     silence()
-    with local_file(member) as path:
+    with local_file(member) as path, decoding(path):
+        check_file(path)
         refuse_cut_nifti(path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
         try:
-            return sitk.ReadImage(str(path))
+            reader.ReadImageInformation()
+            check_size(path, reader.GetSize())
+            return reader.Execute()
         except RuntimeError as error:
             raise unreadable(path, error) from error
 

@@ -39,7 +39,13 @@ class Answerer:
         name: under which the answers are kept.
         load: device -> the model.
         batch_size: questions a pass.
+
+    Attributes:
+        may_download: whether a model that is not on this machine may be fetched. False until whoever makes a plan's
+            prompts says so: that a model folder names a model is no reason to use the network.
     """
+
+    may_download = False
 
     def __init__(
         self, name: str, load: Callable[[torch.device | str], VisionLanguageModel], batch_size: int
@@ -125,9 +131,10 @@ def _answerer(kind: str, model: str, batch_size: int, max_new_tokens: int) -> An
             return MedVInT(folder, device, max_new_tokens)
         from samdpo.prompting.answers.vlm import ImageTextToText
 
-        return ImageTextToText(model, device, max_new_tokens)
+        return ImageTextToText(model, device, max_new_tokens, answerer.may_download)
 
-    return Answerer(f"medvint {name}" if kind == "medvint" else name, load, batch_size)
+    answerer = Answerer(f"medvint {name}" if kind == "medvint" else name, load, batch_size)
+    return answerer
 
 
 def _picture(image: np.ndarray) -> Image.Image:

@@ -61,8 +61,13 @@ def with_model_answers(
     return answered
 
 
-def keep_answers(plans: Plans) -> Answerer | None:
+def keep_answers(plans: Plans, may_download: bool = True) -> Answerer | None:
     """Read the answers kept in the dataset's preprocessed folder, and keep new ones there, where one can be written to.
+
+    Args:
+        plans: says whom to ask.
+        may_download: whether the model may be fetched, as for a plan that the user works with; not for a plan that
+            came with a model folder.
 
     Returns:
         The answerer; None where the plan asks no model.
@@ -70,6 +75,7 @@ def keep_answers(plans: Plans) -> Answerer | None:
     if not asks_a_model(plans.prompting):
         return None
     answerer = answerer_of(plans.prompting)
+    answerer.may_download = may_download
     if os.environ.get("nnUNet_preprocessed"):
         folder = preprocessed_root() / plans.dataset_name
         if os.access(folder, os.W_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,17 @@ class ImageTextToText:
         name: folder with config, weights (safetensors) and processor, or the name under which they are published.
         device: ``auto`` is a GPU where there is one.
         max_new_tokens: longest answer.
+        may_download: whether a published one that is not on this machine is fetched.
 
     Raises:
         ConfigurationError: it is neither a folder nor to be had from where it is published, or is no such model.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "auto", max_new_tokens: int = 50) -> None:
+    def __init__(
+        self, name: str, device: torch.device | str = "auto", max_new_tokens: int = 50, may_download: bool = True
+    ) -> None:
         self.name, self.device, self.max_new_tokens = name, resolve_device(device), max_new_tokens
-        self.processor, self.model = _load(name, self.device)
+        self.processor, self.model = _load(name, self.device, may_download)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.tokenizer.padding_side = "left"  # answers of a batch begin at the same token
         if self.tokenizer.pad_token is None:
@@ -85,7 +89,7 @@ class ImageTextToText:
         return any(token in ends for token in ids.tolist())
 
 
-def _load(name: str, device: torch.device) -> tuple[Any, Any]:
+def _load(name: str, device: torch.device, may_download: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder = Path(name).expanduser()
@@ -109,6 +113,12 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
         except OSError:
             if folder.is_dir():
                 raise
+            if not may_download:
+                raise ConfigurationError(
+                    f"The model folder has its questions answered by {name} ('prompting.vlm'), which is not on this "
+                    "machine. Prediction downloads nothing that only a model folder names. If you trust that model, "
+                    f"fetch it first: hf download {shlex.quote(name)}"
+                ) from None
             _check_reachable(name)  # fails at once where the download would try for minutes
             processor, model = load(local=False)
     except (OSError, ValueError, KeyError, ImportError) as error:

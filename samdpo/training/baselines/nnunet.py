@@ -18,13 +18,15 @@ from samdpo.dataset.images import write_label
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import hash_of, read_json, write_json
+from samdpo.names import check_name
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints
+from samdpo.training.baselines.nnunet_checks import check_plans, check_preprocessed, read_checkpoint
 from samdpo.training.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.training.baselines.nnunet_raw import RawForm, write_raw_dataset
-from samdpo.training.baselines.nnunet_worker import RESULT, WEIGHTS, model_folder
+from samdpo.training.baselines.nnunet_worker import PLANS, RESULT, WEIGHTS, model_folder
 from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.resume import check_settings
 from samdpo.training.run_log import RunLog, write_debug
@@ -88,10 +90,14 @@ class NnUNetTrainer(Trainer):
 
         Raises:
             TrainingError: it was made with other settings.
+            ModelFolderError: it holds more than tensors and numbers, or the plan beside it names strange classes.
         """
         if not self.latest.is_file():
             return False
         check_settings(self, read_json(self.nnunet / SETTINGS, error=TrainingError, remedy="Start again without --c."))
+        read_checkpoint(self.latest)
+        check_plans(self.nnunet / "preprocessed" / self.plans.dataset_name / f"{PLANS}.json")
+        check_preprocessed(self.nnunet / "preprocessed")
         self.resuming = True
         return True
 
@@ -164,8 +170,15 @@ class NnUNetTrainer(Trainer):
     def prediction_command(self) -> str:
         """nnU-Net's own command."""
         trained = read_json(self.nnunet / RESULT, error=ModelFolderError)
-        model = model_folder(self.nnunet, self.plans.dataset_name, trained["configuration"])
+        model = self.nnunets_model(trained)
         return f"nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -f 0 -m {model}"
+
+    def nnunets_model(self, trained: dict[str, Any]) -> Path:
+        """nnU-Net's model folder, of which ``result.json`` says the configuration."""
+        configuration = check_name(
+            trained.get("configuration"), f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError
+        )
+        return model_folder(self.nnunet, self.plans.dataset_name, configuration)
 
     def measure_confidence(self) -> dict[str, float]:
         """None: nnU-Net's masks come without the confidence of ours."""
@@ -184,8 +197,11 @@ class NnUNetTrainer(Trainer):
         cases = [c for c in labelled_cases(source, dataset) if c.identifier in set(self.data.split.val)]
         files = {case.identifier: form.put_images(case, images, dataset.n_channels) for case in cases}
         log.info("nnU-Net predicts %d validation cases.", len(cases))
+        model = self.nnunets_model(trained)
+        read_checkpoint(model / "fold_0" / "checkpoint_final.pth")
+        check_plans(model / "plans.json")
         run_nnunet("predict", self.nnunet, {
-            "model": model_folder(self.nnunet, name, trained["configuration"]), "cases": files, "output": output,
+            "model": model, "cases": files, "output": output,
             "save_probabilities": save_probabilities,
         }, self.device, self.data.processes)
         return self.evaluate(form, output, [case.identifier for case in cases])

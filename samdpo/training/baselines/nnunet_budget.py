@@ -11,6 +11,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from samdpo.files import atomic_path, write_json
+from samdpo.training.baselines.nnunet_checks import read_checkpoint
 from samdpo.training.budget import Budget
 from samdpo.training.run_log import peak_memory_gib
 
@@ -81,7 +82,7 @@ class BudgetTrainer(nnUNetTrainer):
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(filename) as temporary:
             super().save_checkpoint(os.fspath(temporary))
-            content = torch.load(temporary, map_location="cpu", weights_only=False)
+            content = torch.load(temporary, map_location="cpu", weights_only=True)
             if filename != os.fspath(self.latest):
                 content["optimizer_state"] = content["grad_scaler_state"] = None
             torch.save({**content, "budget": self.state()}, temporary)
@@ -92,9 +93,10 @@ class BudgetTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Go on from a resumable checkpoint. What is drawn from then on differs from a run without a stop."""
-        super().load_checkpoint(filename_or_checkpoint)
-        content = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)["budget"]
-        self.iterations, self.budget.seconds, self.history = (content[k] for k in ("iterations", "seconds", "history"))
+        content = read_checkpoint(Path(filename_or_checkpoint), self.device)  # nnU-Net's own reader would unpickle it
+        super().load_checkpoint(content)
+        told = content["budget"]
+        self.iterations, self.budget.seconds, self.history = (told[k] for k in ("iterations", "seconds", "history"))
 
     def plot_network_architecture(self) -> None:
         """Left out: it needs a package that is not there."""

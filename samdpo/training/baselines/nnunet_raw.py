@@ -18,6 +18,7 @@ import numpy as np
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.images import Volume, ending_of, read_image, read_label
+from samdpo.errors import ModelFolderError
 from samdpo.files import write_json
 
 CONVERTED = ".nii.gz"
@@ -88,8 +89,18 @@ class RawForm:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RawForm:
-        """What :meth:`to_dict` wrote."""
-        return cls(content["ending"], content["linked"], dict(content["values"]))
+        """What :meth:`to_dict` wrote.
+
+        Raises:
+            ModelFolderError: it is something else.
+        """
+        try:
+            form = cls(content["ending"], bool(content["linked"]), {int(v): int(n) for v, n in content["values"]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFolderError(f"What says how nnU-Net was given its cases is damaged ({error}).") from error
+        if form.ending not in READERS:
+            raise ModelFolderError(f"nnU-Net was given no cases that end in {form.ending!r}.")
+        return form
 
 
 def write_raw_dataset(folder: Path, dataset: DatasetJson, cases: Sequence[Case], form: RawForm) -> None:

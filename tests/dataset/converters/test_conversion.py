@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 
 import pytest
@@ -16,6 +17,8 @@ from samdpo.dataset.converters.busi import busi
 from samdpo.dataset.converters.conversion import run_conversion
 from samdpo.dataset.converters.covid_qu_ex import covid_qu_ex
 from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.files import temporary_beside
+from samdpo.paths import known_datasets
 
 
 def test_an_interrupted_conversion_goes_on_where_it_stopped(roots, tmp_path, monkeypatch, caplog):
@@ -33,21 +36,23 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(roots, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         run_conversion(amos(source), 203)
     folder = roots.raw / "Dataset203_AMOS22_CT"
-    assert not (folder / "dataset.json").exists(), "the sign that a dataset is whole"
-    first, written = copied[0], [file.stat().st_mtime_ns for file in copied]
+    assert not folder.exists(), "a dataset has its name when it is whole"
+    assert not known_datasets()
+    written = [file.stat().st_mtime_ns for file in copied]
     monkeypatch.setattr(module, "copy_member", real)
     caplog.set_level(logging.INFO)
     run_conversion(amos(source), 203)
-    assert [file.stat().st_mtime_ns for file in copied] == written
-    assert first.exists()
+    assert [(folder / f.parent.name / f.name).stat().st_mtime_ns for f in copied] == written
+    assert [file.name for file in roots.raw.iterdir()] == [folder.name]
     assert (folder / "dataset.json").exists()
     assert "2 of 6 steps were done already" in caplog.text
 
 
 def test_half_files_of_a_killed_run_are_removed(roots, tmp_path):
     source = amos_download(tmp_path)
-    half = roots.raw / "Dataset203_AMOS22_CT" / "imagesTr" / ".tmp4711_amos_0001_0000.nii.gz"
     folder = run_conversion(amos(source), 203)
+    mine = temporary_beside(folder / "imagesTr" / "amos_0001_0000.nii.gz")
+    half = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-"))  # no process has this number
     half.write_bytes(b"half")
     run_conversion(amos(source), 203)
     assert not half.exists()
@@ -118,12 +123,42 @@ def test_all_files_that_cannot_be_converted_are_told_at_once_and_the_rest_is_kep
     assert "benign (1).png cannot be read" in str(caught.value)
     assert "benign (2).png cannot be read" in str(caught.value)
     folder = roots.raw / "Dataset202_BUSI"
-    assert (folder / "imagesTr" / "busi_benign_003_0000.png").exists()
-    assert not (folder / "dataset.json").exists()
+    assert not folder.exists(), "nothing half is called a dataset"
+    kept = roots.raw / ".unfinished_Dataset202_BUSI"
+    assert (kept / "imagesTr" / "busi_benign_003_0000.png").exists()
+    assert str(kept) in str(caught.value)
     for number in (1, 2):
         save(picture(number), source / "benign" / f"benign ({number}).png")
     run_conversion(busi(source), 202)
     assert (folder / "dataset.json").exists()
+    assert not kept.exists()
+
+
+def test_what_other_settings_had_begun_does_not_mix_with_the_next_try(roots, tmp_path):
+    source = busi_download(tmp_path)
+    file = source / "benign" / "benign (1).png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:60])
+    with pytest.raises(DatasetError, match=r"benign \(1\).png cannot be read"):
+        run_conversion(busi(source), 202)
+    file.write_bytes(whole)
+    folder = run_conversion(busi(source, with_normal=False), 202)
+    assert not [name for name in files_of(folder / "imagesTr") if "normal" in name]
+
+
+def test_a_folder_that_came_into_being_meanwhile_is_not_written_over(roots, tmp_path, monkeypatch):
+    mine = roots.raw / "Dataset203_AMOS22_CT" / "notes.txt"
+    real = module._write_dataset_json
+
+    def meanwhile(*given):
+        real(*given)
+        mine.parent.mkdir()
+        mine.write_text("mine")
+
+    monkeypatch.setattr(module, "_write_dataset_json", meanwhile)
+    with pytest.raises(DatasetError, match="has come into being while"):
+        run_conversion(amos(amos_download(tmp_path)), 203)
+    assert files_of(mine.parent) == ["notes.txt"]
 
 
 def test_several_processes_write_what_one_writes(roots, tmp_path, monkeypatch):

@@ -256,3 +256,205 @@ def test_labels_and_names_that_are_none_get_a_sentence(roots, images, tmp_path):
 def test_the_default_name_of_the_structure_is_advised_against(images, tmp_path, caplog):
     own_folder(images, tmp_path / "masks", "Chest")
     assert "--labels background lung" in caplog.text
+
+
+def smoothed(number: int = 0) -> np.ndarray:
+    """A mask of 0 and 255 after resizing."""
+    large = np.repeat(np.repeat(square(), 3, axis=0), 3, axis=1)
+    small = Image.fromarray(large).resize((20 + number, 24), Image.Resampling.BICUBIC)
+    return np.asarray(small.rotate(0.7, Image.Resampling.BILINEAR))
+
+
+def refusal(*given, **named) -> str:
+    with pytest.raises(DatasetError) as caught:
+        run_conversion(own_folder(*given, **named), 5)
+    return str(caught.value)
+
+
+@pytest.fixture
+def smooth(tmp_path):
+    for number in (1, 2, 3):
+        mask = square() if number == 3 else smoothed()
+        save(np.full(mask.shape, 90 * (number % 2) + 7 * number, np.uint8), tmp_path / "images" / f"{number}.png")
+        save(mask, tmp_path / "masks" / f"{number}.png")
+    return tmp_path / "images", tmp_path / "masks"
+
+
+def test_smoothed_masks_are_refused_with_the_threshold_that_fits_and_nothing_is_left(roots, smooth):
+    told = refusal(*smooth, "Mine", labels=LUNG)
+    assert "1.png holds the values 0, " in told
+    assert "2 of 3 masks do not fit, and nothing was written." in told
+    assert "--threshold 127" in told and "--labels" not in told
+    assert not list(roots.raw.iterdir())
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_a_threshold_makes_two_classes_of_smoothed_masks(roots, smooth, caplog, format):
+    images, masks = smooth
+    if format == "jpg":
+        for file in list(masks.iterdir()):
+            Image.fromarray(rgb(np.asarray(Image.open(file)))).save(file.with_suffix(".jpg"), quality=90)
+            file.unlink()
+        assert "--threshold 127" in refusal(images, masks, "Mine", labels=LUNG)
+        assert not list(roots.raw.iterdir())
+    folder = run_conversion(own_folder(images, masks, "Mine", labels=LUNG, threshold=127), 5)
+    for case in "123":
+        label = read_label(folder / "labelsTr" / f"{case}.png")[0]
+        drawn = np.asarray(Image.open(masks / f"{case}.{format}").convert("L"))
+        np.testing.assert_array_equal(label, drawn > 127)
+        assert 0 < label.mean() < 1
+    assert ("3 image(s) are lossy masks" in caplog.text) == (format == "jpg")
+    assert load_dataset_json(folder).labels == {"background": 0, "lung": 1}
+
+
+def test_a_threshold_reads_volumes_of_probabilities_on_their_grid(roots, tmp_path):
+    image = scan(tmp_path / "images" / "a.nii.gz")
+    mask = sitk.Cast(sitk.ReadImage(str(segmentation(tmp_path / "m.nii.gz"))), sitk.sitkFloat32) * 0.9
+    (tmp_path / "masks").mkdir()
+    sitk.WriteImage(mask, str(tmp_path / "masks" / "a.nii.gz"))
+    folder = run_conversion(own_folder(
+        tmp_path / "images", tmp_path / "masks", "Mine", labels=LUNG, channel="CT", threshold=0.5), 5)
+    written = sitk.ReadImage(str(folder / "labelsTr" / "a.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(mask) > 0.5)
+    assert written.GetOrigin() == sitk.ReadImage(str(image)).GetOrigin()
+    verify_dataset_integrity(folder)
+
+
+def test_a_threshold_above_every_value_is_refused_before_anything_is_written(roots, images, tmp_path):
+    for file in (tmp_path / "masks").iterdir():
+        save(square(1), file)
+    assert "--threshold 0" in refusal(images, tmp_path / "masks", "Mine", labels=LUNG, threshold=127)
+    assert not list(roots.raw.iterdir())
+
+
+def test_masks_of_two_other_values_are_told_the_threshold_between_them(roots, images, tmp_path):
+    for file in (tmp_path / "masks").iterdir():
+        save(square(200), file)
+    assert "two values; the higher one becomes foreground with: --threshold 100" in refusal(
+        images, tmp_path / "masks", "Mine", labels=LUNG)
+
+
+RED, GREEN, BLACK = (255, 0, 0), (0, 200, 0), (0, 0, 0)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    mask = np.zeros((24, 20, 3), np.uint8)
+    mask[4:12, 4:10], mask[14:20, 6:16] = RED, GREEN
+    save(picture(), tmp_path / "images" / "a.png")
+    save(mask, tmp_path / "masks" / "a.png")
+    save(picture(2), tmp_path / "images" / "b.png")
+    Image.fromarray(mask).quantize(4).save(tmp_path / "masks" / "b.png")  # the same as a palette
+    return tmp_path / "images", tmp_path / "masks", mask
+
+
+def test_colours_are_refused_with_the_colours_found_and_converted_by_their_names(roots, drawn):
+    images, masks, mask = drawn
+    told = refusal(images, masks, "Mine")
+    assert "--colours NAME=0,200,0 NAME=255,0,0" in told
+    assert not list(roots.raw.iterdir())
+    folder = run_conversion(own_folder(images, masks, "Mine", colours=["lung=255,0,0", "heart=0,200,0"]), 5)
+    assert load_dataset_json(folder).labels == {"background": 0, "lung": 1, "heart": 2}
+    expected = (mask[..., 0] == 255) + 2 * (mask[..., 1] == 200)
+    for case in "ab":
+        np.testing.assert_array_equal(read_label(folder / "labelsTr" / f"{case}.png")[0], expected)
+    verify_dataset_integrity(folder)
+
+
+def test_a_colour_without_a_name_is_told_with_the_flag_that_names_it(roots, drawn):
+    images, masks, _ = drawn
+    told = refusal(images, masks, "Mine", colours=["lung=255,0,0"])
+    assert "colours that --colours does not name, on 12.50% of its pixels: 0,200,0" in told
+    assert "NAME=0,200,0" in told and "lung=255,0,0" in told
+
+
+def test_greys_and_another_background_have_names_as_colours_do(roots, images, tmp_path):
+    mask = np.full((24, 20), 255, np.uint8)
+    mask[4:12, 4:10], mask[14:20, 6:16] = 128, 0
+    for file in (tmp_path / "masks").iterdir():
+        save(mask, file)
+    told = refusal(images, tmp_path / "masks", "Mine", labels=("background", "lung", "heart"))
+    assert "Their values are 0, 128, 255; give each a name with: --colours NAME=128 NAME=255" in told
+    colours = ["background=255", "lung=128", "heart=0"]
+    folder = run_conversion(own_folder(images, tmp_path / "masks", "Mine", colours=colours), 5)
+    label = read_label(folder / "labelsTr" / "case 1.png")[0]
+    np.testing.assert_array_equal(label, (mask == 128) + 2 * (mask == 0))
+
+
+@pytest.mark.parametrize("colours", [["lung"], ["lung=1,2"], ["lung=a,b,c"], ["=1,2,3"], ["lung=0,0,0"],
+                                     ["lung=1,2,3", "heart=1,2,3"], ["background=0,0,0"]])
+def test_colours_that_are_none_get_a_sentence(drawn, colours):
+    with pytest.raises(ConfigurationError, match=r"--colours|--labels"):
+        own_folder(*drawn[:2], "Mine", colours=colours)
+
+
+def two_files(root) -> tuple[np.ndarray, np.ndarray]:
+    lung, heart = np.zeros((24, 20), np.uint8), np.zeros((24, 20), np.uint8)
+    lung[2:14, 2:12], heart[10:20, 8:18] = 255, 1
+    return lung, heart
+
+
+@pytest.mark.parametrize("layout", ["folders", "endings", "beside", "elsewhere"])
+def test_one_file_a_structure_in_folders_or_by_ending_and_the_later_lies_on_top(roots, tmp_path, caplog, layout):
+    lung, heart = two_files(tmp_path)
+    images, masks = tmp_path / "images", tmp_path / ("images" if layout == "beside" else "masks")
+    for case in ("a", "a2"):
+        save(picture(), images / f"{case}.png")
+        for name, mask in (("lung", lung), ("heart", heart)):
+            inside = masks / f"{case}_{name}.png" if layout in ("endings", "beside") else masks / name / f"{case}.png"
+            save(mask, inside)
+    if layout in ("folders", "endings"):
+        told = refusal(images, masks, "Mine")
+        assert ("--structures NAME=heart NAME=lung" if layout == "folders" else "NAME=_heart NAME=_lung") in told
+        assert not list(roots.raw.iterdir())
+    where = {"folders": "", "elsewhere": f"{masks}/"}.get(layout, "_")
+    structures = [f"lung={where}lung", f"heart={where}heart"]
+    folder = run_conversion(own_folder(images, images if layout == "elsewhere" else masks, "Mine",
+                                       structures=structures), 5)
+    assert load_dataset_json(folder).labels == {"background": 0, "lung": 1, "heart": 2}
+    for case in ("a", "a2"):
+        label = read_label(folder / "labelsTr" / f"{case}.png")[0]
+        np.testing.assert_array_equal(label, np.where(heart, 2, lung > 0))
+    assert files_of(folder / "imagesTr") == ["a2_0000.png", "a_0000.png"]
+    assert "Structures overlap in 2 of 2 masks, on 32 pixels in all." in caplog.text
+    verify_dataset_integrity(folder)
+
+
+def test_a_structure_without_a_file_counts_as_absent_with_a_warning_and_several_files_may_show_one(
+    roots, tmp_path, caplog
+):
+    lung, heart = two_files(tmp_path)
+    for case in "ab":
+        save(picture(), tmp_path / "images" / f"{case}.png")
+        save(lung, tmp_path / "masks" / f"{case}_1.png")
+    save(heart, tmp_path / "masks" / "a_2.png")
+    folder = run_conversion(own_folder(
+        tmp_path / "images", tmp_path / "masks", "Mine", structures=["tumour=_1", "tumour=_2"]), 5)
+    np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], (lung > 0) | (heart > 0))
+    assert "overlap" not in caplog.text
+    own_folder(tmp_path / "images", tmp_path / "masks", "Other", structures=["lung=_1", "heart=_2"])
+    assert "1 of 2 images have no mask of heart, for example b" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "text"), [
+    ({"structures": ["lung"]}, "expected NAME=FOLDER"),
+    ({"structures": ["lung=_nowhere"]}, "there is no folder _nowhere"),
+    ({"structures": ["a=_mask"], "labels": LUNG}, "leave --labels out"),
+    ({"structures": ["a=_mask"], "colours": ["a=1,2,3"]}, "neither with --structures"),
+    ({"threshold": 127, "colours": ["a=1,2,3"]}, "nor with --threshold"),
+    ({"threshold": float("nan")}, "expected a number of 0 or more"),
+    ({"threshold": 127, "labels": ("background", "lung", "heart")}, "makes one structure"),
+])
+def test_flags_that_do_not_go_together_get_a_sentence(roots, images, tmp_path, given, text):
+    with pytest.raises((ConfigurationError, DatasetError), match=text):
+        own_folder(images, tmp_path / "masks", "Mine", **given)
+    assert not list(roots.raw.iterdir())
+
+
+def test_masks_of_one_case_that_differ_in_size_are_refused(roots, tmp_path):
+    lung, heart = two_files(tmp_path)
+    save(picture(), tmp_path / "images" / "a.png")
+    save(lung, tmp_path / "masks" / "a_1.png")
+    save(heart[:-1], tmp_path / "masks" / "a_2.png")
+    assert "a_2.png has the size (20, 23), but a_1.png of the same image has (20, 24)" in refusal(
+        tmp_path / "images", tmp_path / "masks", "Mine", structures=["lung=_1", "heart=_2"])
