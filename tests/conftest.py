@@ -45,6 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--precision", choices=("fp32", "bf16"), help="what this processor is taken to compute with")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the campaigns have tried, each with its count."""
+    for report in (r for of in ("passed", "failed") for r in terminalreporter.getreports(of)):
+        for name, value in report.user_properties:
+            if name == "tried":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
     """With ``--precision`` the processor has bfloat16, or has none; not in commands that tests start."""

@@ -1,4 +1,4 @@
-"""Commands of samdpo in forks of a process that has imported everything: a run starts in milliseconds and may be killed.
+"""Commands of samdpo in forks of a process that has imported everything: a run starts at once and may be killed.
 
 :class:`Children` is what tests hold; started as a program, this file is the process that forks.
 """
@@ -53,7 +53,7 @@ class Children:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        variables = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
+        variables = dict.fromkeys(("OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), "1")
         here = Path(__file__).parent
         variables |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": "1"}
         path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
@@ -88,7 +88,7 @@ class Children:
             kill_at: SIGKILL at the rename of this number, counted from 1.
             kill_after_rename: just after that rename instead of just before.
             kill_after: SIGKILL after so many seconds.
-            memory: bytes of address space the run may take, 0 for any.
+            memory: bytes of address space that the run may take beside what is taken already, 0 for any.
             patience: seconds after which the run is killed as hung.
         """
         report, said = self.folder / "report.json", self.folder / "said.txt"
@@ -148,13 +148,14 @@ def _run(job: dict[str, Any]) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
     if job["memory"]:
-        resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + job["memory"],) * 2)
     sys.argv = [name, *(job["words"] or [])]
     seen = _Seen(job["kill_at"], job["kill_after_rename"])
     seen.watch()
@@ -165,7 +166,7 @@ def _run(job: dict[str, Any]) -> None:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except SamdpoError as sentence:
         code = 2
-        print(sentence, file=sys.stderr)
+        sys.stderr.write(f"{sentence}\n")
     except BaseException:  # whatever it is, the test wants to know
         code, error = FAILED, traceback.format_exc()
     seen.on = False

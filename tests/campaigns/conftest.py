@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ sys.path += [str(Path(__file__).parent.parent / "preferences" / part) for part i
 from children import Children
 from made_once import made_once
 from worlds import World
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says at the end of the run what a campaign has tried; see ``pytest_terminal_summary`` of tests/conftest.py."""
+    return partial(record_property, "tried")
 
 
 @pytest.fixture(scope="session")

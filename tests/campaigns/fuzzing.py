@@ -13,6 +13,7 @@ import string
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -306,10 +307,8 @@ def _judgements(folder: Path) -> Fuzzed:
     def read(content: bytes) -> None:
         document = content
         if content.startswith(b"["):
-            try:
+            with suppress(ValueError, RecursionError):  # the bytes were changed: they are the file
                 document = b"\n".join(json.dumps(line).encode() for line in json.loads(content))
-            except (ValueError, RecursionError):
-                pass  # the bytes were changed: they are the file
         (folder / "judgements.jsonl").write_bytes(document)
         read_jsonl(folder / "judgements.jsonl")
 

@@ -1,4 +1,4 @@
-"""A disk that is truly full, at every stage: the promised sentence, what was there is untouched, and then it goes on."""
+"""A disk that is truly full, at every stage: the promised sentence, nothing of before is touched, then it goes on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def taken(folder: Path) -> int:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_full_disk_ends_a_stage_with_its_sentence_and_then_it_goes_on(
-    stage: Stage, states: dict[str, World], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    stage: Stage, states: dict[str, World], disk: Path, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     needs = taken(states[stage.name].root) - taken(states[stage.start].root)
     failures, tried = [], 0
@@ -92,21 +92,20 @@ def test_a_full_disk_ends_a_stage_with_its_sentence_and_then_it_goes_on(
         ballast.unlink()
         if (ended := stage.command(world, *stage.goes_on)).code:
             failures.append(f"{share}: does not go on: {(ended.error or ended.said)[-400:]}")
-    with capsys.disabled():
-        print(f"\n{stage.name}: {tried} full disks, {len(failures)} failed")
+    tell(f"{stage.name}: {tried} full disks, {len(failures)} failed")
     assert tried == len(SHARES)
     assert not failures, "\n".join(failures)
 
 
 def test_a_full_disk_adds_no_judgement(
-    states: dict[str, World], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    states: dict[str, World], disk: Path, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     from judged_items import SET, judge, make_items
 
     from samdpo.preferences.database.database import PreferenceDatabase
     from samdpo.preferences.database.exchange import export_jsonl
 
-    items = [item for item in make_items(200)]
+    items = make_items(200)
     source = PreferenceDatabase.open(f"sqlite:///{tmp_path / 'source.sqlite'}")
     own = SET.__class__(**{**SET.__dict__, "dataset": PHANTOMS})
     source.add_candidate_set(own, items)
@@ -138,8 +137,7 @@ def test_a_full_disk_adds_no_judgement(
         assert held() == before
     assert world.run(*words).code == 0
     assert len(held()[1]) == 201
-    with capsys.disabled():
-        print(f"\njudgements: {tried} full disks")
+    tell(f"judgements: {tried} full disks")
     assert tried == 2
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from children import Ended
 from trained_models import NUMBER, PHANTOMS
-from worlds import CPU, World, differences, seen
+from worlds import CPU, PLANNER, World, differences, seen
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def preprocess(world: World) -> Ended:
 
 
 def plan(world: World) -> Ended:
-    return world.run("plan_and_preprocess:main_plan_experiment", "-d", NUMBER, "-pl", "campaign_planner:CampaignPlanner")
+    return world.run("plan_and_preprocess:main_plan_experiment", "-d", NUMBER, "-pl", PLANNER)
 
 
 def train(world: World) -> Ended:
@@ -94,7 +94,7 @@ def hostile(canary: Path, neighbour: str, text: bool) -> list[Any]:
     paths = ["../../../canary/thesis", str(canary / "thesis"), str(canary), ".", "..", "", "canary_module:Canary",
              "canary_module", neighbour, "~/x", "a/b", "hf-hub:nobody/nothing", "local-dir:../../canary"]
     others = [None, 5, -1, [], {}, HUGE, float("nan"), DEEP, ["../x"], True, "x\n\x1b[31m"]
-    return paths + others if text else others + ["../x"]
+    return paths + others if text else [*others, "../x"]
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -192,7 +192,7 @@ class Watched:
         ]
         allowed = (*reader.writes, "tmp", "home", "nnUNet_results")
         for path, how in changed.items():
-            if not _below(path, allowed) or how == "gone" and not _below(path, (*reader.deletes, "tmp")):
+            if not _below(path, allowed) or (how == "gone" and not _below(path, (*reader.deletes, "tmp"))):
                 problems.append(f"{how} {path}")
         for path in ended.written:
             inside = os.path.relpath(path, root)
@@ -215,7 +215,7 @@ def _below(path: str, folders: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda r: f"{r.command.__name__}-{Path(r.file).name}")
 def test_no_value_of_a_json_file_leads_outside_or_runs_code(
-    reader: Reader, trained: World, tmp_path: Path, capsys: pytest.CaptureFixture
+    reader: Reader, trained: World, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     file = trained.root / reader.file
     if reader.start is not None:
@@ -228,10 +228,9 @@ def test_no_value_of_a_json_file_leads_outside_or_runs_code(
     assert watched.tried(reader, json.dumps(document)) == "", "the file as it is"
     todo = trials(document, trained.root / "canary", "samdpoPlans_prompts")
     failures = {name: wrong for name, text in todo if (wrong := watched.tried(reader, text))}
-    with capsys.disabled():
-        print(f"\n{reader.file}: {len(todo)} tried, {len(failures)} failed")
+    tell(f"{reader.file}: {len(todo)} tried, {len(failures)} failed")
     if path := os.environ.get("samdpo_campaign_report"):
         with open(path, "a") as report:
-            report.writelines(f"{reader.command.__name__} {Path(reader.file).name}: {n}: {w}\n" for n, w in failures.items())
+            report.writelines(f"{reader.file}: {name}: {wrong}\n" for name, wrong in failures.items())
     assert len(todo) == TRIALS or os.environ.get("samdpo_campaign_trials"), "fewer values than a campaign tries"
     assert not failures, "\n".join(f"{name}: {wrong}" for name, wrong in failures.items())

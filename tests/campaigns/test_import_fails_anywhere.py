@@ -48,7 +48,7 @@ def lines(tmp_path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("known", [0, 3], ids=["empty", "known"])
 def test_a_wrong_line_adds_nothing(
-    lines: list[dict], known: int, tmp_path: Path, capsys: pytest.CaptureFixture
+    lines: list[dict], known: int, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     database = PreferenceDatabase.open(f"sqlite:///{tmp_path / 'here.sqlite'}")
     if known:
@@ -90,8 +90,7 @@ def test_a_wrong_line_adds_nothing(
             failures.append(f"{name}: the database has changed")
             before = everything()
     database.close()
-    with capsys.disabled():
-        print(f"\nimport: {tried} wrong files, {len(failures)} failed")
+    tell(f"import: {tried} wrong files, {len(failures)} failed")
     assert tried == len(lines) * len(WRONG) + 2
     assert not failures, "\n".join(failures)
 

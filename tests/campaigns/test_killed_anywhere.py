@@ -75,7 +75,7 @@ STAGES = [
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_killed_command_goes_on_to_what_an_uninterrupted_one_makes(
-    stage: Stage, states: dict[str, World], tmp_path: Path, capsys: pytest.CaptureFixture
+    stage: Stage, states: dict[str, World], tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     place = tmp_path / "world"  # always this one: some files hold paths
     world, start = states[stage.start].copied(place), tmp_path / "start"
@@ -109,8 +109,7 @@ def test_a_killed_command_goes_on_to_what_an_uninterrupted_one_makes(
         wrong = [path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path)]
         if ended.code or wrong:
             failures.append(f"{kill}: code {ended.code}, {ended.error[-300:]} {sorted(wrong)[:8]}")
-    with capsys.disabled():
-        print(f"\n{stage.name}: killed {tried} times of {len(kills)}, {whole.renames} renames, {len(failures)} failed")
+    tell(f"killed {tried} times of {len(kills)}, {whole.renames} renames, {len(failures)} failed")
     assert tried >= stage.at_renames and tried + stage.at_moments >= len(kills)
     assert not failures, "\n".join(failures)
 

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("where", ["restarted", "second"])
-def test_a_write_that_is_sent_again_counts_once(site: Site, where: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_write_that_is_sent_again_counts_once(site: Site, where: str, tell: Callable[[str], None]) -> None:
     person = browser(site.page.address)
     person.sign_in()
     judgements = [person.judge(person.next()) for _ in range(4)]
@@ -116,14 +116,13 @@ def test_a_write_that_is_sent_again_counts_once(site: Site, where: str, capsys: 
 
     assert again.post("/sign-out").status_code == 204
     here = site.restarted().address if where == "restarted" else site.page.address
-    assert person.at(here).post("/api/next", json={}).status_code == 401, "the cookie that was signed out opens the page"
+    assert person.at(here).post("/api/next", json={}).status_code == 401, "the cookie that was signed out still works"
     tried += 1
-    with capsys.disabled():
-        print(f"\npage, {where}: {tried} writes sent again")
+    tell(f"page, {where}: {tried} writes sent again")
     assert tried == 5
 
 
-def test_half_requests_do_not_keep_a_person_out(site: Site, capsys: pytest.CaptureFixture) -> None:
+def test_half_requests_do_not_keep_a_person_out(site: Site, tell: Callable[[str], None]) -> None:
     host, port = "127.0.0.1", int(site.page.address.rpartition(":")[2])
     waiting, refused = [], 0
     try:
@@ -141,9 +140,7 @@ def test_half_requests_do_not_keep_a_person_out(site: Site, capsys: pytest.Captu
                 statuses.append(0)
             if statuses[-1] != 200:
                 time.sleep(0.5)
-        with capsys.disabled():
-            print(f"\npage: {len(waiting)} half requests, {refused} refused; a person got {statuses[-1]} after "
-                  f"{len(statuses)} tries")
+        tell(f"{len(waiting)} half requests, {refused} refused; a person got in at try {len(statuses)}")
         assert len(waiting) + refused == HALF_REQUESTS
         assert statuses[-1] == 200, "the page is closed to everybody"
     finally:

@@ -42,7 +42,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("replaced", REPLACED)
 def test_every_stage_follows_a_replaced_raw_file(
-    replaced: str, states: dict[str, World], tmp_path: Path, capsys: pytest.CaptureFixture
+    replaced: str, states: dict[str, World], tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     found = {}
     for name in ("raw", "predict"):  # from the beginning, and over everything that an earlier run has left
@@ -56,7 +56,6 @@ def test_every_stage_follows_a_replaced_raw_file(
         place.rename(tmp_path / name)
     clean, again = found["raw"], found["predict"]
     wrong = sorted(path for path in clean if again.get(path) != clean[path])
-    with capsys.disabled():
-        print(f"\n{replaced} replaced: {len(clean)} files compared, {len(wrong)} differ")
+    tell(f"{replaced} replaced: {len(clean)} files compared, {len(wrong)} differ")
     assert len(clean) > 50
     assert not wrong, "\n".join(wrong)
