@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 SEED = 0
 # Of each file at most so many; `samdpo_campaign_trials=100000` tries them all.
 TRIALS = int(os.environ.get("samdpo_campaign_trials", "24"))
-DEPTH = 100_000  # of lists in lists
-DEEP, HUGE = "<deep>", 10**30
+DEEP = {"<deep>": 400, "<deeper>": 100_000}  # lists in lists, as they stand in a document before it is text
+HUGE = 10**30
 STARTED = "subprocess.Popen: ('uname'"  # torch asks for the processor
 
 
@@ -93,7 +93,7 @@ def hostile(canary: Path, neighbour: str, text: bool) -> list[Any]:
     """What is written in a value's place; of a text first what may lead somewhere."""
     paths = ["../../../canary/thesis", str(canary / "thesis"), str(canary), ".", "..", "", "canary_module:Canary",
              "canary_module", neighbour, "~/x", "a/b", "hf-hub:nobody/nothing", "local-dir:../../canary"]
-    others = [None, 5, -1, [], {}, HUGE, float("nan"), DEEP, ["../x"], True, "x\n\x1b[31m"]
+    others = [None, 5, -1, [], {}, HUGE, float("nan"), *DEEP, ["../x"], True, "x\n\x1b[31m"]
     return paths + others if text else [*others, "../x"]
 
 
@@ -125,7 +125,14 @@ def put(document: Any, path: tuple, value: Any) -> str:
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    return json.dumps(changed).replace(json.dumps(DEEP), "[" * DEPTH + "]" * DEPTH)
+    return text_of(changed)
+
+
+def text_of(document: Any) -> str:
+    text = json.dumps(document)
+    for name, depth in DEEP.items():
+        text = text.replace(json.dumps(name), "[" * depth + "]" * depth)
+    return text
 
 
 def renamed(document: Any, path: tuple, name: str) -> str:
@@ -147,15 +154,13 @@ def trials(document: Any, canary: Path, neighbour: str) -> list[tuple[str, str]]
             value = value[key]
         text = isinstance(value, str) or value is None
         for bad in hostile(canary, neighbour, text):
-            leads = text and isinstance(bad, str) and bad != DEEP
+            leads = text and isinstance(bad, str) and bad not in DEEP
             name = f"{'.'.join(map(str, path))} = {str(bad)[:40]!r}"
             (first if leads else rest).append((name, put(document, path, bad)))
         if isinstance(path[-1], str):
             for name in ("../../../canary/thesis", str(canary / "thesis"), "", ".", "a/b", neighbour):
                 first.append((f"key {'.'.join(map(str, path))} -> {name!r}", renamed(document, path, name)))
-    for bad in (None, 5, [], {}, DEEP, [DEEP], float("nan"), ""):
-        text = json.dumps(bad).replace(json.dumps(DEEP), "[" * DEPTH + "]" * DEPTH)
-        rest.append((f"whole file = {str(bad)[:40]!r}", text))
+    rest += [(f"whole file = {bad!r}", text_of(bad)) for bad in (None, 5, [], {}, *DEEP, [*DEEP], float("nan"), "")]
     generator = random.Random(SEED)
     generator.shuffle(first)
     generator.shuffle(rest)
