@@ -59,12 +59,15 @@ class DicomHeader:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes."""
+    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes; not one that may not be read."""
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     from pydicom.misc import is_dicom as has_mark
 
-    return has_mark(file)
+    try:
+        return has_mark(file)
+    except OSError:
+        return False
 
 
 def read_header(file: Path) -> DicomHeader | None:

@@ -63,7 +63,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
             f"values of dataset.json's labels ({', '.join(f'{v} = {n}' for n, v in dataset.labels.items())}) into them."
         )
     names = {case.identifier for case in (*cases, *unlabelled)}
-    groups = {case: group for case, group in load_groups(raw_folder).items() if case in names}
+    groups = {case: group for case, group in load_groups(raw_folder, names).items() if case in names}
     structures = {name: _structure(name, value, measures) for name, value in dataset.structures.items()}
     _warn_about_empty(raw_folder, measures, structures)
     return {
