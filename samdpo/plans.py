@@ -33,6 +33,7 @@ from samdpo.plan_sections import (
     SegmentationLossPlan,
     StagePlan,
     StructurePlan,
+    TrainingImages,
 )
 from samdpo.schema import from_dict, merge, to_dict
 
@@ -55,6 +56,7 @@ __all__ = [
     "SegmentationLossPlan",
     "StagePlan",
     "StructurePlan",
+    "TrainingImages",
     "apply_overrides",
     "load_plans",
     "parse_plans",
@@ -80,6 +82,7 @@ class Plans:
     configurations: dict[str, StagePlan]
     inference: InferencePlan = field(default_factory=InferencePlan)
     kept_gib: float = 20.0  # of disk for the kept features of one encoder (and fold); what exceeds it is computed anew
+    training_images: TrainingImages = field(default_factory=TrainingImages)
 
     def stage(self, name: str) -> StagePlan:
         """The configuration called ``name``; raises PlansError listing the stages there are."""

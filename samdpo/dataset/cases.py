@@ -167,15 +167,13 @@ def _inputs(
     return [Case(name, images, None, name) for name, images in cases.items()], misnamed + problems + more, others
 
 
-def load_groups(raw_folder: Path | str, identifiers: Iterable[str] = ()) -> dict[str, str]:
+def load_groups(raw_folder: Path | str) -> dict[str, str]:
     """``case_groups.json``: identifier -> patient (or any group that splits must not separate); {} without the file.
 
-    Args:
-        raw_folder: where it lies.
-        identifiers: of cases; one that the file spells with other characters for the same text is given as here.
+    Identifiers are composed (NFC): look them up with :func:`samdpo.names.same_text`.
 
     Raises:
-        DatasetError: not JSON, not an object of texts, or two spellings of one name in different groups.
+        DatasetError: not JSON, or not an object of texts.
     """
     file = Path(raw_folder) / "case_groups.json"
     if not file.exists():
@@ -184,18 +182,13 @@ def load_groups(raw_folder: Path | str, identifiers: Iterable[str] = ()) -> dict
     groups = read_json(file, error=DatasetError, remedy=remedy)
     if not isinstance(groups, dict) or not all(isinstance(g, (str, int)) for g in groups.values()):
         raise DatasetError(f"{file} must map each case to the name of its group. {remedy}")
-    spelled, result = {same_text(name): name for name in identifiers}, {}
-    for case, group in groups.items():
-        name = spelled.get(same_text(case), case)
-        if result.setdefault(name, str(group)) != str(group):
-            raise DatasetError(f"{file} puts {case!r} into two groups, {result[name]} and {group}. {remedy}")
-    return result
+    return {same_text(case): str(group) for case, group in groups.items()}
 
 
 def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:
     """The cases that are whole, and a sentence for each one that is not."""
+    groups = load_groups(raw_folder)
     if "dataset" in dataset.raw:
-        groups = load_groups(raw_folder, dataset.raw["dataset"] if isinstance(dataset.raw["dataset"], dict) else ())
         listed, problems = _listed_cases(raw_folder, dataset, groups)
         reserved = {case.identifier: _reserved(case.identifier, raw_folder / "dataset.json") for case in listed}
         problems += [problem for problem in reserved.values() if problem]
@@ -231,8 +224,7 @@ def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Ca
             hint = f" A label has no channel number: rename it to {name[:-5]}{ending}."
         problems.append(f"{labels[name]} has no image {images_folder / (name + '_0000' + ending)}.{hint}")
     whole = sorted(spelled[name] for name in spelled.keys() & labels.keys())
-    groups = load_groups(raw_folder, whole)
-    return [Case(n, images[n], labels[same_text(n)], groups.get(n, n)) for n in whole], problems
+    return [Case(n, images[n], labels[same_text(n)], groups.get(same_text(n), n)) for n in whole], problems
 
 
 def label_files(folder: Path, ending: str) -> tuple[dict[str, Path], list[str]]:
@@ -261,6 +253,7 @@ def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[
     if not folder.is_dir():
         broken = broken_link(folder)
         return [], [broken] if broken else []
+    groups = load_groups(raw_folder)
     files = [f for f in files_of(folder) if ending_of(f) == dataset.file_ending]
     images, problems = _group_files(files, dataset.n_channels, need_channel_suffix=True)
     problems = foreign_files(folder, dataset.file_ending) + problems
@@ -271,8 +264,7 @@ def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[
     twice = {name for name in images if same_text(name) in used}
     for name in sorted(twice):
         problems.append(f"{images[name][0]} has the name of a labelled case of {taken}. Rename or remove one of them.")
-    groups = load_groups(raw_folder, images)
-    return [Case(n, images[n], None, groups.get(n, n)) for n in sorted(images.keys() - twice)], problems
+    return [Case(n, images[n], None, groups.get(same_text(n), n)) for n in sorted(images.keys() - twice)], problems
 
 
 def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]) -> tuple[list[Case], list[str]]:
@@ -302,7 +294,7 @@ def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]
                 f"expected {dataset.n_channels}, one a channel."
             )
         else:
-            cases.append(Case(name, images, label, groups.get(name, name)))
+            cases.append(Case(name, images, label, groups.get(same_text(name), name)))
     return cases, problems
 
 

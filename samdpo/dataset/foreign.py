@@ -145,7 +145,7 @@ def left_out(folder: Path, taken: Collection[Path]) -> tuple[list[str], list[Pat
         if file in taken or file.suffix.lower() in _NOTES:
             continue
         if ending_of(file) in LOSSY_ENDINGS:
-            said.append(f"{file} is lossy ({ending_of(file)}): its losses change what is measured. Convert it: save as PNG.")
+            said.append(f"{file} is lossy ({ending_of(file)}), and its losses change what is measured: save as PNG.")
         elif is_dicom(file):
             said.append(f"{file} is DICOM among other images. Put one kind into a folder of its own.")
         elif ending_of(file) or file.suffix.lower() in _NOT_READ or _is_picture(file):

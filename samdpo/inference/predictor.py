@@ -27,6 +27,7 @@ from samdpo.networks.precision import fast_matrix_products, memory_format, resol
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
+from samdpo.planning.training_images import as_trained
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
@@ -78,6 +79,7 @@ class Predictor:
                 fold.encoder = FrozenEncoder(fold.network, device, self.precision)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
         self._image: Volume | None = None
+        self._unlike: list[str] = []  # how it differs from the images of training
 
     @classmethod
     def from_model_folder(
@@ -136,6 +138,7 @@ class Predictor:
             files = [image] if isinstance(image, (str, Path)) else list(image)
             channels = len(self.plans.preprocessing.normalization) or None
             self._image = read_image([Path(f) for f in files], n_channels=channels)
+        self._image, self._unlike = as_trained(self._image, self.plans)
 
     def predict(self, keep_probabilities: bool = True) -> Prediction:
         """Segment the image chosen with :meth:`set_image`.
@@ -149,12 +152,15 @@ class Predictor:
         channels, geometry = prepare_channels(flipped(self._image.data, axes), self.plans)
         channels = channels.astype(np.float16)  # as the store of training keeps them
         shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
-        return self.predict_prepared(
+        prediction = self.predict_prepared(
             geometry,
             lambda index: channels[index][shown].astype(np.float32),
             lambda fold, _, image: fold.prompter.prompt(image),
             self._image.spacing, self._image.properties, keep_probabilities, axes,
         )
+        prediction.report["reasons"] = [*self._unlike, *prediction.report["reasons"]]
+        prediction.report["look_at"] = bool(prediction.report["reasons"])
+        return prediction
 
     def predict_prepared(
         self,
