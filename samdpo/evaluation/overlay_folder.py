@@ -16,6 +16,7 @@ from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
 from samdpo.names import same_text
 from samdpo.parallel import map_cases
+from samdpo.planning.channels import is_rgb
 
 log = logging.getLogger(__name__)
 CT_WINDOW = (-160.0, 240.0)  # HU, level 40 width 400: soft tissue
@@ -33,7 +34,7 @@ class OverlayJob:
     structures: dict[str, int]
     labels: dict[str, int]  # all that dataset.json lists
     n_channels: int
-    channel: int
+    channel: int | None  # None: all three, as colours
     fill: float
     window: tuple[float, float] | None = None  # intensities shown as black and white; None: percentiles
 
@@ -45,7 +46,7 @@ def plot_overlays(
     images: Path | None = None,
     labels: Path | None = None,
     predictions: Path | None = None,
-    channel: int = 0,
+    channel: int | None = None,
     fill: float = 0.3,
     processes: int = 1,
 ) -> list[Path]:
@@ -57,7 +58,7 @@ def plot_overlays(
         images: folder of images; by default the dataset's labelled ones.
         labels: folder of true label maps; by default the dataset's, where ``images`` is not given.
         predictions: folder of predicted label maps: these are filled then, and the truth is dashed.
-        channel: which channel of the images is shown.
+        channel: which channel of the images is shown; None for the first, or for all three of R, G and B.
         fill: opacity of the filled label map, 0 to 1.
         processes: cases drawn at once.
 
@@ -69,13 +70,14 @@ def plot_overlays(
             label and image on different grids.
     """
     dataset = load_dataset_json(raw_folder)
-    if not 0 <= channel < dataset.n_channels:
+    names = list(dataset.channel_names.values())
+    if channel is not None and not 0 <= channel < dataset.n_channels:
         raise DatasetError(
             f"{raw_folder / 'dataset.json'} names {dataset.n_channels} channel(s), so -channel_idx {channel} does not "
             f"exist; expected 0 to {dataset.n_channels - 1}."
         )
     cases = labelled_cases(raw_folder, dataset) if images is None else input_cases(images, None, dataset.n_channels)
-    window = CT_WINDOW if modality_of(list(dataset.channel_names.values())[channel]) == "ct" else None
+    window = CT_WINDOW if modality_of(names[channel or 0]) == "ct" else None
     there = {folder: _label_maps(folder, dataset) for folder in (labels, predictions) if folder is not None}
     jobs = []
     for case in cases:
@@ -88,7 +90,7 @@ def plot_overlays(
         jobs.append(
             OverlayJob(case.identifier, case.images, shown, truth if predictions else None,
                        output / f"{case.identifier}.png", dataset.structures, dataset.labels, dataset.n_channels,
-                       channel, fill, window)
+                       None if channel is None and is_rgb(names) else channel or 0, fill, window)
         )
     if not jobs:
         folder = predictions or labels or raw_folder / "labelsTr"
@@ -106,7 +108,7 @@ def draw_job(job: OverlayJob) -> Path:
     truth = None if job.truth is None else _on_image(job.truth, job, volume)
     z = fullest_slice(shown if truth is None or shown.any() else truth)
     title = job.identifier if len(shown) == 1 else f"{job.identifier}, slice {z} of {len(shown)}"
-    image: np.ndarray = volume.data[:, z] if job.n_channels == 3 and job.channel == 0 else volume.data[job.channel, z]
+    image: np.ndarray = volume.data[:, z] if job.channel is None else volume.data[job.channel, z]
     if job.window is not None:
         image = np.clip(image, *job.window)
     save_overlay(

@@ -19,18 +19,20 @@ from samdpo.dataset.cases import Case, find_inputs
 from samdpo.dataset.dicom import is_series
 from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
-from samdpo.errors import ConfigurationError, DatasetError, SamdpoError
+from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, SamdpoError
 from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.inference.dicom_seg import check_dicom_seg
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.inference.model_folder import read_plans, trained_folds
 from samdpo.inference.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
+from samdpo.plans import Plans
 from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict_from_raw_data_args.json"
+_PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _LISTED = 20  # images named in an error; more are counted
 
 
@@ -100,9 +102,9 @@ def predict_folder(
         raise ConfigurationError(f"-o {output} is the input folder; choose another, so that nothing is overwritten.")
     if output.exists() and not output.is_dir():
         raise ConfigurationError(f"-o {output} is a file; name a folder for the masks.")
+    averaged = tuple(dict.fromkeys(map(str, folds))) if folds else None  # one that is named twice counts once
     settings = _Settings(
-        model.resolve(), tuple(folds) if folds else None, checkpoint, device, mirror, output.resolve(),
-        save_probabilities, dicom_seg,
+        model.resolve(), averaged, checkpoint, device, mirror, output.resolve(), save_probabilities, dicom_seg
     )
     # Here a model that cannot be loaded is told before any image is read; other processes load it themselves.
     predictor = None if executor else _load(settings)
@@ -116,9 +118,9 @@ def predict_folder(
                                  "the flag out, or name the folder of a DICOM series.")
     if dicom_seg:
         check_dicom_seg([c.images[0] for c in cases], plans.structures)
-    settings = replace(settings, made_by=made_by(model, folds, checkpoint, mirror))
+    settings = replace(settings, made_by=made_by(model, plans, settings.folds, checkpoint, mirror))
     asked = {
-        "input": source, "model": model.name, "folds": folds, "checkpoint": checkpoint, "mirror": mirror,
+        "input": source, "model": model.name, "folds": settings.folds, "checkpoint": checkpoint, "mirror": mirror,
         "dicom_seg": dicom_seg, "save_probabilities": save_probabilities, "made_by": settings.made_by,
         **({"num_parts": num_parts, "part_id": part_id} if num_parts > 1 else {}),
     }
@@ -163,13 +165,21 @@ def predict_folder(
     return written
 
 
-def made_by(model: Path, folds: Sequence[str] | None, checkpoint: str, mirror: bool) -> str:
+def made_by(model: Path, plans: Plans, folds: Sequence[str] | None, checkpoint: str, mirror: bool) -> str:
     """A hash of all that a mask depends on beside its image: plan, folds with their weights, prompters and settings.
 
     Where the model folder lies, and what it is called, is no part of it.
+
+    Args:
+        model: the model's folder.
+        plans: of the model.
+        folds: to average over; None for all that are trained.
+        checkpoint: name of the weights.
+        mirror: whether the mirror image is asked too.
     """
     weights = f"{checkpoint.removesuffix('.safetensors')}.safetensors"
-    parts = [("plans.json", hash_of(to_dict(read_plans(model))))]
+    rules = to_dict(plans)
+    parts = [(name, hash_of(rules[name])) for name in _PREDICTED_WITH]
     for fold in sorted(set(folds or trained_folds(model, weights))):
         place = model / f"fold_{fold}"
         prompter = sorted(f for f in (place / "prompter").rglob("*") if f.is_file() and not f.name.startswith("."))
@@ -270,6 +280,31 @@ def _hash_or_none(case: Case) -> str:
         return _input_hash(case)
     except OSError:  # told when it is predicted
         return ""
+
+
+def refuse_another_model(model: Path, dataset: str | None, plans_name: str | None, stage: str | None) -> None:
+    """What is typed beside ``-m`` must be said of that model, since the folder alone is what is used.
+
+    Raises:
+        ConfigurationError: it is of another dataset, plan or stage.
+    """
+    plans = read_plans(model)
+    stages = {_report_or_nothing(file).get("stage") for file in sorted(model.glob("fold_*/model.json"))} - {None}
+    number = str(int(plans.dataset_name[7:10])) if plans.dataset_name[7:10].isdigit() else ""
+    of_model = {
+        "-d": (dataset, {plans.dataset_name, number}, plans.dataset_name),
+        "-p": (plans_name, {plans.plans_name}, plans.plans_name),
+        "-c": (stage, stages or {stage}, ", ".join(sorted(map(str, stages)))),
+    }
+    for flag, (asked, fitting, what) in of_model.items():
+        if asked is not None and (str(int(asked)) if asked.isdigit() else asked) not in fitting:
+            raise ConfigurationError(f"{flag} {asked} is given, but -m {model} is a model of {what}. Leave {flag} out, "
+                                     "or name the model that is meant.")
+
+
+def _report_or_nothing(file: Path) -> dict[str, Any]:
+    content = read_json(file, error=ModelFolderError)
+    return content if isinstance(content, dict) else {}
 
 
 def arguments_file(num_parts: int = 1, part_id: int = 0) -> str:
