@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 
-from samdpo.errors import SamdpoError
+from samdpo.errors import ConfigurationError, SamdpoError
 
 log = logging.getLogger("samdpo")
 
@@ -93,7 +93,7 @@ def positive(text: str) -> int:
 def add_processes(arguments: argparse.ArgumentParser) -> None:
     """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
     default = os.environ.get("nnUNet_def_n_proc", "").strip() or str(os.cpu_count() or 1)
-    arguments.add_argument("-np", type=positive, default=default, help="processes for case-level work")
+    arguments.add_argument("-np", type=positive, default=default, action=_Given, help="processes for case-level work")
 
 
 def add_dask(arguments: argparse.ArgumentParser) -> None:
@@ -101,3 +101,24 @@ def add_dask(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--dask", default=None, metavar="SCHEDULER",
                            help="do case-level work on a Dask cluster, for example tcp://host:8786, or a scheduler "
                            "file; its workers see the same folders")
+
+
+class _Given(argparse.Action):
+    """Stores a value, and that it was typed: a default, or an environment variable, is no wish of this command."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, *__: object) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"{self.dest}_given", True)
+
+
+def workers_asked(args: argparse.Namespace) -> tuple[int, str | None]:
+    """``-np`` and ``--dask``, as :func:`samdpo.parallel.case_workers` takes them.
+
+    Raises:
+        ConfigurationError: both were typed, of which only one can do the work.
+    """
+    dask = getattr(args, "dask", None)
+    if dask is not None and getattr(args, "np_given", False):
+        raise ConfigurationError("-np and --dask are both given, but either processes here or a cluster's workers do "
+                                 "the work. Leave one of them out.")
+    return getattr(args, "np", 1), dask

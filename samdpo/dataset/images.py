@@ -21,7 +21,7 @@ from samdpo.dataset.nifti import not_finite
 from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
 from samdpo.dataset.volumes import read_volumes, write_volume_label
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path, read_json
+from samdpo.files import atomic_path, read_json, write_json
 from samdpo.names import MEDICAL_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,8 @@ def read_label_with_properties(path: Path | str) -> tuple[np.ndarray, dict[str, 
 def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str, Any]) -> None:
     """Write (Z, Y, X) label values atomically, in the geometry of the image that gave ``properties``.
 
+    The spacing of a TIFF stack goes into the JSON beside it, as nnU-Net has it; what else that holds is kept.
+
     Args:
         segmentation: (Z, Y, X) of whole numbers from 0 to 65535; Z = 1 for a picture.
         path: its ending chooses the format.
@@ -143,11 +145,18 @@ def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str
     values = np.asarray(segmentation)
     check_writable(values.shape, path)
     values = values.astype(np.uint8 if values.size == 0 or values.max() <= 255 else np.uint16)
+    if has_sidecar(path, values.shape) and "spacing" in properties:
+        _write_sidecar(path, properties["spacing"])
     with atomic_path(path) as temporary:
         if ending_of(path) in NATURAL_ENDINGS:
             write_picture(values, temporary)
         else:
             write_volume_label(values, temporary, properties)
+
+
+def has_sidecar(path: Path | str, shape: tuple[int, ...]) -> bool:
+    """Whether a label of ``shape`` (Z, Y, X) has its spacing in a JSON file beside it: stacks of TIFF pages."""
+    return ending_of(path) in NATURAL_ENDINGS and shape[0] > 1
 
 
 def check_writable(shape: tuple[int, ...], path: Path | str) -> None:
@@ -205,14 +214,21 @@ def _check_endings(files: list[Path]) -> None:
         check_file(file)
 
 
+def spacing_file(file: Path) -> Path | None:
+    """The JSON beside a TIFF stack that holds its spacing: ``CASE.json``, or ``CASE_0000.json`` for one channel."""
+    if ending_of(file) not in (".tif", ".tiff"):
+        return None
+    head = file.name[: -len(ending_of(file))]
+    beside = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
+    return next((s for s in beside if s.is_file()), None)
+
+
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """Spacing of a picture: nnU-Net's convention, or that of the JSON beside a 3D TIFF."""
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
-        head = file.name[: -len(ending_of(file))]
-        sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
-        beside = next((s for s in sidecars if s.is_file()), None)
-        spacing = _spacing_beside(file, beside) if beside else (1.0, 1.0, 1.0)
+        beside = spacing_file(file)
+        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_beside(file, beside)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
@@ -232,13 +248,22 @@ def _spacing_beside(file: Path, beside: Path) -> tuple[float, ...]:
     return spacing
 
 
+def _write_sidecar(path: Path, spacing: Sequence[float]) -> None:
+    sidecar = path.with_name(f"{path.name[: -len(ending_of(path))]}.json")
+    there = read_json(sidecar, error=DatasetError) if sidecar.is_file() else {}
+    if not isinstance(there, dict):
+        raise DatasetError(f"{sidecar} must hold an object, as the spacing of {path.name} is written into it.")
+    if there.get("spacing") != list(spacing):
+        write_json(sidecar, {**there, "spacing": list(spacing)})
+
+
 def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
     channels, kinds = [], set()
     for file in files:
         pixels = read_picture(file)  # (C, Z, Y, X)
         kinds.add(pixels.dtype.name)
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
-            pixels = _grey(pixels, file)
+            pixels = _grey(pixels, file, one_of_several=len(files) > 1)
         channels.append(pixels)
     if len({c.shape[1:] for c in channels}) > 1:
         listing = "; ".join(f"{f.name}: {c.shape[1:]}" for f, c in zip(files, channels))
@@ -250,7 +275,7 @@ def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
     return Volume(data, tuple(properties["spacing"]), properties)
 
 
-def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
+def _grey(pixels: np.ndarray, file: Path, one_of_several: bool) -> np.ndarray:
     """(3, Z, Y, X) of a grey image stored as RGB -> (1, Z, Y, X); a truly coloured one is refused."""
     red, green, blue = (c.astype(np.float32) for c in pixels)
     if np.array_equal(red, green) and np.array_equal(red, blue):
@@ -258,6 +283,11 @@ def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
     highest = float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else float(pixels.max())
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if (spread > _COLOUR_TOLERANCE * highest).mean() > _COLOURED_SHARE:
+        if one_of_several:
+            raise DatasetError(
+                f"{file} is a colour image, but by its name it is one channel of several of a case. Where it holds all "
+                "channels, number it _0000 alone, or not at all; else save it grey."
+            )
         raise DatasetError(
             f"{file} is a colour image, but channel_names of dataset.json declares it grey. Save it grey, or declare "
             '{"0": "R", "1": "G", "2": "B"} for single files that hold the three.'

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.dataset.images import spacing_file
 from samdpo.errors import ModelFolderError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
@@ -97,12 +98,13 @@ def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: d
     for left in folder.glob(f"*{ending}"):  # of other splits
         if left.name.removesuffix(ending) not in masks:
             left.unlink()
-    for mask in masks.values():
-        with atomic_path(folder / mask.name) as temporary:
+    with_spacing = [file for mask in masks.values() for file in (mask, spacing_file(mask)) if file is not None]
+    for file in with_spacing:
+        with atomic_path(folder / file.name) as temporary:
             try:
-                os.link(mask, temporary)
+                os.link(file, temporary)
             except OSError:  # a file system without hard links
-                shutil.copyfile(mask, temporary)
+                shutil.copyfile(file, temporary)
     for name in ("plans.json", "dataset.json"):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(model.folder / name, temporary)

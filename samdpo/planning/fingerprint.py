@@ -18,6 +18,7 @@ from samdpo.errors import DatasetError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.parallel import Workers, map_cases
 from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
+from samdpo.planning.training_images import training_images
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
         ``foreground_intensity_properties_per_channel``; unlike nnU-Net's, voxels of the label ``ignore`` are not
         counted as foreground, nor slices that are nothing else as slices. Ours: ``cases``, ``unlabelled_cases``,
         ``groups``, ``modality``, ``shapes``, ``n_slices`` and ``n_foreground_slices`` (by case),
-        ``value_range_per_channel``, ``structures`` (by name: label, cases, share_of_cases, share_of_slices, size_share,
-        components, intensities).
+        ``value_range_per_channel``, ``images`` (see :class:`samdpo.plans.TrainingImages`), ``structures`` (by
+        name: label, cases, share_of_cases, share_of_slices, size_share, components, intensities).
 
     Raises:
         DatasetError: dataset.json or a case breaks the rules, pictures lie among volumes, or no label shows any
@@ -87,6 +88,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
             str(c): [min(m.value_range[c][0] for m in measures), max(m.value_range[c][1] for m in measures)]
             for c in range(dataset.n_channels)
         },
+        "images": training_images(measures),
         "structures": structures,
     }
 

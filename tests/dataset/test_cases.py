@@ -148,7 +148,7 @@ def test_a_folder_named_like_an_image_is_no_input(tmp_path):
 def test_nothing_to_predict_says_what_was_found(tmp_path):
     with pytest.raises(DatasetError, match="found: nothing"):
         input_cases(touch(tmp_path / "in"), None, 1)
-    with pytest.raises(DatasetError, match=r"found: \.jpg.*save as PNG"):
+    with pytest.raises(DatasetError, match=r"(?s)found: \.jpg.*save as PNG"):
         input_cases(touch(tmp_path / "in", "a.jpg"), None, 1)
     with pytest.raises(DatasetError, match="does not exist"):
         input_cases(tmp_path / "nowhere", None, 1)
