@@ -212,13 +212,20 @@ def _check_endings(files: list[Path]) -> None:
             )
 
 
+def spacing_file(file: Path) -> Path | None:
+    """The JSON beside a TIFF stack that holds its spacing: ``CASE.json``, or ``CASE_0000.json`` for one channel."""
+    if ending_of(file) not in (".tif", ".tiff"):
+        return None
+    head = file.name[: -len(ending_of(file))]
+    beside = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
+    return next((s for s in beside if s.is_file()), None)
+
+
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """Spacing of a picture: nnU-Net's convention, or that of the JSON beside a 3D TIFF."""
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
-        head = file.name[: -len(ending_of(file))]
-        sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
-        beside = next((s for s in sidecars if s.is_file()), None)
+        beside = spacing_file(file)
         try:
             spacing = tuple(float(v) for v in json.loads(beside.read_text())["spacing"]) if beside else (1.0, 1.0, 1.0)
             if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
