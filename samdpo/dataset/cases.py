@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from samdpo.dataset.foreign import files_of, foreign_files, misnamed_folders
 from samdpo.dataset.images import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
+from samdpo.names import same_text
 
 __all__ = ["SUPPORTED_ENDINGS", "Case", "input_cases", "labelled_cases", "load_groups", "unlabelled_cases"]
 
@@ -101,16 +104,41 @@ def load_groups(raw_folder: Path | str) -> dict[str, str]:
     """``case_groups.json``: identifier -> patient (or any group that splits must not separate); {} without the file.
 
     Raises:
-        DatasetError: not JSON, or not an object of texts.
+        DatasetError: not JSON, not an object, or a group that is neither a text nor a whole number.
     """
     file = Path(raw_folder) / "case_groups.json"
     if not file.exists():
         return {}
     remedy = 'Write it like {"case_1": "patient_A", "case_2": "patient_A"} or delete it.'
     groups = read_json(file, error=DatasetError, remedy=remedy)
-    if not isinstance(groups, dict) or not all(isinstance(g, (str, int)) for g in groups.values()):
+    if not isinstance(groups, dict):
         raise DatasetError(f"{file} must map each case to the name of its group. {remedy}")
-    return {case: str(group) for case, group in groups.items()}
+    for case, group in groups.items():
+        if not isinstance(group, (str, int)) or isinstance(group, bool):
+            raise DatasetError(
+                f"{file} must map each case to the name of its group, but the group of {case!r} is {group!r:.80}. "
+                f"{remedy}"
+            )
+        if not str(group).strip():  # all such cases would be one patient
+            raise DatasetError(f"{file}: the group of {case!r} is empty. Leave out a case that stands alone.")
+    return {same_text(case): same_text(str(group).strip()) for case, group in groups.items()}
+
+
+def case_meant(name: str, known: Collection[str]) -> str:
+    """The case that a name in a file of the user's is nearest to: "" where none is near.
+
+    Args:
+        name: as written, perhaps with a file's ending or the number of a channel.
+        known: identifiers there are.
+    """
+    names = {same_text(case): case for case in known}
+    bare = same_text(name.strip())
+    bare = bare[: len(bare) - len(ending_of(bare))]
+    for candidate in (bare, bare[:-5] if bare[-5:-4] == "_" and bare[-4:].isdigit() else bare):
+        if candidate in names:
+            return names[candidate]
+    close = difflib.get_close_matches(bare, names, n=1, cutoff=0.8)
+    return names[close[0]] if close else ""
 
 
 def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:
@@ -143,7 +171,7 @@ def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Ca
             hint = f" A label has no channel number: rename it to {name[:-5]}{ending}."
         problems.append(f"{labels[name]} has no image {images_folder / (name + '_0000' + ending)}.{hint}")
     whole = sorted(images.keys() & labels.keys())
-    return [Case(n, images[n], labels[n], groups.get(n, n)) for n in whole], problems
+    return [Case(n, images[n], labels[n], groups.get(same_text(n), n)) for n in whole], problems
 
 
 def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:
@@ -159,7 +187,7 @@ def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[
     used = {_split_channel(f, dataset.n_channels)[0] for f in files_of(taken)} if taken.is_dir() else set()
     for name in sorted(images.keys() & used):
         problems.append(f"{images[name][0]} has the name of a labelled case of {taken}. Rename or remove one of them.")
-    return [Case(n, images[n], None, groups.get(n, n)) for n in sorted(images.keys() - used)], problems
+    return [Case(n, images[n], None, groups.get(same_text(n), n)) for n in sorted(images.keys() - used)], problems
 
 
 def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]) -> tuple[list[Case], list[str]]:
@@ -189,7 +217,7 @@ def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]
                 f"expected {dataset.n_channels}, one a channel."
             )
         else:
-            cases.append(Case(name, images, label, groups.get(name, name)))
+            cases.append(Case(name, images, label, groups.get(same_text(name), name)))
     return cases, problems
 
 

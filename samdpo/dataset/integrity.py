@@ -15,6 +15,7 @@ from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_case
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
 from samdpo.errors import DatasetError
+from samdpo.names import same_text
 from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _group_problems(raw_folder: Path, cases: list[Case]) -> list[str]:
         groups = load_groups(raw_folder)
     except DatasetError as error:  # cannot be read twice differently, but the finders may not have been reached
         return [str(error)]
-    known = {case.identifier for case in cases}
+    known = {same_text(case.identifier) for case in cases}
     unknown = sorted(set(groups) - known)
     if not unknown:
         return []

@@ -11,7 +11,7 @@ from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import read_json, write_json
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
-from samdpo.planning.fingerprint import load_fingerprint, update_fingerprint
+from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
 from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
@@ -100,7 +100,7 @@ def plan_experiment(
     name, folder = dataset_name(dataset), preprocessed_folder(dataset, writable=True)
     contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
     splits = update_splits(
-        folder, fingerprint["cases"], fingerprint["groups"], seed, labelled, unlabelled,
+        folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
         fingerprint["unlabelled_cases"],
     )
     labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
