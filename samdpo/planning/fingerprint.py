@@ -160,7 +160,10 @@ def load_case_groups(folder: Path) -> dict[str, str]:
 
 
 def source_hash(raw_folder: Path, dataset: DatasetJson, cases: Sequence[Case], threads: int = 1) -> str:
-    """Changes when dataset.json, the groups, a case's name or the content of any file does.
+    """Changes when dataset.json, the groups, or any file's content, name or time of writing does.
+
+    The content decides, since a file may be replaced by one of the same time; to measure a touched one again does no
+    harm.
 
     Args:
         raw_folder: of the dataset.
@@ -169,7 +172,8 @@ def source_hash(raw_folder: Path, dataset: DatasetJson, cases: Sequence[Case], t
         threads: that read the files.
     """
     hashes = content_hashes(cases, threads)
-    contents = [(case.identifier, case.label is None, [hashes[f] for f in files_of_case(case)]) for case in cases]
+    files = [file for case in cases for file in files_of_case(case)]
+    contents = [(str(file), file.stat().st_mtime_ns, hashes[file]) for file in files]
     return hash_of(dataset.raw, load_groups(raw_folder), contents)
 
 

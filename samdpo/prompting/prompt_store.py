@@ -260,9 +260,11 @@ def make_prompts_of(
     cases = [*labelled, *others]
     there = store.summaries()
     hashes = {c: there[c].hash if c in there else str(store.properties(c).get("hash", "")) for c in cases}
+    every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
+    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
     key = hash_of(
         _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
-        {case: hashes[case] for case in labelled},
+        {case: hashes[case] for case in labelled}, *([groups] if groups else []),  # without any as it has always been
     )
     prompts = PromptStore(target, key)
     answerer = keep_answers(plans)
@@ -280,7 +282,7 @@ def make_prompts_of(
         executor = None
     if plans.prompting.fits_towers:
         features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, [] if executor else missing, features, device)
+        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
@@ -296,7 +298,8 @@ def make_prompts_of(
 
 
 def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], missing: list[str], features: SliceFeatures, device: str
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
+    features: SliceFeatures, device: str,
 ) -> FittedPrompters:
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
@@ -304,7 +307,6 @@ def _fit_towers(
     features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
-    groups = load_case_groups(preprocessed_folder(plans.dataset_name))
     fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
     return fitted
