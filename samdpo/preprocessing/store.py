@@ -202,7 +202,8 @@ class SliceStore:
         if there and not any(map(self._is_ours, there)):
             raise ConfigurationError(
                 f"{self.folder} holds {there[0].name}, which samdpo has not written, and no slices of samdpo. Slices "
-                "are not put among other files: write another folder as the plan's 'preprocessing.data_identifier'."
+                "are not put among other files: write another name as the plan's 'preprocessing.data_identifier', or "
+                "move out what lies there."
             )
 
     def clear(self) -> None:
@@ -330,7 +331,8 @@ def _is_array(file: Path) -> bool:
     import blosc2
 
     try:
-        return _OURS in blosc2.open(str(file), mode="r").schunk.meta
+        array = blosc2.open(str(file), mode="r")  # must outlive its own metadata
+        return _OURS in array.schunk.meta
     except (RuntimeError, OSError, ValueError, AttributeError):
         return False
 
