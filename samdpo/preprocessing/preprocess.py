@@ -33,7 +33,7 @@ from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
-from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects
+from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
 from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
 from samdpo.schema import to_dict
 
@@ -216,8 +216,7 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         native = flipped(_read_label(job, volume), axes)
         label = geometry.label_to_slices(native)
         small = keep_small_objects(geometry, native, label, job.labels, IGNORED)
-        planes = np.moveaxis(native, geometry.axis, 0)  # what the grid cannot show is there all the same
-        shown = {n: np.flatnonzero((planes == v).any(axis=(1, 2))).tolist() for n, v in job.labels.items()}
+        shown = slices_with(geometry, native, job.labels)  # what the grid cannot show is there all the same
     lost = any(n for _, n, _ in small.values())
     properties = {
         # Only labels that lost objects are other ones than those of the first version, so only what depends on these

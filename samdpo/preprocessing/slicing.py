@@ -134,13 +134,11 @@ def keep_small_objects(
     planes = np.moveaxis(native, geometry.axis, 0)
     sampled = [_nearest(n, geometry.image_size) for n in geometry.slice_shape]
     counts = {}
-    for name, value in labels.items():
-        box = ndimage.find_objects((planes == value).view(np.uint8))
-        if not box:
-            continue
-        numbered, n = ndimage.label(planes[box[0]] == value, structure=_IN_PLANE)
-        first = [side.start for side in box[0]]
-        rows, columns = (s[(s >= side.start) & (s < side.stop)] - side.start for s, side in zip(sampled, box[0][1:]))
+    for name, box in _boxes(planes, labels).items():
+        value = labels[name]
+        numbered, n = ndimage.label(planes[box] == value, structure=_IN_PLANE)
+        first = [side.start for side in box]
+        rows, columns = (s[(s >= side.start) & (s < side.stop)] - side.start for s, side in zip(sampled, box[1:]))
         seen = np.zeros(n + 1, bool)
         seen[numbered[:, rows[:, None], columns[None]]] = True
         lost = np.flatnonzero(~seen[1:])
@@ -152,6 +150,22 @@ def keep_small_objects(
             kept += _give_a_pixel(geometry, slices[pixels[0, 0]], pixels[:, 1:], value, ignored)
         counts[name] = [n, len(lost), len(lost) - kept]
     return counts
+
+
+def slices_with(geometry: SliceGeometry, native: np.ndarray, labels: Mapping[str, int]) -> dict[str, list[int]]:
+    """Structure -> indices of the slices whose native (Z, Y, X) label shows it, be it too small for the grid or not."""
+    planes = np.moveaxis(native, geometry.axis, 0)
+    shown: dict[str, list[int]] = {name: [] for name in labels}
+    for name, box in _boxes(planes, labels).items():
+        found = np.flatnonzero((planes[box] == labels[name]).any(axis=(1, 2))) + box[0].start
+        shown[name] = found.tolist()
+    return shown
+
+
+def _boxes(planes: np.ndarray, labels: Mapping[str, int]) -> dict[str, tuple[slice, slice, slice]]:
+    """Structure -> box around it; a structure fills a small part of a volume."""
+    boxes = ndimage.find_objects(planes)
+    return {n: boxes[v - 1] for n, v in labels.items() if 0 < v <= len(boxes) and boxes[v - 1] is not None}
 
 
 def _give_a_pixel(
