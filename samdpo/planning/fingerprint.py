@@ -130,7 +130,7 @@ def load_case_groups(folder: Path) -> dict[str, str]:
     """Case -> patient of a planned dataset, as the splits were made; a case without one stands alone.
 
     The fingerprint says it, for everybody who keeps patients apart. A ``case_groups.json`` that says something else
-    today is warned of, and one that cannot be read is an error. Without a fingerprint that file itself is read.
+    today is warned of, and one that cannot be read is an error. Without a fingerprint of ours that file itself is read.
 
     Args:
         folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
@@ -141,10 +141,10 @@ def load_case_groups(folder: Path) -> dict[str, str]:
     raw = folder_of("nnUNet_raw")
     raw = raw / folder.name if raw is not None and (raw / folder.name).is_dir() else None
     now = None if raw is None else load_groups(raw)
-    if not (folder / FINGERPRINT_FILE).is_file():
+    fingerprint = _read(folder) if (folder / FINGERPRINT_FILE).is_file() else {}
+    if "groups" not in fingerprint:  # there is none, or nnU-Net has written its own over ours
         return now or {}
-    fingerprint = _read(folder)
-    groups = fingerprint.get("groups", {})
+    groups = fingerprint["groups"]
     cases = [*fingerprint.get("cases", ()), *fingerprint.get("unlabelled_cases", ())]
     if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
         raise DatasetError(

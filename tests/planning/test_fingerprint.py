@@ -219,9 +219,13 @@ def test_groups_outlive_the_raw_images(tiny_dataset: Path, roots) -> None:
     assert load_case_groups(roots.preprocessed / tiny_dataset.name) == {"xray_tr_001": "a", "xray_tr_002": "a"}
 
 
-def test_without_a_fingerprint_groups_are_those_of_the_raw_dataset(tiny_dataset: Path, roots) -> None:
+def test_without_a_fingerprint_of_ours_groups_are_those_of_the_raw_dataset(tiny_dataset: Path, roots) -> None:
+    folder = roots.preprocessed / tiny_dataset.name
+    folder.mkdir()
     write_groups(tiny_dataset, {"xray_tr_001": "a"})
-    assert load_case_groups(roots.preprocessed / tiny_dataset.name) == {"xray_tr_001": "a"}
+    assert load_case_groups(folder) == {"xray_tr_001": "a"}
+    (folder / "dataset_fingerprint.json").write_text('{"spacings": []}')  # as nnU-Net writes it
+    assert load_case_groups(folder) == {"xray_tr_001": "a"}
 
 
 @pytest.mark.parametrize("content", ['{"groups": ["a"]}', '{"groups": {"a": 3}}', "[3]", "{"])
