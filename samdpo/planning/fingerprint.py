@@ -117,12 +117,23 @@ def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, c
 
 def load_fingerprint(folder: Path) -> dict[str, Any]:
     """Read the fingerprint of a preprocessed dataset; raises DatasetError with the command that makes it."""
-    fingerprint = _read(folder)
+    fingerprint = read_fingerprint(folder)
     if fingerprint.get("version") != _VERSION:
         raise DatasetError(
             f"{folder / FINGERPRINT_FILE} was not made by this version of samdpo. Type: samdpo_extract_fingerprint -d "
             f"{folder.name}"
         )
+    return fingerprint
+
+
+def read_fingerprint(folder: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """The fingerprint as it stands, be it of another version or nnU-Net's; {} where it may be missing and is."""
+    if missing_ok and not (folder / FINGERPRINT_FILE).is_file():
+        return {}
+    remedy = f"Type: samdpo_extract_fingerprint -d {folder.name}"
+    fingerprint = read_json(folder / FINGERPRINT_FILE, error=DatasetError, remedy=remedy)
+    if not isinstance(fingerprint, dict):
+        raise DatasetError(f"{folder / FINGERPRINT_FILE} must hold an object {{...}}. {remedy}")
     return fingerprint
 
 
@@ -141,7 +152,7 @@ def load_case_groups(folder: Path) -> dict[str, str]:
     raw = folder_of("nnUNet_raw")
     raw = raw / folder.name if raw is not None and (raw / folder.name).is_dir() else None
     now = None if raw is None else load_groups(raw)
-    fingerprint = _read(folder) if (folder / FINGERPRINT_FILE).is_file() else {}
+    fingerprint = read_fingerprint(folder, missing_ok=True)
     if "groups" not in fingerprint:  # there is none, or nnU-Net has written its own over ours
         return now or {}
     groups = fingerprint["groups"]
@@ -185,14 +196,6 @@ def warn_once(text: str) -> None:
     if text not in _warned:
         _warned.add(text)
         log.warning("%s", text)
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    remedy = f"Type: samdpo_extract_fingerprint -d {folder.name}"
-    fingerprint = read_json(folder / FINGERPRINT_FILE, error=DatasetError, remedy=remedy)
-    if not isinstance(fingerprint, dict):
-        raise DatasetError(f"{folder / FINGERPRINT_FILE} must hold an object {{...}}. {remedy}")
-    return fingerprint
 
 
 def _groups_of(cases: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from samdpo.dataset.cases import case_meant
 from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
-from samdpo.planning.fingerprint import FINGERPRINT_FILE, load_case_groups, warn_once
+from samdpo.planning.fingerprint import load_case_groups, read_fingerprint, warn_once
 from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
 from samdpo.schema import from_dict
 
@@ -215,17 +215,15 @@ def load_splits(folder: Path | str, preprocessed: Mapping[str, bool] | None = No
             f"{file} is missing: {folder.name} is not planned. Type: samdpo_plan_and_preprocess -d {folder.name}"
         )
     folds, complete = _read(file)
-    fingerprint = folder / FINGERPRINT_FILE
-    content = read_json(fingerprint, error=DatasetError) if fingerprint.is_file() else {}
-    content = content if isinstance(content, dict) else {}
-    known = _Known(set(content.get("cases", ())), set(content.get("unlabelled_cases", ())))
+    fingerprint = read_fingerprint(folder, missing_ok=True)
+    ul_cases = fingerprint.get("unlabelled_cases", [])
+    known = _Known(set(fingerprint.get("cases", ())), set(ul_cases))
     for case, labelled in (preprocessed or {}).items():
         (known.labelled if labelled else known.unlabelled).add(case)
     groups = load_case_groups(folder)
     folds = _checked(file, folds, known, groups)
     if complete:
         return folds
-    ul_cases = content.get("unlabelled_cases", [])
     return [complete_fold(f.train, f.val, groups, ul_cases=ul_cases, origin="user") for f in folds]
 
 
@@ -335,6 +333,8 @@ def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
 def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[str, str]) -> list[Fold]:
     """Folds with names as the dataset spells them; what no training can mean is refused."""
     spelled = {same_text(case): case for case in (*known.labelled, *known.unlabelled)}
+    every = known.labelled or {case for fold in folds for case in (*fold.train, *fold.val)}
+    single = len({groups.get(case, case) for case in every}) == 1  # which can only be validated on itself
     checked = []
     for number, fold in enumerate(folds):
         fold = replace(fold, **{key: [spelled.get(c, c) for c in getattr(fold, key)] for key in _LISTS})
@@ -342,7 +342,7 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
         for key in _LISTS if spelled else ():
             _check_names(where, key, getattr(fold, key), known, _remedy(file))
         patients = [{groups.get(case, case) for case in part} for part in (fold.train, fold.val)]
-        if len(patients[0] | patients[1]) > 1:  # a single one can only be validated on itself
+        if not single:
             both = sorted(set(fold.train) & set(fold.val))
             if both:
                 raise DatasetError(
@@ -356,7 +356,7 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
                     f"is validated on. Take them out of one of the two. {_remedy(file)}"
                 )
         both = sorted(patients[0] & patients[1])
-        if both and len(patients[0] | patients[1]) > 1:
+        if both and not single:
             warn_once(f"{where} has {_some(both)} in train and in val; its validation score will be too good.")
         checked.append(fold)
     return checked

@@ -160,9 +160,9 @@ def _warn_of_small_objects(there: Mapping[str, CaseSummary], size: int) -> None:
         if small:
             log.warning(
                 "%s: %d of %d outlined objects (%.3g%%) are so small that they fall between the pixels of the %d x %d "
-                "slices. Each is kept as one pixel%s, which is too little to learn its outline from. Crop the images "
-                "around what is outlined if these matter.", name, small, objects, 100 * small / objects, size, size,
-                f" but {unseen}, where other structures lie" if unseen else "",
+                "slices. Each is kept as one pixel%s: too little to learn an outline from. Crop the images around what "
+                "is outlined if these matter.", name, small, objects, 100 * small / objects, size, size,
+                f" (but {unseen}, which other structures cover)" if unseen else "",
             )
 
 

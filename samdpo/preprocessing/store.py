@@ -198,40 +198,49 @@ class SliceStore:
             ConfigurationError: the folder holds something else and no slices of ours.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sorted(file for file in self.folder.iterdir() if not file.name.startswith("."))
-        if there and not any(map(self._is_ours, there)):
+        ours, foreign = self._files()
+        if foreign and not ours:
             raise ConfigurationError(
-                f"{self.folder} holds {there[0].name}, which samdpo has not written, and no slices of samdpo. Slices "
+                f"{self.folder} holds {foreign[0].name}, which samdpo has not written, and no slices of samdpo. Slices "
                 "are not put among other files: write another name as the plan's 'preprocessing.data_identifier', or "
                 "move out what lies there."
             )
 
     def clear(self) -> None:
-        """Delete every case and leave the empty folder; what others have put there is left alone.
+        """Delete every case and leave the empty folder.
 
         Raises:
             ConfigurationError: the folder holds something that is no slice of ours. Then nothing is deleted.
         """
+        ours, foreign = self._files()
+        if foreign:
+            names = ", ".join(file.name for file in foreign[:5]) + (" …" if len(foreign) > 5 else "")
+            raise ConfigurationError(
+                f"{self.folder} holds {names}, which samdpo has not written, so --clean deletes nothing there. Move "
+                "that out of the folder and type the command again."
+            )
         self._arrays.clear()
         self._properties.clear()
-        ours = [file for file in self.folder.iterdir() if self._is_ours(file)]
-        foreign = sorted(f.name for f in self.folder.iterdir() if f not in ours and not f.name.startswith("."))
-        if foreign:
-            raise ConfigurationError(
-                f"{self.folder} holds {', '.join(foreign[:5])}{' …' if len(foreign) > 5 else ''}, which samdpo has "
-                "not written, so --clean deletes nothing there. Move that out of the folder and type the command again."
-            )
+        self._unread.clear()
         for file in sorted(ours, key=lambda file: file.suffix != ".json"):  # records first: no half case counts
             file.unlink(missing_ok=True)
 
-    def _is_ours(self, file: Path) -> bool:
-        """Whether a file of the folder is part of a case; of a run that was killed too."""
-        if file.is_dir() or file.name.startswith("."):
-            return False
-        if file.name.endswith(".json"):  # a damaged record has its slices beside it
-            return _is_record(file) or (_unreadable(file) and self.image_file(file.name[: -len(".json")]).is_file())
-        case = file.name.removesuffix(".b2nd").removesuffix(".seg")
-        return file.name.endswith(".b2nd") and (_is_record(self._file(case)) or _is_array(file))
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """Files of cases, be they whole or what a killed run has left, and everything else that is not hidden."""
+        records = set(self.recorded())
+        ours: list[Path] = []
+        foreign: list[Path] = []
+        for file in sorted(self.folder.iterdir()):
+            if file.name.startswith("."):
+                continue
+            if file.suffix == ".json":  # a damaged record has its slices beside it
+                case = file.name[: -len(".json")]
+                known = case in records or (self.image_file(case).is_file() and _unreadable(file))
+            else:
+                case = file.name.removesuffix(".b2nd").removesuffix(".seg")
+                known = file.suffix == ".b2nd" and (case in records or _is_array(file))
+            (ours if known and file.is_file() else foreign).append(file)
+        return ours, foreign
 
     def image_file(self, case: str) -> Path:
         """File of the slices."""

@@ -272,6 +272,7 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
         ({"train": [*CASES[3:], "u2"]}, "names u2 in 'train', which imagesUl holds"),
         ({"unlabelled": ["ghost"], "labelled": CASES[3:]}, "names ghost in 'unlabelled'"),
         ({"train": CASES[2:]}, "has case_002 in train and in val"),
+        ({"train": CASES[:1], "val": CASES[:1]}, "has case_000 in train and in val.*fold 'all'"),
         ({"labelled": CASES[5:], "unlabelled": ["u1", "case_001"]}, "has case_001 in unlabelled and in val"),
     ],
 )
