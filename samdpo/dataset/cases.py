@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,16 +174,41 @@ def load_groups(raw_folder: Path | str) -> dict[str, str]:
     Identifiers are composed (NFC): look them up with :func:`samdpo.names.same_text`.
 
     Raises:
-        DatasetError: not JSON, or not an object of texts.
+        DatasetError: not JSON, not an object, or a group that is neither a text nor a whole number.
     """
     file = Path(raw_folder) / "case_groups.json"
     if not file.exists():
         return {}
     remedy = 'Write it like {"case_1": "patient_A", "case_2": "patient_A"} or delete it.'
     groups = read_json(file, error=DatasetError, remedy=remedy)
-    if not isinstance(groups, dict) or not all(isinstance(g, (str, int)) for g in groups.values()):
+    if not isinstance(groups, dict):
         raise DatasetError(f"{file} must map each case to the name of its group. {remedy}")
-    return {same_text(case): str(group) for case, group in groups.items()}
+    for case, group in groups.items():
+        if not isinstance(group, (str, int)) or isinstance(group, bool):
+            raise DatasetError(
+                f"{file} must map each case to the name of its group, but the group of {case!r} is {group!r:.80}. "
+                f"{remedy}"
+            )
+        if not str(group).strip():  # all such cases would be one patient
+            raise DatasetError(f"{file}: the group of {case!r} is empty. Leave out a case that stands alone.")
+    return {same_text(case): same_text(str(group).strip()) for case, group in groups.items()}
+
+
+def case_meant(name: str, known: Collection[str]) -> str:
+    """The case that a name in a file of the user's is nearest to: "" where none is near.
+
+    Args:
+        name: as written, perhaps with a file's ending or the number of a channel.
+        known: identifiers there are.
+    """
+    names = {same_text(case): case for case in known}
+    bare = same_text(name.strip())
+    bare = bare[: len(bare) - len(ending_of(bare))]
+    for candidate in (bare, bare[:-5] if bare[-5:-4] == "_" and bare[-4:].isdigit() else bare):
+        if candidate in names:
+            return names[candidate]
+    close = difflib.get_close_matches(bare, names, n=1, cutoff=0.8)
+    return names[close[0]] if close else ""
 
 
 def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:

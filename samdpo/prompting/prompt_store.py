@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
+from samdpo.errors import ConfigurationError
 from samdpo.files import atomic_path, hash_of, read_json, temporary_beside, write_json
 from samdpo.json_index import JsonIndex
 from samdpo.parallel import Executor, map_cases
-from samdpo.paths import preprocessed_folder, raw_folder
-from samdpo.planning.splits import load_splits
+from samdpo.paths import preprocessed_folder
+from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.splits import fold_of, load_splits
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.answers.answerer import asks_a_model
@@ -228,7 +229,9 @@ def make_prompts(
     plans: Plans, fold: int | str, device: str = "auto", executor: Executor | None = None
 ) -> PromptStore:
     """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits."""
-    labelled, others = fold_cases(preprocessed_folder(plans.dataset_name), fold)
+    folder = preprocessed_folder(plans.dataset_name)
+    there = SliceStore(folder / plans.preprocessing.data_identifier).summaries()
+    labelled, others = fold_cases(folder, fold, {case: one.labelled for case, one in there.items()})
     return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device, executor)
 
 
@@ -257,9 +260,11 @@ def make_prompts_of(
     cases = [*labelled, *others]
     there = store.summaries()
     hashes = {c: there[c].hash if c in there else str(store.properties(c).get("hash", "")) for c in cases}
+    every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
+    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
     key = hash_of(
         _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
-        {case: hashes[case] for case in labelled},
+        {case: hashes[case] for case in labelled}, *([groups] if groups else []),  # without any as it has always been
     )
     prompts = PromptStore(target, key)
     answerer = keep_answers(plans)
@@ -277,7 +282,7 @@ def make_prompts_of(
         executor = None
     if plans.prompting.fits_towers:
         features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, [] if executor else missing, features, device)
+        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
@@ -293,7 +298,8 @@ def make_prompts_of(
 
 
 def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], missing: list[str], features: SliceFeatures, device: str
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
+    features: SliceFeatures, device: str,
 ) -> FittedPrompters:
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
@@ -301,7 +307,6 @@ def _fit_towers(
     features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
-    groups = _groups(plans.dataset_name)
     fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
     return fitted
@@ -400,24 +405,16 @@ def _prompt_by_path(work: _Work, case: _Case) -> None:
         kept.prompts.put(name, made[name], str(kept.store.properties(name).get("hash", "")))
 
 
-def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:
-    """Labelled cases of a fold, and its unlabelled and validation cases; ``all`` joins the folds.
+def fold_cases(
+    folder: Path, fold: int | str, preprocessed: Mapping[str, bool] | None = None
+) -> tuple[list[str], list[str]]:
+    """Labelled cases of a fold, and its unlabelled and validation cases.
 
-    Raises:
-        TrainingError: there is no such fold.
+    Arguments and errors as of :func:`~samdpo.planning.splits.load_splits` and
+    :func:`~samdpo.planning.splits.fold_of`.
     """
-    folds = load_splits(folder)
-    if fold == "all":
-        labelled = sorted({case for one in folds for case in one.labelled})
-        every = {case for one in folds for case in (*one.train, *one.val, *one.unlabelled)}
-        return labelled, sorted(every - set(labelled))
-    if not str(fold).isdigit() or int(fold) >= len(folds):
-        raise TrainingError(
-            f"{folder / 'splits_final.json'} has folds 0 to {len(folds) - 1}, fold {fold!r} was asked for."
-        )
-    one = folds[int(fold)]
-    labelled = sorted(one.labelled)
-    return labelled, sorted({*one.unlabelled, *one.val} - set(labelled))
+    one = fold_of(load_splits(folder, preprocessed), fold, folder)
+    return one.labelled, sorted({*one.unlabelled, *one.val} - set(one.labelled))
 
 
 def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:
@@ -446,13 +443,3 @@ def _prompt_cases(
     ]
     told = fitted.full.with_texts(located, images, slices)
     return {case: [of_slice for (shown, _), of_slice in zip(slices, told) if shown == case] for case in cases}
-
-
-def _groups(dataset: str) -> Mapping[str, str]:
-    """Groups of the raw dataset; each case its own where the raw folder is gone."""
-    from samdpo.dataset.cases import load_groups
-
-    try:
-        return load_groups(raw_folder(dataset))
-    except SamdpoError:
-        return {}

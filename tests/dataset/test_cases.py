@@ -45,6 +45,18 @@ def test_groups_file_that_cannot_be_used_gets_a_sentence(tiny_dataset, text):
         load_groups(tiny_dataset)
 
 
+@pytest.mark.parametrize("group", [None, True, ["a"], 1.5, "", "  "])
+def test_a_group_that_is_no_name_is_told_with_its_case(tiny_dataset, group):
+    (tiny_dataset / "case_groups.json").write_text(json.dumps({"a": "p", "b": group}))
+    with pytest.raises(DatasetError, match=r"case_groups\.json.*group of 'b'"):
+        load_groups(tiny_dataset)
+
+
+def test_groups_are_the_same_however_they_are_typed(tiny_dataset):
+    (tiny_dataset / "case_groups.json").write_text(json.dumps({"a": 7, "b": "7", "c": " 7 ", "Pe\u0301": "x"}))
+    assert load_groups(tiny_dataset) == {"a": "7", "b": "7", "c": "7", "P\u00e9": "x"}
+
+
 def test_image_without_label_points_to_the_unlabelled_folder(tiny_dataset):
     (tiny_dataset / "labelsTr" / "xray_tr_003.png").unlink()
     with pytest.raises(DatasetError, match=r"xray_tr_003_0000\.png has no label.*imagesUl"):
