@@ -19,7 +19,6 @@ from samdpo.networks.weights import load_weights, save_weights
 LATEST = "checkpoint_latest"
 FINAL = "checkpoint_final.safetensors"
 BEST = "checkpoint_best.safetensors"
-_NEEDED = ("epoch", "optimizer")
 _ANEW = "Start the training again without --c."
 
 
@@ -57,11 +56,9 @@ def load_latest(fold: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
         state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelFolderError(f"{newest / 'state.pt'} cannot be read ({type(error).__name__}). {_ANEW}") from error
-    lacking = [key for key in _NEEDED if not isinstance(state, Mapping) or key not in state]
-    if lacking:
-        raise ModelFolderError(
-            f"{newest / 'state.pt'} has no {', '.join(map(repr, lacking))}, so it is no checkpoint of a training. {_ANEW}"
-        )
+    if not isinstance(state, Mapping):
+        raise ModelFolderError(f"{newest / 'state.pt'} holds a {type(state).__name__} and no state of a training. "
+                               f"{_ANEW}")
     return weights, state
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_folder, copy_file, read_json, remove_folder, sha256_of_file, write_json
+from samdpo.plans import Plans, load_plans
 from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 MANIFEST, PLANS = "manifest.json", "plans.json"
 _BEGUN, _TRAINED, _SHARED = "begun.json", "trained", "model_folder"
 _GO_ON = "free some space and type the same command with --c"
+_PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
+_ANEW = "Start the training again without --c."
 _COPY = "Copy the whole model folder once more, or train the fold again."
 
 MadeOf = dict[str, Any]
@@ -46,7 +49,12 @@ def begin(fold: Path, made_of: MadeOf) -> None:
 def begun(fold: Path) -> MadeOf | None:
     """What the training that is under way was begun with; None where none is, or where it does not say."""
     file = fold / LATEST / _BEGUN
-    return read_json(file, error=ModelFolderError, remedy="Start again without --c.") if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = read_json(file, error=ModelFolderError, remedy=_ANEW)
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{file} does not say what the training was begun with. {_ANEW}")
+    return content
 
 
 def is_finished(fold: Path) -> bool:
@@ -88,8 +96,9 @@ def complete(fold: Path) -> bool:
     source, model = fold / LATEST / _TRAINED, fold.parent
     if not (source / MANIFEST).is_file():
         return False
-    files = read_json(source / MANIFEST, error=ModelFolderError, remedy="Start again without --c.")["files"]
-    write_json(fold / MANIFEST, read_json(source / MANIFEST), durable=True)
+    content = read_json(source / MANIFEST, error=ModelFolderError, remedy=_ANEW)
+    files = content["files"]
+    write_json(fold / MANIFEST, content, durable=True)
     if (source / FINAL).is_file():
         for summary in fold.glob("validation*/summary.json"):
             summary.unlink()  # of the weights of before
@@ -101,8 +110,7 @@ def complete(fold: Path) -> bool:
         (fold / name).parent.mkdir(exist_ok=True)
         if (source / name).is_file():
             os.replace(source / name, fold / name)
-    if (fold / PLANS).is_file():
-        copy_file(fold / PLANS, model / PLANS)
+    copy_file(fold / PLANS, model / PLANS)
     remove_latest(fold)
     return True
 
@@ -149,7 +157,7 @@ def _read(fold: Path) -> dict[str, dict[str, Any]] | None:
         return None
     content = read_json(file, error=ModelFolderError, remedy=_COPY)
     files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(known, dict) and "sha256" in known for known in files.values()):
+    if not isinstance(files, dict) or not all(isinstance(one, dict) and "sha256" in one for one in files.values()):
         raise ModelFolderError(f"{file} does not list the files of a trained fold. {_COPY}")
     return files
 
@@ -161,20 +169,84 @@ def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:
     if file.is_file() and file.suffix == ".json":
         log.warning("%s has been changed since it was trained; it is taken as it is now.", file)
         return
-    state = "is another file than" if file.is_file() else "is missing,"
+    state = "is not" if file.is_file() else "is missing:"
     if (fold / LATEST / _TRAINED).is_dir():
         remedy = "The end of a training was cut off: type its command again with --c."
     else:
         remedy = f"It is damaged, or of another training. {_COPY}"
         if file.is_file():
             remedy += f" Where you put it there yourself, delete {fold / MANIFEST}."
-    raise ModelFolderError(f"{file} {state} the one that {MANIFEST} beside it was written with. {remedy}")
+    raise ModelFolderError(f"{file} {state} the one that {fold / MANIFEST} was written with. {remedy}")
 
 
 def settings_of(fold: Path) -> dict[str, Any] | None:
     """The settings that a finished fold was trained with; None of a fold of an older version."""
+    return _made_of(fold).get("settings")
+
+
+def prompts_of(fold: Path) -> str | None:
+    """The key of the prompts that a finished fold was trained with; None where it used none, or does not say."""
+    return _made_of(fold).get("prompts")
+
+
+def _made_of(fold: Path) -> MadeOf:
     if not (fold / MANIFEST).is_file():
-        return None
+        return {}
     content = read_json(fold / MANIFEST, error=ModelFolderError, remedy=_COPY)
-    made_of = content.get("made_of") if isinstance(content, dict) else None
-    return made_of.get("settings") if isinstance(made_of, dict) else None
+    found = content.get("made_of") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def warn_of_other_plans(model: Path, fold: int | str, plans: Plans) -> None:
+    """Say before a long training that its fold will not be predicted together with finished ones of the model."""
+    other = {
+        name: parts for name, found in fold_plans(model).items()
+        if name != str(fold) and (parts := different_parts(found, plans))
+    }
+    if other:
+        log.warning(
+            "Folds of %s were trained with another plan and cannot be predicted together with fold %s: %s.", model,
+            fold, "; ".join(f"fold {name} ({', '.join(parts)})" for name, parts in other.items()),
+        )
+
+
+def fold_plans(model: Path) -> dict[str, Plans]:
+    """The plan with which each finished fold was trained, where it says so."""
+    files = sorted(model.glob(f"fold_*/{PLANS}"))
+    return {file.parent.name.removeprefix("fold_"): load_plans(file) for file in files}
+
+
+def plans_for(model: Path, folds: Sequence[str] = ()) -> Plans:
+    """The plan with which folds of a model are predicted.
+
+    It is ``plans.json`` of the model folder, also where a person has changed it. Where a later training of another
+    fold has written it, it is the folds' own.
+
+    Args:
+        model: the model folder.
+        folds: numbers or ``all``; none for the plan of the folder.
+
+    Raises:
+        ModelFolderError: the folds were trained with different plans.
+    """
+    shared = load_plans(model / PLANS)
+    there = {file.parent.name.removeprefix("fold_"): file for file in model.glob(f"fold_*/{PLANS}")}
+    written = (model / PLANS).read_bytes()
+    if not any(file.read_bytes() == written for file in there.values()):
+        return shared
+    own = {fold: load_plans(there[fold]) if fold in there else shared for fold in folds}
+    if not own:
+        return shared
+    first, *others = own
+    for other in others:
+        if parts := different_parts(own[first], own[other]):
+            raise ModelFolderError(
+                f"Folds {first} and {other} of {model} were trained with different plans ({', '.join(parts)}), so they "
+                f"cannot be predicted together. Name folds of one plan with -f, or train fold {other} anew."
+            )
+    return own[first]
+
+
+def different_parts(one: Plans, other: Plans) -> list[str]:
+    """Parts of two plans that prediction reads and that differ."""
+    return [name for name in _PREDICTED_WITH if getattr(one, name) != getattr(other, name)]

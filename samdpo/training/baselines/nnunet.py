@@ -21,12 +21,12 @@ from samdpo.files import hash_of, read_json, write_json
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
-from samdpo.training import checkpoints
+from samdpo.training import checkpoints, manifest
 from samdpo.training.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.training.baselines.nnunet_raw import RawForm, write_raw_dataset
 from samdpo.training.baselines.nnunet_worker import RESULT, WEIGHTS, model_folder
 from samdpo.training.description import cost_of, describe_fold
-from samdpo.training.resume import check_settings
+from samdpo.training.resume import check_settings, made_of
 from samdpo.training.run_log import RunLog, write_debug
 from samdpo.training.trainer import Trainer
 
@@ -98,12 +98,13 @@ class NnUNetTrainer(Trainer):
     def settings(self) -> dict[str, Any]:
         """What a continued run must share with the one it continues."""
         heeded = {name: getattr(self.stage, name) for name in ("epochs", "minutes", "seed", "held_back")}
-        return {**heeded, "cases": hash_of(sorted({case for case, _ in self.train_keys}))}
+        return {**heeded, "cases": hash_of(sorted(self.do_split()[0]))}
 
     def run_training(self) -> None:
         """Hand the cases over, let nnU-Net plan, preprocess and train, take over its weights."""
         self.run_log = RunLog(self.fold_folder)
-        self.data.write_description(self.folder)
+        if not (self.folder / manifest.PLANS).is_file():
+            self.data.write_description(self.folder)
         if not self.resuming:
             self.hand_over()
         write_json(self.nnunet / SETTINGS, self.settings())
@@ -146,11 +147,11 @@ class NnUNetTrainer(Trainer):
         self.run_log.history = result["history"]
         self.run_log.draw()
         self.stopwatch.add("train", result["seconds"], result["iterations"] * result["batch_size"])
-        write_json(self.fold_folder / "model.json", self.describe())
-        write_json(self.fold_folder / "cost.json", {**cost_of(self), "peak_memory_gib": result["peak_memory_gib"]})
-        # The weights come last: a fold counts as trained when they are there.
-        os.replace(self.nnunet / WEIGHTS, self.fold_folder / checkpoints.FINAL)
-        checkpoints.remove_latest(self.fold_folder)
+        with manifest.trained(self.fold_folder, made_of(self)) as folder:
+            write_json(folder / "model.json", self.describe())
+            write_json(folder / "cost.json", {**cost_of(self), "peak_memory_gib": result["peak_memory_gib"]})
+            os.replace(self.nnunet / WEIGHTS, folder / checkpoints.FINAL)
+            self.describe_data(folder)
         log.info("nnU-Net did %d iterations in %.1f minutes.", result["iterations"], self.budget.seconds / 60)
         self.run_log.close()
 
