@@ -60,7 +60,6 @@ class SliceSaliency:
         # The case's own hash: a replaced image must not find the saliency of the old one.
         name = (case, index, self.prompter.device.type, str(self.store.properties(case).get("hash", "")))
         if (kept := self._kept.find(name)) is None:
-            self._kept.drop_replaced([name])
             self._kept.put(*name, self.prompter.raw_saliency(self.store.image(case, index)))
             kept = self._kept.find(name)
         return kept.astype(np.float32)
