@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import SamdpoError
-from samdpo.files import read_json, write_text
+from samdpo.files import hash_of, read_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,15 @@ class JsonIndex:
 def _read(file: Path, version: int) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["files"]) if content["version"] == version else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        files = dict(content["files"])
+        return files if (content["version"], content["checksum"]) == (version, hash_of(files)) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
 def _write(file: Path, version: int, found: dict[str, list[Any]]) -> None:
     try:
-        write_text(file, json.dumps({"version": version, "files": found}, separators=(",", ":")))
+        content = {"version": version, "checksum": hash_of(found), "files": found}
+        write_text(file, json.dumps(content, separators=(",", ":")))
     except (SamdpoError, OSError) as error:  # a folder that is only read, a full disk: it goes without
         log.debug("%s was not written: %s", file, error)

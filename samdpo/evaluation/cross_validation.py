@@ -17,6 +17,7 @@ from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
 from samdpo.evaluation.trained import TrainedModel
 from samdpo.files import atomic_path, read_json, write_json
+from samdpo.training.manifest import check_fold, plans_for
 
 # What a fold's test without a person's prompt writes. Tests with a prompt from the truth lie in other folders, such as
 # validation_truth_box, and are never read here.
@@ -58,6 +59,9 @@ def accumulate_folds(model: TrainedModel, folds: Sequence[str]) -> CrossValidati
     missing = [fold for fold in folds if fold not in model.trained_folds()]
     if missing:
         raise ModelFolderError(f"not trained on fold {', '.join(missing)}")
+    for fold in folds:
+        check_fold(model.fold(fold))
+    plans_for(model.folder, folds)
     structures = load_dataset_json(model.folder).structures
     entries: dict[str, dict[str, Any]] = {}
     units: list[SurfaceUnit] = []

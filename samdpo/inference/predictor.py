@@ -111,7 +111,7 @@ class Predictor:
             ConfigurationError: the model is of a class of somebody's own, which is neither named nor installed.
         """
         folder, file = Path(folder), f"{checkpoint.removesuffix('.safetensors')}.safetensors"
-        plans = read_plans(folder)
+        read_plans(folder)  # is it a model?
         there = trained_folds(folder, file)
         wanted = [str(f) for f in folds] if folds else there
         for fold in wanted:
@@ -121,6 +121,7 @@ class Predictor:
                 )
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
+        plans = read_plans(folder, wanted)
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):

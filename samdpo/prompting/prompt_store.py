@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -15,8 +16,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from samdpo.errors import ConfigurationError
-from samdpo.files import atomic_path, hash_of, read_json, temporary_beside, write_json
+from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.files import (
+    atomic_path,
+    hash_of,
+    read_json,
+    remove_abandoned,
+    sha256_of_file,
+    temporary_beside,
+    write_json,
+)
 from samdpo.json_index import JsonIndex
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import preprocessed_folder
@@ -118,8 +127,9 @@ class PromptStore:
         meta, arrays = self._paths(case)
         if not (meta.is_file() and arrays.is_file()):
             return False
-        found = read_json(meta)
-        if not isinstance(found, dict) or "prompts" not in found:
+        try:
+            found = _whole(read_json(meta))
+        except (SamdpoError, ValueError):
             return False
         return self.key in (None, found["key"]) and case_key in ("", found["case_key"])
 
@@ -129,27 +139,25 @@ class PromptStore:
         meta, arrays = self._paths(case)
         with atomic_path(arrays) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **pack([prompt for _, prompt in rows]))
+        content = {
+            "key": self.key,
+            "case_key": case_key,
+            "slices": len(prompts),
+            "prompts": [
+                {
+                    "slice": index,
+                    "structure": prompt.structure,
+                    "label": prompt.label,
+                    "present": bool(prompt.present),
+                    "score": float(prompt.score),
+                    "answer": prompt.answer,
+                    "description": prompt.description,
+                }
+                for index, prompt in rows
+            ],
+        }
         # The JSON comes last: a case counts only when both files are whole.
-        write_json(
-            meta,
-            {
-                "key": self.key,
-                "case_key": case_key,
-                "slices": len(prompts),
-                "prompts": [
-                    {
-                        "slice": index,
-                        "structure": prompt.structure,
-                        "label": prompt.label,
-                        "present": bool(prompt.present),
-                        "score": float(prompt.score),
-                        "answer": prompt.answer,
-                        "description": prompt.description,
-                    }
-                    for index, prompt in rows
-                ],
-            },
-        )
+        write_json(meta, {**content, "checksum": hash_of(content)})
         self._recent.pop(case, None)
 
     def get(self, case: str, index: int) -> list[StructurePrompt]:
@@ -174,17 +182,19 @@ class PromptStore:
 
     def entries(self, case: str) -> list[dict[str, Any]]:
         """What the JSON of a case says of its prompts, without their arrays; see :meth:`put`."""
-        return read_json(self._paths(case)[0])["prompts"]
+        return self._content(case)["prompts"]
 
     def slices(self, case: str) -> int:
         """Number of slices of a case."""
-        return int(read_json(self._paths(case)[0])["slices"])
+        return int(self._content(case)["slices"])
 
     def _read(self, case: str) -> _KeptCase:
         meta, arrays = self._paths(case)
-        if not self.has(case):
+        if not (meta.is_file() and arrays.is_file()):
             raise self._missing(case)
-        content = read_json(meta)
+        content = self._content(case)
+        if self.key not in (None, content["key"]):
+            raise self._missing(case)
         try:
             with np.load(arrays, allow_pickle=False) as stored:
                 packed = PackedPrompts({name: stored[name] for name in stored.files})
@@ -196,10 +206,26 @@ class PromptStore:
             for index in range(len(slices)):
                 kept.prompts(index)
         except Exception as error:  # numpy, zipfile and zlib each raise their own kind
-            raise ConfigurationError(
-                f"{arrays} is damaged ({error}). Delete it and type: samdpo_prompt DATASET FOLD"
-            ) from error
+            raise self._damaged(arrays, error) from error
         return kept
+
+    def _content(self, case: str) -> dict[str, Any]:
+        """The JSON of a case that is there."""
+        meta, _ = self._paths(case)
+        try:
+            return _whole(read_json(meta))
+        except (SamdpoError, ValueError) as error:
+            if not meta.is_file():
+                raise
+            raise self._damaged(meta, error) from error
+
+    def _damaged(self, file: Path, error: Exception) -> ConfigurationError:
+        """Forget what is damaged, so that the next command makes it again, and say so."""
+        text = f"{file} is damaged ({error})."
+        if os.access(self.folder, os.W_OK):
+            file.with_suffix(".json").unlink(missing_ok=True)  # a case counts only with it
+            return ConfigurationError(f"{text} It will be made again: type the same command once more.")
+        return ConfigurationError(f"{text} Delete it and type: samdpo_prompt DATASET FOLD")
 
     def _missing(self, case: str) -> ConfigurationError:
         return ConfigurationError(
@@ -210,8 +236,27 @@ class PromptStore:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"
 
 
+def _whole(content: Any) -> dict[str, Any]:
+    """The JSON of a case.
+
+    Raises:
+        ValueError: it is not what was written; an older version wrote no checksum.
+    """
+    if not isinstance(content, dict) or "prompts" not in content:
+        raise ValueError("there are no prompts in it")
+    known = content.get("checksum")
+    if known is not None and known != hash_of({name: v for name, v in content.items() if name != "checksum"}):
+        raise ValueError("its checksum is another one")
+    return content
+
+
 def _summary(content: dict[str, Any]) -> list[Any]:
     """The fields of :class:`PromptsSummary`."""
+    try:
+        content = _whole(content)
+    except ValueError as error:
+        log.warning("The prompts of a case are damaged (%s) and are made again.", error)
+        raise
     shown = sorted({int(prompt["slice"]) for prompt in content["prompts"] if prompt["present"]})
     return [content["key"], content["case_key"], int(content["slices"]), shown]
 
@@ -273,8 +318,9 @@ def make_prompts_of(
     if answerer is not None:
         kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
         missing += sorted(edited_cases(answerer, kept, plans.structures))
-    if not missing and (prompts.prompter_folder / "prompter.json").is_file():
+    if not missing and _prompter_is_whole(prompts):
         return prompts
+    remove_abandoned(target, recursive=True)
     check_text_dim(plans)
     features = None
     if executor is not None and asks_a_model(plans.prompting):
@@ -286,15 +332,43 @@ def make_prompts_of(
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+    for file in (_MADE, "prompter.json"):  # the prompter of other prompts is none of these
+        (prompts.prompter_folder / file).unlink(missing_ok=True)
     if executor is None:
         write_prompts(prompts, fitted, store, features, missing)
     else:
         _write_elsewhere(executor, prompts, fitted, plans, missing, device)
     if answerer is not None:
         answerer.release()
-    fitted.full.save(prompts.prompter_folder)
+    _save_prompter(fitted.full, prompts)
     prompts.summaries()  # once read, they are there for every training
     return prompts
+
+
+_MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
+
+
+def _save_prompter(prompter: Prompter, prompts: PromptStore) -> None:
+    """Keep the prompter of new cases and a list of its files."""
+    folder = prompts.prompter_folder
+    prompter.save(folder)
+    files = {f.name: sha256_of_file(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+    write_json(folder / _MADE, {"key": prompts.key, "files": files})
+
+
+def _prompter_is_whole(prompts: PromptStore) -> bool:
+    """Whether the prompter of these very prompts is there, as it was written."""
+    folder = prompts.prompter_folder
+    if not (folder / _MADE).is_file():  # of an older version
+        return (folder / "prompter.json").is_file()
+    try:
+        made = read_json(folder / _MADE)
+        return made["key"] == prompts.key and all(
+            sha256_of_file(folder / name) == known for name, known in made["files"].items()
+        )
+    except (SamdpoError, OSError, KeyError, TypeError, AttributeError):
+        log.warning("%s is damaged; the prompter is made again.", folder)
+        return False
 
 
 def _fit_towers(

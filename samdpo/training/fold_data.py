@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samdpo.errors import TrainingError
+from samdpo.files import copy_file
 from samdpo.paths import preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
@@ -114,7 +114,7 @@ class FoldData:
         save_plans(self.plans, model_folder / "plans.json")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             if (source / name).is_file():
-                shutil.copyfile(source / name, model_folder / name)
+                copy_file(source / name, model_folder / name)
 
 
 def own_prompts(fold_folder: Path) -> Path:
