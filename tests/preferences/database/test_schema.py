@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "9999"
-down_revision = "0001"
+down_revision = "0002"
 
 
 def upgrade():
@@ -83,7 +83,7 @@ def test_a_migration_that_fails_changes_nothing(url, later):
     engine.dispose()
     database = PreferenceDatabase.open(url)
     with database._engine.connect() as connection:
-        assert revision(connection) == "0001"
+        assert revision(connection) == "0002"
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     database.close()
 
