@@ -222,7 +222,7 @@ def test_a_page_of_an_earlier_start_with_another_mode_is_told_to_load_again(clie
 def test_a_database_that_does_not_answer_is_worth_another_try(client, database, monkeypatch) -> None:
     from samdpo.preferences.database.errors import DatabaseError
 
-    def locked(judgement) -> bool:
+    def locked(judgement, overlap) -> bool:
         raise DatabaseError("sqlite:////secret/place is locked")
 
     item = client.next()["item"]
