@@ -15,7 +15,14 @@ import torch
 
 from samdpo.errors import SamdpoError
 from samdpo.paths import preprocessed_folder
-from samdpo.preferences.agreement import MOST_COMPARED, kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
+from samdpo.preferences.agreement import (
+    MOST_COMPARED,
+    kendall_tau,
+    krippendorff_alpha,
+    mean_tau,
+    pairwise_tau,
+    scores_of,
+)
 from samdpo.preferences.annotators import overlap
 from samdpo.preferences.database.database import PreferenceDatabase
 from samdpo.preferences.database.records import CandidateSet, Item, Judgement

@@ -74,8 +74,8 @@ def _values(cls: type[Record], content: Mapping[str, Any]) -> dict[str, Any]:
     """Field -> value: JSON has neither times nor tuples."""
     fields = {field.name for field in dataclasses.fields(cls)}
     if content.keys() != fields:
-        wrong = sorted(fields.symmetric_difference(content.keys()))
-        raise ValueError(f"a {cls.__name__} has the keys {', '.join(sorted(fields))}; missing or not known: {wrong}"[:400])
+        wrong = str(sorted(fields.symmetric_difference(content.keys())))[:200]
+        raise ValueError(f"a {cls.__name__} has the keys {', '.join(sorted(fields))}; missing or not known: {wrong}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     for name in _TIMES & fields:
         if values[name] is not None:

@@ -74,8 +74,8 @@ def cannot_open(engine: Engine, error: DBAPIError) -> DatabaseError:
     reason = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
     if any(word in reason for word in _READ_ONLY_REASONS):
         return DatabaseError(
-            f"The preference database {shown(engine.url)} may not be written ({reason}). Its file and the folder around "
-            "it, in which SQLite keeps its log, must be writable: chmod u+w FILE FOLDER; or name another one with "
+            f"The preference database {shown(engine.url)} may not be written ({reason}). Its file must be, and "
+            "the folder around it, in which SQLite keeps its log: chmod u+w FILE FOLDER; or name another one with "
             "--database."
         )
     return DatabaseError(

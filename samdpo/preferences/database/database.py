@@ -157,8 +157,8 @@ class PreferenceDatabase:
                 known = session.get_one(CandidateSetRow, one.id)
                 if (known.dataset, known.fold) != (one.dataset, one.fold):
                     raise ContradictionError(
-                        f"The candidate set {one.id} is of fold {one.fold} of {one.dataset}, and is known in {self.url} "
-                        f"as one of fold {known.fold} of {known.dataset}."
+                        f"The candidate set {one.id} is of fold {one.fold} of {one.dataset}, and in {self.url} it is "
+                        f"known as one of fold {known.fold} of {known.dataset}."
                     )
             self._insert_new(session, ItemRow, [values_of_item(item) for item in items])
             rows: dict[int, ItemRow] = {}
@@ -457,7 +457,7 @@ class PreferenceDatabase:
 def _check_turn(session: Session, item: ItemRow, judgement: Judgement, overlap: OverlapRule) -> None:
     """Raise unless the item was handed to the judgement's author and needs what is said; its row is locked."""
     if session.get(LeaseRow, (item.id, judgement.annotator)) is None:
-        raise NotHandedOutError("This case was not handed to you, so it is not yours to judge. Go on with the next one.")
+        raise NotHandedOutError("This case was not handed to you, and is somebody else's; go on with the next one.")
     if judgement.verdict != "skipped" and item.judged >= overlap.needed(item_of_row(item)):
         raise EnoughJudgedError(
             "This case is already judged: it was kept for you for a while and then went to somebody else. Your earlier "
@@ -476,7 +476,8 @@ def _check_same_place(known: Judgement | JudgementRow, judgement: Judgement) -> 
 def _check_same(known: Judgement, judgement: Judgement) -> None:
     """Raise where two judgements of one key say different things; one may have been undone since."""
     _check_same_place(known, judgement)
-    if any(getattr(known, name) != getattr(judgement, name) for name in ("mode", "verdict", "ranks", "ratings", "best")):
+    said = ("mode", "verdict", "ranks", "ratings", "best")
+    if any(getattr(known, name) != getattr(judgement, name) for name in said):
         raise ClientKeyError(
             f"The client key {judgement.client_key} was used for another answer on item {judgement.item} by "
             f"{judgement.annotator!r}; every judgement needs a key of its own."

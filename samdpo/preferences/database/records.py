@@ -69,7 +69,7 @@ def _person(text: str) -> str:
     name = clean_name(text)
     if name is None:
         raise ValueError(
-            f"no name; expected letters and digits of any script, spaces and _ . @ ' -, {LONGEST_NAME} characters at most"
+            f"no name; expected letters and digits of any script, spaces and _ . @ ' -, at most {LONGEST_NAME} of them"
         )
     return name
 

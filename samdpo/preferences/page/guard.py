@@ -61,7 +61,8 @@ class Guard:
                 raise
             log.exception("A fault of the page at %s %s; nothing of this request is stored.", scope["method"],
                           ascii(scope["path"][:200]))
-            await JSONResponse({"message": "The page has a fault; its terminal tells which."}, 500)(scope, receive, send)
+            answer = JSONResponse({"message": "The page has a fault; its terminal tells which."}, 500)
+            await answer(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

@@ -144,7 +144,7 @@ def _once(token: str) -> str:
 
 
 def _without_runs(token: str) -> str:
-    """The token with the long runs that go up or down by one, or stay, cut to the two characters that they begin with."""
+    """The token with long runs that go up or down by one, or stay, cut to the two characters that they begin with."""
     kept, start = [], 0
     for end in range(1, len(token) + 1):
         step = ord(token[end]) - ord(token[end - 1]) if end < len(token) else None
