@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
@@ -24,6 +24,7 @@ from samdpo.preferences.database.connect import BUSY_SECONDS, DEADLINE, MAY_BE_L
 from samdpo.preferences.database.errors import (
     AlreadyJudgedError,
     ClientKeyError,
+    ConcurrencyError,
     ContradictionError,
     DatabaseError,
     EnoughJudgedError,
@@ -52,6 +53,9 @@ from samdpo.preferences.database.tables import (
 
 Outcome = Literal["new", "known", "refused"]
 Kept = TypeVar("Kept", CandidateSet, Item, Judgement)
+Result = TypeVar("Result")
+_ATTEMPTS = 3
+_CONCURRENT = ("40001", "40P01")  # PostgreSQL's codes of serialisation failures and deadlocks
 _AT_ONCE = 500  # values of one IN, of which databases take only so many
 
 LEASE_SECONDS = 900.0
@@ -143,10 +147,7 @@ class PreferenceDatabase:
         """
         sets, items = _without_repeats(sets, "id"), _without_repeats(items, "id")
         _without_repeats(judgements, "client_key")
-        try:
-            return self._add_all(sets, items, judgements)
-        except IntegrityError:  # PostgreSQL: somebody has stored one of the keys meanwhile; now it is known
-            return self._add_all(sets, items, judgements)
+        return self._persist(lambda: self._add_all(sets, items, judgements))
 
     def _add_all(
         self, sets: Sequence[CandidateSet], items: Sequence[Item], judgements: Sequence[Judgement]
@@ -257,6 +258,11 @@ class PreferenceDatabase:
             lease_seconds: until the item may go to somebody else; a week at most. A judgement that comes later counts
                 as long as the item needs one, see :meth:`record`.
         """
+        return self._persist(lambda: self._next_item(annotator, candidate_set, overlap, lease_seconds))
+
+    def _next_item(
+        self, annotator: str, candidate_set: str, overlap: OverlapRule, lease_seconds: float
+    ) -> Item | None:
         now = _now()
         with self._writing(self._leaser) as session:
             row = next_for(session, annotator, candidate_set, overlap, now)
@@ -286,10 +292,7 @@ class PreferenceDatabase:
                 the item has.
         """
         judgement = checked(judgement)
-        try:
-            return self._record(judgement, overlap)
-        except IntegrityError:  # PostgreSQL: the same key came for another item at the same moment; now it is known
-            return self._record(judgement, overlap)
+        return self._persist(lambda: self._record(judgement, overlap))
 
     def _record(self, judgement: Judgement, overlap: OverlapRule | None) -> bool:
         with self._writing() as session:
@@ -343,10 +346,7 @@ class PreferenceDatabase:
         Returns:
             what was undone, the first time this key was used; None when there was nothing to undo.
         """
-        try:
-            return self._undo_last(annotator, candidate_set, lease_seconds, undo_key)
-        except IntegrityError:  # PostgreSQL: the same key came twice at the same moment; now it is known
-            return self._undo_last(annotator, candidate_set, lease_seconds, undo_key)
+        return self._persist(lambda: self._undo_last(annotator, candidate_set, lease_seconds, undo_key))
 
     def _undo_last(
         self, annotator: str, candidate_set: str, lease_seconds: float, undo_key: str | None
@@ -418,6 +418,20 @@ class PreferenceDatabase:
 
     # ---- transactions -------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _persist(transaction: Callable[[], Result]) -> Result:
+        """Do a transaction again that has met another one in PostgreSQL.
+
+        A key that came twice at the same moment is known the second time; of those that wait for each other one is
+        ended. SQLite has one writer at a time and knows neither.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return transaction()
+            except (IntegrityError, ConcurrencyError):
+                continue
+        return transaction()
+
     @contextmanager
     def _writing(self, engine: Engine | None = None) -> Iterator[Session]:
         """A transaction, committed at the end of the block. Waiting in line and for other processes has one limit."""
@@ -447,8 +461,10 @@ class PreferenceDatabase:
         except IntegrityError:
             raise
         except (DBAPIError, NoConnectionFree) as error:
-            reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
-            raise DatabaseError(
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            refused = ConcurrencyError if getattr(cause, "sqlstate", None) in _CONCURRENT else DatabaseError
+            raise refused(
                 f"The preference database {self.url} did not do its work: {reason}. Nothing of this step is stored; "
                 "try again."
             ) from error

@@ -33,5 +33,9 @@ class ClientKeyError(DatabaseError):
     """A client key that is known comes with another item, another person or another answer."""
 
 
+class ConcurrencyError(DatabaseError):
+    """PostgreSQL ended a transaction that waited for another one which waited for it; it can be done again."""
+
+
 class ContradictionError(DatabaseError):
     """What is to be added contradicts what the database holds, or itself."""
