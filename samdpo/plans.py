@@ -207,6 +207,11 @@ def _resolve(data: dict[str, Any], file: Path) -> dict[str, Any]:
         if name in seen:
             raise PlansError(f"{file}: 'inherits_from' of configuration {name!r} goes in a circle.")
         own = configurations[name]
+        if seen and not isinstance(own, dict):
+            raise PlansError(
+                f"{file}: 'configurations.{seen[-1]}' inherits from {name!r}, which must be an object {{...}}, found "
+                f"{type(own).__name__}."
+            )
         if not isinstance(own, dict) or "inherits_from" not in own:
             return own
         rest = {k: v for k, v in own.items() if k != "inherits_from"}

@@ -20,6 +20,7 @@ from samdpo.files import (
     atomic_path,
     hash_of,
     locked,
+    parse_json,
     read_json,
     remove_abandoned,
     sha256_of_file,
@@ -196,3 +197,14 @@ def test_a_lock_that_another_holds_is_a_sentence_where_one_is_given(tmp_path: Pa
     holding.communicate("")
     with locked(tmp_path / "x.lock", busy="It is trained already."):
         pass
+
+
+@pytest.mark.parametrize("depth", [101, 900, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_json_nested_too_deeply_is_a_sentence_at_any_depth(depth: int, opened: str, closed: str) -> None:
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        parse_json(opened * depth + "1" + closed * depth, "plans.json")
+
+
+def test_json_that_people_nest_is_read() -> None:
+    assert parse_json("[" * 100 + "]" * 100, "plans.json")

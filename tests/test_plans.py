@@ -114,6 +114,13 @@ def test_plans_that_inherit_in_a_circle_are_refused(file: Path) -> None:
         load_plans(file)
 
 
+@pytest.mark.parametrize("parent", [None, ["finetune"], "finetune", 5])
+def test_a_configuration_that_inherits_from_what_is_no_object_is_refused(file: Path, parent: Any) -> None:
+    edit(file, configurations={"finetune": parent, "long": {"inherits_from": "finetune"}})
+    with pytest.raises(PlansError, match="configurations.long' inherits from 'finetune', which must be an object"):
+        load_plans(file)
+
+
 def test_configurations_that_inherit_in_a_circle_are_refused(file: Path) -> None:
     edit(file, configurations={"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}})
     with pytest.raises(PlansError, match="circle"):
