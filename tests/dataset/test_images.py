@@ -523,3 +523,31 @@ def test_a_json_beside_a_stack_that_is_about_something_else_says_nothing_of_its_
 def test_a_picture_tells_what_numbers_it_is_stored_in(tmp_path):
     assert read_image(save(tmp_path / "a.png", RAMP)).properties["dtype"] == "uint8"
     assert read_image(save(tmp_path / "b.png", RAMP.astype(np.uint16))).properties["dtype"] == "uint16"
+
+
+@pytest.mark.parametrize(("name", "header"), [
+    ("a.mha", "ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
+              "ElementDataFile = {}\n"),
+    ("a.nrrd", "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nencoding: raw\ndata file: {}\n\n"),
+])
+def test_voxels_of_another_file_that_a_header_names_are_not_read(tmp_path, name, header):
+    (tmp_path / "secret.txt").write_bytes(b"a" * 24)
+    (tmp_path / name).write_text(header.format(tmp_path / "secret.txt"))
+    for read in READERS:
+        with pytest.raises(DatasetError, match=r"header alone, whose voxels lie in .*secret\.txt"):
+            read(tmp_path / name)
+
+
+def test_a_stack_whose_last_pages_are_cut_off_is_damaged_and_not_shorter(tmp_path):
+    import tifffile
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for i in range(5):
+            writer.write(RAMP + i)
+    whole = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        places = [page.offset for page in file.pages]
+    for place in places[1:]:
+        (tmp_path / "a.tif").write_bytes(whole[:place])
+        with pytest.raises(DatasetError, match=r"a\.tif cannot be read .*damaged or cut off"):
+            read_image(tmp_path / "a.tif")

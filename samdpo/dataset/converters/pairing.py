@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from samdpo.dataset.converters.source import Member, is_archive, list_members
 from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
@@ -34,6 +34,7 @@ def picture_members(source: Path, masks: bool = False) -> list[Member]:
     for member in members:
         if ending_of(member.name):
             by_folder[member.folder].append(member)
+    _tell_left_out(source, members, by_folder)
     if "" in by_folder:
         return by_folder[""]
     if not by_folder:
@@ -94,6 +95,19 @@ def pair_by_stem(
                        "images without a mask into a folder of their own and name it after --unlabelled." + advice])
         )
     return found
+
+
+def _tell_left_out(source: Path, members: Sequence[Member], by_folder: Mapping[str, Sequence[Member]]) -> None:
+    """What lies beside the images of ``source`` and is not converted."""
+    others = Counter(PurePosixPath(m.name).suffix.lower() or "without ending" for m in members if not ending_of(m.name))
+    if others and by_folder:
+        kinds = ", ".join(f"{ending} ({number})" for ending, number in others.most_common(5))
+        log.warning("%d files of %s are left out, since they are no images that are read: %s.", others.total(), source,
+                    kinds)
+    below = {folder: len(images) for folder, images in by_folder.items() if folder}
+    if "" in by_folder and below:
+        log.warning("Images in folders inside %s are left out: %s.", source,
+                    ", ".join(f"{folder} ({number})" for folder, number in sorted(below.items())[:5]))
 
 
 @dataclass(frozen=True)

@@ -458,3 +458,19 @@ def test_masks_of_one_case_that_differ_in_size_are_refused(roots, tmp_path):
     save(heart[:-1], tmp_path / "masks" / "a_2.png")
     assert "a_2.png has the size (20, 23), but a_1.png of the same image has (20, 24)" in refusal(
         tmp_path / "images", tmp_path / "masks", "Mine", structures=["lung=_1", "heart=_2"])
+
+
+def test_what_is_left_out_of_a_folder_is_told(images, tmp_path, caplog):
+    save(picture(), images / "site2" / "c.png")
+    (images / "d.gif").write_bytes(b"GIF89a")
+    (images / "notes.txt").touch()
+    own_folder(images, tmp_path / "masks", "Chest")
+    assert f"2 files of {images} are left out, since they are no images that are read: .gif (1), .txt" in caplog.text
+    assert f"Images in folders inside {images} are left out: site2 (1)" in caplog.text
+
+
+def test_a_name_that_cannot_be_a_cases_is_refused(images, tmp_path):
+    (images / "case 1.png").rename(images / "case\x1b[31m.png")
+    (tmp_path / "masks" / "case 1_mask.png").rename(tmp_path / "masks" / "case\x1b[31m.png")
+    with pytest.raises(DatasetError, match="written with control characters.*Rename the file"):
+        own_folder(images, tmp_path / "masks", "Chest")
