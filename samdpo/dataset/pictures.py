@@ -227,6 +227,11 @@ def _decode_tiff(path: Path) -> np.ndarray:
         pages = _full_pages(path, list(file.pages))
         for page in pages:
             _refuse_layout(path, page)
+        if any(one.is_multifile or None in list(one.pages) for one in file.series):
+            raise DatasetError(
+                f"{path} is a part of a picture of several files (OME-TIFF), and other files are not read. Save the "
+                "picture as one file."
+            )
         series = [one for one in file.series if one.keyframe.subfiletype & 0b101 == 0]
         whole = len(series) == 1 and len(pages) <= len(series[0].pages)
         if whole and len({page.photometric for page in pages}) == 1:

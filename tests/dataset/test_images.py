@@ -551,3 +551,28 @@ def test_a_stack_whose_last_pages_are_cut_off_is_damaged_and_not_shorter(tmp_pat
         (tmp_path / "a.tif").write_bytes(whole[:place])
         with pytest.raises(DatasetError, match=r"a\.tif cannot be read .*damaged or cut off"):
             read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_pages_that_an_ome_tiff_takes_from_another_file_are_neither_read_nor_filled_with_zeros(tmp_path, there):
+    import tifffile
+
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z + 1}1111111-1111-1111-1111-'
+        "111111111111</UUID></TiffData>" for z, name in enumerate(("a.tif", "../secret.tif"))
+    )
+    description = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:11111111-'
+        '1111-1111-1111-111111111111"><Image ID="Image:0"><Pixels ID="P:0" DimensionOrder="XYZCT" Type="uint8" '
+        'SizeX="6" SizeY="4" SizeZ="2" SizeC="1" SizeT="1"><Channel ID="C:0" SamplesPerPixel="1"/>'
+        f"{planes}</Pixels></Image></OME>"
+    )
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", RAMP, photometric="minisblack", description=description, metadata=None)
+    if there:
+        tifffile.imwrite(tmp_path / "secret.tif", RAMP, photometric="minisblack", metadata=None)
+    with pytest.raises(DatasetError, match=r"several files \(OME-TIFF\)|damaged or cut off"):
+        read_image(tmp_path / "in" / "a.tif")
+    tifffile.imwrite(tmp_path / "b.ome.tif", np.stack([RAMP, RAMP + 1]), photometric="minisblack",
+                     metadata={"axes": "ZYX"})
+    assert read_image(tmp_path / "b.ome.tif").data.shape == (1, 2, 4, 6)
