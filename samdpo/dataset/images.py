@@ -46,8 +46,7 @@ class Volume:
     Attributes:
         data: (C, Z, Y, X) float32, intensities as stored.
         spacing: (z, y, x) in mm.
-        properties: JSON-able geometry that :func:`write_label` needs to write beside this image; of a picture also
-            ``dtype``, the type of number in the file, such as ``uint8``.
+        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
     """
 
     data: np.ndarray
@@ -207,38 +206,46 @@ def _check_endings(files: list[Path]) -> None:
         check_file(file)
 
 
+def spacing_file(file: Path) -> Path | None:
+    """The JSON beside a TIFF stack that holds its spacing: ``CASE.json``, or ``CASE_0000.json`` for one channel."""
+    if ending_of(file) not in (".tif", ".tiff"):
+        return None
+    head = file.name[: -len(ending_of(file))]
+    beside = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
+    return next((s for s in beside if s.is_file()), None)
+
+
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """Spacing of a picture: nnU-Net's convention, or that of the JSON beside a 3D TIFF."""
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
-        head = file.name[: -len(ending_of(file))]
-        sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
-        beside = next((s for s in sidecars if s.is_file()), None)
-        spacing = _spacing_beside(file, beside) if beside else (1.0, 1.0, 1.0)
+        beside = spacing_file(file)
+        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_in(beside, file)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
-def _spacing_beside(file: Path, beside: Path) -> tuple[float, ...]:
+def _spacing_in(sidecar: Path, file: Path) -> tuple[float, ...]:
     """(z, y, x) mm of a JSON file; one that is about something else, such as an annotation, says nothing of it."""
-    wanted = f'Write the spacing of {file.name} into it: {{"spacing": [z, y, x]}} in mm, each above 0.'
-    content = read_json(beside, error=DatasetError, remedy=wanted)
+    remedy = f'It must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+    content = read_json(sidecar, error=DatasetError, remedy=remedy)
     if not isinstance(content, dict) or "spacing" not in content:
-        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm. %s", beside, file.name, wanted)
+        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm.", sidecar, file)
         return (1.0, 1.0, 1.0)
     try:
         spacing = tuple(float(v) for v in content["spacing"])
-    except (TypeError, ValueError, OverflowError):
-        spacing = ()
-    if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
-        raise DatasetError(f"{beside} must hold the spacing of {file.name}. {wanted}")
+        if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
+            raise ValueError(spacing)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DatasetError(
+            f'{sidecar} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+        ) from error
     return spacing
 
 
 def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
-    channels, kinds = [], set()
+    channels = []
     for file in files:
         pixels = read_picture(file)  # (C, Z, Y, X)
-        kinds.add(pixels.dtype.name)
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
             pixels = _grey(pixels, file)
         channels.append(pixels)
@@ -248,7 +255,7 @@ def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
     data = np.concatenate(channels).astype(np.float32, copy=False)
     if len(files) == 1 and len(data) == 1 and n_channels == 3:
         data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
-    properties = {**_picture_properties(files[0], data.shape), "dtype": np.result_type(*kinds).name}
+    properties = _picture_properties(files[0], data.shape)
     return Volume(data, tuple(properties["spacing"]), properties)
 
 

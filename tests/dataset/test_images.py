@@ -520,11 +520,6 @@ def test_a_json_beside_a_stack_that_is_about_something_else_says_nothing_of_its_
             read_label(tmp_path / "a.tif")
 
 
-def test_a_picture_tells_what_numbers_it_is_stored_in(tmp_path):
-    assert read_image(save(tmp_path / "a.png", RAMP)).properties["dtype"] == "uint8"
-    assert read_image(save(tmp_path / "b.png", RAMP.astype(np.uint16))).properties["dtype"] == "uint16"
-
-
 @pytest.mark.parametrize(("name", "header"), [
     ("a.mha", "ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
               "ElementDataFile = {}\n"),

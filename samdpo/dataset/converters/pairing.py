@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MASK_SUFFIXES = ("_mask", "_label", "_seg")
 _MOST_STRUCTURES = 30  # more endings of names are numbers of something else
+_JOINTS = "_-. "  # between a case's name and what follows
 _CHANNEL = "_0000"  # nnU-Net's images have it, its labels do not
 
 
@@ -71,6 +72,7 @@ def pair_by_stem(
         masks = [m for m in masks if stem(m).lower().endswith(MASK_SUFFIXES)]
     by_case = _unique(images, "images")
     by_stem = _unique(masks, "masks")
+    every_mask = list(by_stem)
     plain = _case_names(by_case)
     found, bare = [], []
     for case, image in sorted(by_case.items()):
@@ -86,8 +88,10 @@ def pair_by_stem(
         else:
             bare.append(image)
     if bare or by_stem:
-        suffixes = _suffixes(list(by_case), list(by_stem))
-        advice = f" If each mask shows one structure: --structures {suffixes}" if suffixes and not together else ""
+        # In one folder a second mask of a case, such as a_mask_1 beside a_mask, looks like an image without a mask.
+        extra = [stem(m) for m in bare] if together else []
+        suffixes = _suffixes([case for case in by_case if case not in extra], [*every_mask, *extra])
+        advice = f" If each mask shows one structure: --structures {suffixes}" if suffixes else ""
         lines = [f"{m} has no mask: expected a file called {stem(m)}, or {stem(m)}_mask." for m in bare[:10]]
         lines += [f"{m} has no image of the same name." for m in list(by_stem.values())[:10]]
         raise DatasetError(
@@ -168,7 +172,8 @@ def pair_structures(
     for member in loose:
         fitting = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
         if fitting is not None:
-            by_suffix[fitting][stem(member)[: -len(fitting)]] = member
+            name = stem(member)[: -len(fitting)]
+            by_suffix[fitting][name if fitting[0] in _JOINTS else name.rstrip(_JOINTS)] = member
     if together:
         images = [m for m in images if not stem(m).endswith(tuple(suffixes))]
     by_case = _unique(images, "images")

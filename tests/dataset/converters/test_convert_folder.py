@@ -474,3 +474,17 @@ def test_a_name_that_cannot_be_a_cases_is_refused(images, tmp_path):
     (tmp_path / "masks" / "case 1_mask.png").rename(tmp_path / "masks" / "case\x1b[31m.png")
     with pytest.raises(DatasetError, match="written with control characters.*Rename the file"):
         own_folder(images, tmp_path / "masks", "Chest")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_several_masks_of_one_structure_are_told_the_flag_that_unites_them(roots, tmp_path, together):
+    lung, other = two_files(tmp_path)
+    images, masks = tmp_path / "images", tmp_path / ("images" if together else "masks")
+    for case in ("a", "b"):
+        save(picture(), images / f"{case}.png")
+        save(lung, masks / f"{case}_mask.png")
+    save(other, masks / "a_mask_1.png")
+    assert "--structures NAME=_mask NAME=_mask_1" in refusal(images, masks, "Mine")
+    assert not list(roots.raw.iterdir())
+    folder = run_conversion(own_folder(images, masks, "Mine", structures=["tumour=mask", "tumour=mask_1"]), 5)
+    np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], (lung > 0) | (other > 0))
