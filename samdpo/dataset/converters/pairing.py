@@ -168,12 +168,7 @@ def pair_structures(
     folders = {one: _in_folder(everything, one.source) for one in sources}
     suffixes = sorted((one.source for one in sources if not folders[one]), key=len, reverse=True)
     loose = picture_members(masks) if suffixes else []
-    by_suffix = {suffix: {} for suffix in suffixes}  # -> stem without it -> mask
-    for member in loose:
-        fitting = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
-        if fitting is not None:
-            name = stem(member)[: -len(fitting)]
-            by_suffix[fitting][name if fitting[0] in _JOINTS else name.rstrip(_JOINTS)] = member
+    by_suffix, others = _by_suffix(loose, suffixes)
     if together:
         images = [m for m in images if not stem(m).endswith(tuple(suffixes))]
     by_case = _unique(images, "images")
@@ -198,22 +193,43 @@ def pair_structures(
                 )
             found[case] += [(left.pop(name), one.value) for name in fitting]
         alone += left.values()
-    if not together and suffixes:
-        used = {id(member) for of in by_suffix.values() for member in of.values()}
-        alone += [member for member in loose if id(member) not in used]
+    if not together and others:
+        names = tuple({*by_case, *plain.values()})
+        alone += [member for member in others if not stem(member).startswith(names)]
+        log.warning("%d files of %s are of no structure that --structures names and are left out, for example %s.",
+                    len(others), masks, others[0].name)
     bare = [by_case[case] for case, of in found.items() if not of]
     if bare or alone:
         raise DatasetError("\n".join([
             *(f"{m} has no mask of any structure." for m in bare[:10]),
-            *(f"{m} belongs to no image, or to no structure of --structures." for m in alone[:10]),
-            f"{len(bare)} image(s) and {len(alone)} mask(s) stand alone. Rename them, name their structure too, or put "
-            "images without a mask into a folder of their own and name it after --unlabelled.",
+            *(f"{m} belongs to no image." for m in alone[:10]),
+            f"{len(bare)} image(s) and {len(alone)} mask(s) stand alone. Rename them, or put images without a mask "
+            "into a folder of their own and name it after --unlabelled.",
         ]))
     _tell_missing(sources, found)
     return [
         (plain[case], image, tuple(mask for mask, _ in found[case]), tuple(value for _, value in found[case]))
         for case, image in sorted(by_case.items())
     ]
+
+
+def _by_suffix(
+    members: Sequence[Member], suffixes: Sequence[str]
+) -> tuple[dict[str, dict[str, Member]], list[Member]]:
+    """Suffix -> name of the case -> its mask, and the files with none of ``suffixes``, which come longest first."""
+    found: dict[str, dict[str, Member]] = {suffix: {} for suffix in suffixes}
+    others = []
+    for member in members:
+        suffix = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
+        if suffix is None:
+            others.append(member)
+            continue
+        name = stem(member)[: -len(suffix)]
+        name = name if suffix[0] in _JOINTS else name.rstrip(_JOINTS)
+        other = found[suffix].setdefault(name, member)
+        if other is not member:
+            raise DatasetError(f"{other} and {member} are both the mask {suffix} of {name}. Remove one of them.")
+    return found, others
 
 
 def _tell_missing(sources: Sequence[StructureSource], found: Mapping[str, Sequence[tuple[Member, int]]]) -> None:

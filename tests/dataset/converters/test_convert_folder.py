@@ -488,3 +488,23 @@ def test_several_masks_of_one_structure_are_told_the_flag_that_unites_them(roots
     assert not list(roots.raw.iterdir())
     folder = run_conversion(own_folder(images, masks, "Mine", structures=["tumour=mask", "tumour=mask_1"]), 5)
     np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], (lung > 0) | (other > 0))
+
+
+def test_structures_that_are_not_named_are_left_out_with_a_warning_and_two_files_of_one_are_refused(
+    roots, tmp_path, caplog
+):
+    lung, heart = two_files(tmp_path)
+    save(picture(), tmp_path / "images" / "a.png")
+    save(lung, tmp_path / "masks" / "a_lung.png")
+    save(heart, tmp_path / "masks" / "a_heart.png")
+    given = tmp_path / "images", tmp_path / "masks", "Mine"
+    folder = run_conversion(own_folder(*given, structures=["lung=_lung"]), 5)
+    np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], lung > 0)
+    assert "1 files of" in caplog.text and "left out, for example a_heart.png" in caplog.text
+    save(lung, tmp_path / "masks" / "b_heart.png")
+    with pytest.raises(DatasetError, match=r"b_heart.png belongs to no image"):
+        own_folder(*given, structures=["lung=_lung"])
+    (tmp_path / "masks" / "b_heart.png").unlink()
+    save(lung, tmp_path / "masks" / "a_lung.bmp")
+    with pytest.raises(DatasetError, match=r"a_lung\..* are both the mask _lung of a"):
+        own_folder(*given, structures=["lung=_lung"])
