@@ -167,7 +167,7 @@ def pair_structures(
     everything = [member for member in list_members(masks.expanduser()) if ending_of(member.name)]
     folders = {one: _in_folder(everything, one.source) for one in sources}
     suffixes = sorted((one.source for one in sources if not folders[one]), key=len, reverse=True)
-    loose = picture_members(masks) if suffixes else []
+    loose = [] if not suffixes else list(images) if together else picture_members(masks, masks=True)
     by_suffix, others = _by_suffix(loose, suffixes)
     if together:
         images = [m for m in images if not stem(m).endswith(tuple(suffixes))]
