@@ -44,8 +44,7 @@ class Volume:
     Attributes:
         data: (C, Z, Y, X) float32, intensities as stored.
         spacing: (z, y, x) in mm.
-        properties: JSON-able geometry that :func:`write_label` needs to write beside this image; of a picture also
-            ``dtype``, the type of number in the file, such as ``uint8``.
+        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
     """
 
     data: np.ndarray
@@ -228,23 +227,25 @@ def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
         beside = spacing_file(file)
-        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_beside(file, beside)
+        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_in(beside, file)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
-def _spacing_beside(file: Path, beside: Path) -> tuple[float, ...]:
+def _spacing_in(sidecar: Path, file: Path) -> tuple[float, ...]:
     """(z, y, x) mm of a JSON file; one that is about something else, such as an annotation, says nothing of it."""
-    wanted = f'Write the spacing of {file.name} into it: {{"spacing": [z, y, x]}} in mm, each above 0.'
-    content = read_json(beside, error=DatasetError, remedy=wanted)
+    remedy = f'It must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+    content = read_json(sidecar, error=DatasetError, remedy=remedy)
     if not isinstance(content, dict) or "spacing" not in content:
-        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm. %s", beside, file.name, wanted)
+        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm.", sidecar, file)
         return (1.0, 1.0, 1.0)
     try:
         spacing = tuple(float(v) for v in content["spacing"])
-    except (TypeError, ValueError, OverflowError):
-        spacing = ()
-    if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
-        raise DatasetError(f"{beside} must hold the spacing of {file.name}. {wanted}")
+        if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
+            raise ValueError(spacing)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DatasetError(
+            f'{sidecar} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+        ) from error
     return spacing
 
 
@@ -258,20 +259,20 @@ def _write_sidecar(path: Path, spacing: Sequence[float]) -> None:
 
 
 def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
-    channels, kinds = [], set()
+    channels = []
     for file in files:
         pixels = read_picture(file)  # (C, Z, Y, X)
-        kinds.add(pixels.dtype.name)
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
             pixels = _grey(pixels, file, one_of_several=len(files) > 1)
         channels.append(pixels)
     if len({c.shape[1:] for c in channels}) > 1:
         listing = "; ".join(f"{f.name}: {c.shape[1:]}" for f, c in zip(files, channels))
         raise DatasetError(f"{files[0]}: the channels of one case must have the same size, found {listing}.")
+    bits = max(c.dtype.itemsize for c in channels) * 8
     data = np.concatenate(channels).astype(np.float32, copy=False)
     if len(files) == 1 and len(data) == 1 and n_channels == 3:
         data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
-    properties = {**_picture_properties(files[0], data.shape), "dtype": np.result_type(*kinds).name}
+    properties = {**_picture_properties(files[0], data.shape), "bits": bits}  # of the file's samples
     return Volume(data, tuple(properties["spacing"]), properties)
 
 

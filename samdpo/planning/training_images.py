@@ -16,7 +16,7 @@ from samdpo.dataset.images import Volume
 from samdpo.planning.case_measures import CaseMeasure, has_colours
 from samdpo.plans import Plans
 
-_BY_DEPTH = {"uint8": 255.0, "uint16": 65535.0}  # highest value of a picture's file
+_BY_DEPTH = {8: 255.0, 16: 65535.0}  # highest value of a picture's file
 _BEYOND = 0.25  # of the width of the training range, by which values may lie outside
 _BEYOND_A_WINDOW = 5.0  # where only the window is known
 _NEGATIVE = 0.05  # of the highest value of training, by which values may lie below 0 where those of training do not
@@ -51,7 +51,7 @@ def as_trained(image: Volume, plans: Plans) -> tuple[Volume, list[str]]:
 
 def _in_depth_of_training(image: Volume, plans: Plans) -> Volume:
     bounds = {(n.scheme, n.lower, n.upper) for n in plans.preprocessing.normalization}
-    highest = _BY_DEPTH.get(image.properties.get("dtype", ""))
+    highest = _BY_DEPTH.get(image.properties.get("bits", 0))
     if highest is None or len(image.data) != 3 or len(bounds) != 1:
         return image
     ((scheme, lower, upper),) = bounds
