@@ -81,9 +81,10 @@ class JsonIndex:
 
 def _read(file: Path, version: int) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["files"]) if content["version"] == version else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(file)
+        known = content["files"].items() if content["version"] == version else ()
+        return {name: entry for name, entry in known if isinstance(entry, list) and len(entry) == 2}
+    except (SamdpoError, KeyError, TypeError, AttributeError):  # damaged, or none of ours
         return {}
 
 

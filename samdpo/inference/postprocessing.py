@@ -81,7 +81,7 @@ def read_cleaned_labels(file: Path) -> list[int]:
     content = read_json(file, remedy=_REMEDY)
     try:
         return [int(entry["label"]) for entry in content.values() if entry["keep_largest_component"] is True]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"{file} must hold an object like {_EXAMPLE}. {_REMEDY}") from error
 
 

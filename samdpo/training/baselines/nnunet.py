@@ -176,7 +176,8 @@ class NnUNetTrainer(Trainer):
     def nnunets_model(self, trained: dict[str, Any]) -> Path:
         """nnU-Net's model folder, of which ``result.json`` says the configuration."""
         configuration = check_name(
-            trained.get("configuration"), f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError
+            trained.get("configuration") if isinstance(trained, dict) else None,
+            f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError,
         )
         return model_folder(self.nnunet, self.plans.dataset_name, configuration)
 
@@ -186,7 +187,7 @@ class NnUNetTrainer(Trainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """nnU-Net predicts the fold's validation cases from the raw images; we evaluate as for every stage."""
-        name, source, output = self.plans.dataset_name, raw_folder(self.plans.dataset_name), self.nnunet / "predicted"
+        source, output = raw_folder(self.plans.dataset_name), self.nnunet / "predicted"
         remedy = "Train it again without --val."
         form = RawForm.from_dict(read_json(self.nnunet / FORM, error=ModelFolderError, remedy=remedy))
         trained = read_json(self.nnunet / RESULT, error=ModelFolderError, remedy=remedy)
