@@ -61,7 +61,7 @@ def test_a_variant_with_another_architecture_predicts_with_it(planned, outside, 
     assert isinstance(predictor.folds[0].network.text_projection, torch.nn.Sequential)
     predictor.set_image(planned.raw / "imagesTs" / "xray_ts_001_0000.png")
     assert predictor.predict().segmentation.shape == (1, 96, 112)
-    assert trainer.prediction_command().endswith(" -c finetune -tr my_variants:DeeperTrainer")
+    assert trainer.prediction_command().endswith(" -f 0 -tr my_variants:DeeperTrainer")
     monkeypatch.delitem(sys.modules, "my_variants")  # as in another process
     with pytest.raises(ConfigurationError, match="type -tr my_variants:DeeperTrainer"):
         Predictor.from_model_folder(trainer.folder, device="cpu")
