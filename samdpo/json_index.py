@@ -81,10 +81,12 @@ class JsonIndex:
 
 def _read(file: Path, version: int) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         files = dict(content["files"])
-        return files if (content["version"], content["checksum"]) == (version, hash_of(files)) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if (content["version"], content["checksum"]) != (version, hash_of(files)):
+            return {}
+        return {name: entry for name, entry in files.items() if isinstance(entry, list) and len(entry) == 2}
+    except (SamdpoError, KeyError, TypeError, ValueError):  # damaged, or none of ours
         return {}
 
 

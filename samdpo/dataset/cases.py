@@ -26,7 +26,7 @@ from samdpo.dataset.images import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.dataset.pictures import read_picture
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
-from samdpo.names import same_text
+from samdpo.names import name_problem, same_text
 
 __all__ = [
     "SUPPORTED_ENDINGS", "Case", "Inputs", "find_inputs", "input_cases", "label_files", "labelled_cases", "load_groups",
@@ -294,33 +294,45 @@ def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[
 
 
 def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]) -> tuple[list[Case], list[str]]:
-    """nnU-Net's ``dataset`` key: {case: {"images": [...], "label": ...}}, relative paths and variables allowed."""
+    """nnU-Net's ``dataset`` key: {case: {"images": [...], "label": ...}}, relative paths and variables allowed.
+
+    Images may lie anywhere, since they are only read; a case's name is that of files we write, and a plain one.
+    """
     listed, problems, cases = dataset.raw["dataset"], [], []
-    form = '{"case": {"images": ["path"], "label": "path"}}'
+    form, file = '{"case": {"images": ["path"], "label": "path"}}', raw_folder / "dataset.json"
     if not isinstance(listed, dict):
-        return [], [f"{raw_folder / 'dataset.json'}: 'dataset' must be an object like {form}."]
+        return [], [f"{file}: 'dataset' must be an object like {form}."]
 
     def path(text: str) -> Path:
         return raw_folder / os.path.expandvars(text)  # an absolute path on the right wins
 
-    for name, entry in sorted(listed.items()):
-        try:
-            images, label = tuple(path(t) for t in entry["images"]), path(entry["label"])
-        except (KeyError, TypeError):
-            problems.append(f"{raw_folder / 'dataset.json'}: 'dataset.{name}' must be written like {form}.")
+    written_as: dict[str, str] = {}  # what a disk without capitals calls a case -> its name
+    for own, entry in sorted(listed.items()):
+        name = same_text(own)
+        if problem := name_problem(name):
+            problems.append(f"{file}: 'dataset' names a case {own[:80]!r}, which is {problem}. Files are called after "
+                            "a case: give it a plain name like case_01.")
             continue
-        gone = [str(f) for f in (*images, label) if not f.is_file()]
+        twin = written_as.setdefault(name.casefold(), own)
+        if twin != own:
+            problems.append(f"{file}: 'dataset' names the cases {twin!r} and {own!r}, which some disks take for one. "
+                            "Rename one of them.")
+            continue
+        images = entry.get("images") if isinstance(entry, dict) else None
+        label = entry.get("label") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or not all(isinstance(text, str) for text in (*images, label)):
+            problems.append(f"{file}: 'dataset.{own}' must be written like {form}.")
+            continue
+        files = [path(text) for text in (*images, label)]
+        gone = [str(f) for f in files if not f.is_file()]
         if gone:
-            problems.append(
-                f"{raw_folder / 'dataset.json'}: 'dataset.{name}' names {', '.join(gone)}, which is not there."
-            )
+            problems.append(f"{file}: 'dataset.{own}' names {', '.join(gone)}, which is not there.")
         elif len(images) not in (1, dataset.n_channels):
             problems.append(
-                f"{raw_folder / 'dataset.json'}: 'dataset.{name}' lists {len(images)} images, "
-                f"expected {dataset.n_channels}, one a channel."
+                f"{file}: 'dataset.{own}' lists {len(images)} images, expected {dataset.n_channels}, one a channel."
             )
         else:
-            cases.append(Case(name, images, label, groups.get(same_text(name), name)))
+            cases.append(Case(name, tuple(files[:-1]), files[-1], groups.get(name, name)))
     return cases, problems
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import spacing_file
-from samdpo.errors import ModelFolderError
+from samdpo.errors import ModelFolderError, PlansError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
 from samdpo.evaluation.trained import TrainedModel
 from samdpo.files import atomic_path, read_json, write_json
+from samdpo.schema import from_dict
+from samdpo.training.description import read_description
 from samdpo.training.manifest import check_fold, plans_for
 
 # What a fold's test without a person's prompt writes. Tests with a prompt from the truth lie in other folders, such as
@@ -41,6 +43,31 @@ class CrossValidation:
     masks: dict[str, Path]
     summary: dict[str, Any]
     labelled: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    prediction_file: str
+    metrics: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Surface:
+    unit: str
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    surface: list[_Surface]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """The keys of a fold's ``summary.json`` that are read."""
+
+    metric_per_case: list[_Entry]
+    samdpo: _Measured
 
 
 def folds_text(folds: Sequence[str]) -> str:
@@ -92,8 +119,10 @@ def _summary(model: TrainedModel, fold: str) -> dict[str, Any]:
     remedy = f"Type: {model.validate_command(fold)}"
     file = model.fold(fold) / VALIDATION / "summary.json"
     summary = read_json(file, error=ModelFolderError, remedy=remedy)
-    if not isinstance(summary, dict) or not {"metric_per_case", "samdpo"} <= set(summary):
-        raise ModelFolderError(f"{file} is no summary of samdpo. {remedy}")
+    try:
+        from_dict(_Summary, summary, source=str(file), others_too=True)
+    except PlansError as error:
+        raise ModelFolderError(f"{error} It is no summary of samdpo. {remedy}") from error
     return summary
 
 
@@ -116,5 +145,5 @@ def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: d
 
 
 def _labelled(model: TrainedModel, folds: Sequence[str]) -> tuple[int, ...]:
-    settings = [read_json(model.fold(fold) / "model.json", error=ModelFolderError) for fold in folds]
+    settings = [read_description(model.fold(fold) / "model.json") for fold in folds]
     return tuple(len(of["labelled_cases"]) for of in settings if "labelled_cases" in of)

@@ -6,7 +6,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.agreement import grids_problem, read_listed_label
-from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.errors import ConfigurationError, DatasetError, PlansError
 from samdpo.files import atomic_path, read_json, write_json
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
@@ -23,6 +23,7 @@ from samdpo.inference.slices import label_map
 from samdpo.names import as_spelled, same_text
 from samdpo.parallel import map_cases
 from samdpo.plans import Plans, load_plans
+from samdpo.schema import from_dict
 from samdpo.training.confidence import confidence_of
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,14 @@ def _refuse_other_images(folders: Sequence[Path], case: str, reports: Sequence[d
 
 
 @dataclass(frozen=True)
+class _Report:
+    """The keys of a case's report that are read."""
+
+    mask_cut: float = _ANOTHER_CUT
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Averaged:
     case: str
     mask: Path
@@ -158,7 +167,14 @@ def _foreground(file: Path, expected: tuple[int, ...]) -> np.ndarray:
 
 
 def _report_of(file: Path) -> dict[str, Any]:
-    return read_json(file, error=DatasetError, remedy=REMEDY) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    report = read_json(file, error=DatasetError, remedy=REMEDY)
+    try:
+        from_dict(_Report, report, source=str(file), others_too=True)
+    except PlansError as error:
+        raise DatasetError(f"{error} {REMEDY}") from error
+    return report
 
 
 def _common_plans(folders: Sequence[Path], output: Path) -> Plans:

@@ -125,6 +125,41 @@ def test_dataset_key_names_files_anywhere(tiny_dataset, tmp_path, monkeypatch):
         labelled_cases(tiny_dataset, change_json(tiny_dataset, dataset={"two": entry}))
 
 
+PICTURE = {"images": ["imagesTr/xray_tr_002_0000.png"], "label": "labelsTr/xray_tr_002.png"}
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", "../../x", "/abs/x", "a/b", "a\\b", "C:x", ".x", "a\nb", "a\0", "x" * 300]
+)
+def test_a_case_of_the_dataset_key_has_a_name_that_files_may_have(tiny_dataset, name):
+    dataset = change_json(tiny_dataset, dataset={"whole": PICTURE, name: PICTURE})
+    with pytest.raises(DatasetError, match=r"json: 'dataset' names a case .* give it a plain name like case_01"):
+        labelled_cases(tiny_dataset, dataset)
+
+
+@pytest.mark.parametrize(("one", "other"), [("Case", "case"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")])
+def test_two_names_that_a_disk_may_take_for_one_are_refused(tiny_dataset, one, other):
+    dataset = change_json(tiny_dataset, dataset={one: PICTURE, other: PICTURE})
+    with pytest.raises(DatasetError, match="which some disks take for one"):
+        labelled_cases(tiny_dataset, dataset)
+
+
+def test_a_case_of_the_dataset_key_may_be_named_in_any_script(tiny_dataset):
+    dataset = change_json(tiny_dataset, dataset={"cafe\u0301": PICTURE, "\u80f8\u90e8 1": PICTURE, "a-b_c.d": PICTURE})
+    found = [case.identifier for case in labelled_cases(tiny_dataset, dataset)]
+    assert found == ["a-b_c.d", "caf\u00e9", "\u80f8\u90e8 1"], "in composed form"
+
+
+@pytest.mark.parametrize("entry", [
+    5, None, [], "x", {}, {"images": "imagesTr/xray_tr_002_0000.png", "label": PICTURE["label"]},
+    {"images": [5], "label": PICTURE["label"]}, {"images": PICTURE["images"], "label": None},
+    {"images": {"0": "x"}, "label": "x"},
+])
+def test_an_entry_of_the_dataset_key_of_a_wrong_kind_is_told_its_form(tiny_dataset, entry):
+    with pytest.raises(DatasetError, match=r"'dataset\.two' must be written like"):
+        labelled_cases(tiny_dataset, change_json(tiny_dataset, dataset={"two": entry}))
+
+
 def touch(folder, *names):
     folder.mkdir(exist_ok=True)
     for name in names:

@@ -177,7 +177,8 @@ class NnUNetTrainer(Trainer):
     def nnunets_model(self, trained: dict[str, Any]) -> Path:
         """nnU-Net's model folder, of which ``result.json`` says the configuration."""
         configuration = check_name(
-            trained.get("configuration"), f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError
+            trained.get("configuration") if isinstance(trained, dict) else None,
+            f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError,
         )
         return model_folder(self.nnunet, self.plans.dataset_name, configuration)
 
