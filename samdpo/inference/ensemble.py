@@ -190,8 +190,6 @@ def _common_plans(folders: Sequence[Path], output: Path) -> Plans:
         if not (folder / "plans.json").is_file():
             raise ConfigurationError(f"{folder / 'plans.json'} is missing, which samdpo_predict writes beside its "
                                      f"masks. {REMEDY}")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ConfigurationError("-i names a folder twice. Name one folder a model.")
     plans = [load_plans(folder / "plans.json") for folder in folders]
     labels = [{name: structure.label for name, structure in of.structures.items()} for of in plans]
     for folder, own in zip(folders, labels):
