@@ -27,6 +27,9 @@ from samdpo.errors import ConfigurationError, SamdpoError
 
 log = logging.getLogger(__name__)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEXT_TO_NOTHING = 1 << 20  # bytes left on a disk that is full
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network disks
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _DEEPEST = 100  # objects and lists in one another; what walks through JSON calls itself once or twice a level
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
@@ -97,12 +100,21 @@ def _this_machine() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
+class DiskFullError(ConfigurationError):
+    """Nothing more fits on the disk."""
+
+
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block ends without an error.
 
     The temporary name keeps the file's ending, since many writers choose the format by it. On an error the
     temporary file is removed and what stood at ``path`` before is untouched.
+
+    Args:
+        path: of the file.
+        durable: the content is on the disk before the name is, so that a power cut leaves the old file or the new one.
+            Costs as long as the disk needs: for what was computed for hours, not for what is made again in seconds.
 
     Raises:
         ConfigurationError: the folder is not writable or the disk is full.
@@ -110,24 +122,113 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.exists():
+        with _in_a_sentence(path, "type the same command again"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.exists():
+                if durable:
+                    _to_disk(temporary)
+                os.replace(temporary, path)
+                if durable:
+                    _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str, *, remedy: str = "type the same command again") -> Iterator[Path]:
+    """Yield a new temporary folder beside ``path``; it is ``path`` when the block ends without an error.
+
+    Everything in it is on the disk by then, see ``durable`` of :func:`atomic_path`. A folder that was at ``path`` is
+    replaced.
+
+    Args:
+        path: of the folder.
+        remedy: what to do once there is space on a full disk again.
+
+    Raises:
+        ConfigurationError: the parent is not writable or the disk is full.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        with _in_a_sentence(path, remedy):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for place, _, files in os.walk(temporary, topdown=False):
+                for name in (*files, ""):
+                    _to_disk(Path(place) / name)
+            remove_folder(path)
             os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ConfigurationError(
-                f"The disk is full while writing {path}. What was there before is untouched; "
-                "free some space and type the same command again."
+            _to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path | str) -> None:
+    """Remove a folder at once: it is gone or whole, whenever the process ends."""
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        os.replace(path, temporary)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _in_a_sentence(path: Path, remedy: str) -> Iterator[None]:
+    """What a user can mend of an error while ``path`` is written becomes a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SamdpoError) and not isinstance(error, DiskFullError):
+            raise
+        if disk_is_full(error, path.parent):
+            raise DiskFullError(
+                f"The disk is full while writing {path}. What was there before is untouched; free some space and "
+                f"{remedy}."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ConfigurationError(
                 f"{path.parent} is not writable, so {path.name} cannot be written there ({error.strerror}). "
                 "Change the folder's permissions or point the nnUNet_* variable elsewhere."
             ) from error
         raise
+
+
+def disk_is_full(error: BaseException, folder: Path | str) -> bool:
+    """Whether ``error`` came because nothing more fits into ``folder``: disk or quota.
+
+    Asked before what was half written is removed, since libraries hide the operating system's reason in errors of
+    their own (torch, safetensors, blosc2, SQLite), and then only the space that is left tells.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFullError) or (isinstance(cause, OSError) and cause.errno in _FULL):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and error.errno is not None:
+        return False  # it has said something else
+    try:
+        return shutil.disk_usage(folder).free < _NEXT_TO_NOTHING
+    except OSError:
+        return False
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file's content, or a folder's names, written through to the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a disk that cannot
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -136,9 +237,16 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path | str, content: Any) -> None:
+def write_json(path: Path | str, content: Any, *, durable: bool = False) -> None:
     """Write ``content`` as indented JSON, atomically. NumPy scalars and arrays become numbers and lists."""
-    write_text(path, json.dumps(content, indent=2, default=_to_builtin) + "\n")
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=_to_builtin) + "\n", encoding="utf-8")
+
+
+def copy_file(source: Path | str, target: Path | str) -> None:
+    """Copy the content of a file, atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def read_json(path: Path | str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
@@ -227,11 +335,19 @@ def locked(path: Path | str, *, busy: str = "") -> Iterator[None]:
         ConfigurationError: ``busy``.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0 if busy else -1)
     try:
-        with FileLock(path, timeout=0 if busy else -1):
-            yield
+        lock.acquire()
     except Timeout as cause:
         raise ConfigurationError(busy) from cause
+    except (NotImplementedError, OSError) as cause:
+        if isinstance(cause, OSError) and cause.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: this disk has no locks, so nothing is said where two processes work on the same.", path)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def hash_of(*parts: Any) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import SamdpoError
-from samdpo.files import read_json, write_text
+from samdpo.files import hash_of, read_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,18 @@ class JsonIndex:
 
 def _read(file: Path, version: int) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["files"]) if content["version"] == version else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(file)
+        files = dict(content["files"])
+        if (content["version"], content["checksum"]) != (version, hash_of(files)):
+            return {}
+        return {name: entry for name, entry in files.items() if isinstance(entry, list) and len(entry) == 2}
+    except (SamdpoError, KeyError, TypeError, ValueError):  # damaged, or none of ours
         return {}
 
 
 def _write(file: Path, version: int, found: dict[str, list[Any]]) -> None:
     try:
-        write_text(file, json.dumps({"version": version, "files": found}, separators=(",", ":")))
+        content = {"version": version, "checksum": hash_of(found), "files": found}
+        write_text(file, json.dumps(content, separators=(",", ":")))
     except (SamdpoError, OSError) as error:  # a folder that is only read, a full disk: it goes without
         log.debug("%s was not written: %s", file, error)

@@ -23,6 +23,16 @@ def same_text(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def as_spelled(path: Path) -> Path:
+    """``path``, or the file beside it whose name is the same text in another form, where only that is there."""
+    if not path.exists():
+        for form in ("NFC", "NFD"):
+            other = path.with_name(unicodedata.normalize(form, path.name))
+            if other.exists():
+                return other
+    return path
+
+
 def name_problem(name: object) -> str:
     """What forbids ``name`` as a part of a path, as the end of a sentence ("… is X"); "" where nothing does."""
     if not isinstance(name, str):

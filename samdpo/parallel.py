@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 _PER_PROCESS = 8  # items below which a process costs more to start than it saves
 _LARGEST_BATCH = 8  # items sent to a process together
 _TRIES_ALONE = 2  # of an item whose process was killed
+_UNGUARDED = 76  # exit code of a process that ran its script's work instead of its own
+_ENDED_BY_THE_POOL = (None, 0, -signal.SIGTERM)  # exit codes of processes that ended because another one had
 
 
 class Executor(ABC):
@@ -69,7 +74,9 @@ def map_cases(
         per_process: items that a process must have to be worth starting; 1 for slow items such as volumes.
 
     Raises:
-        ConfigurationError: a case's process was killed each time, usually for lack of memory; the cluster is gone.
+        ConfigurationError: a case's process was killed each time, usually for lack of memory; no process can start,
+            since a script begins work outside ``if __name__ == "__main__":``; ``function`` or an item cannot be sent
+            to a process; the cluster is gone.
     """
     workers = processes if isinstance(processes, Executor) else Processes(processes)
     yield from workers.map(function, items, description, per_process)
@@ -141,19 +148,103 @@ def run_batch(function: Callable[[Item], Result], batch: Sequence[Item]) -> list
     return [function(item) for item in batch]
 
 
-def killed(item: Any, description: str, remedy: str) -> ConfigurationError:
-    """The error of an item that no process survived."""
+def killed(item: Any, description: str, remedy: str, how: str = "") -> ConfigurationError:
+    """The error of an item that no process survived; ``how`` it ended, where that is known."""
+    how = how or f"was killed again and again, {_MEMORY}"
     return ConfigurationError(
-        f"{description}: the process that worked on {name_of(item)} was killed again and again, most likely because "
-        f"memory ran out. What was finished is kept; {remedy}"
+        f"{description}: the process that worked on {name_of(item)} {how}. What was finished is kept; {remedy}"
     )
+
+
+_MEMORY = "most likely because memory ran out"
+
+
+class _Pool:
+    """Processes, and how those ended that did not end well.
+
+    Args:
+        workers: how many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # Spawned processes start clean: a fork of a process that holds torch's threads may hang.
+        context = multiprocessing.get_context("spawn")
+        self._started = context.Event()
+        self._others = set(multiprocessing.active_children())
+        self._seen: set[multiprocessing.process.BaseProcess] = set()
+        self._executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_follow_the_parent, initargs=(self._started,)
+        )
+
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """As of an executor."""
+        future = self._executor.submit(function, *arguments)
+        self._seen |= set(multiprocessing.active_children()) - self._others
+        return future
+
+    def shutdown(self, cancel: bool = False) -> None:
+        """Wait for what is under way; with ``cancel`` what has not begun is dropped."""
+        self._executor.shutdown(wait=True, cancel_futures=cancel)
+
+    def how_it_ended(self, description: str) -> str:
+        """How the process ended that broke the pool, as the end of a sentence "a process …"; after ``shutdown``.
+
+        Raises:
+            ConfigurationError: no process ever came to its work.
+        """
+        codes = [process.exitcode for process in self._seen]
+        if _UNGUARDED in codes or not self._started.is_set():
+            raise _never_started(description, _UNGUARDED in codes)
+        code = next((code for code in codes if code not in _ENDED_BY_THE_POOL), None)
+        if code is None or code == -signal.SIGKILL:
+            return f"was killed, {_MEMORY}"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            return f"crashed ({name}), as a library does at a damaged file or a fault of its own"
+        return f"ended by itself with exit code {code}"
+
+
+def _never_started(description: str, unguarded: bool) -> ConfigurationError:
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not unguarded and script and Path(script).is_file():
+        unguarded = "__main__" not in Path(script).read_text(encoding="utf-8", errors="replace")
+    if unguarded:
+        return ConfigurationError(
+            f"{description}: {script or 'the script'} begins its work outside of a guard, so each process that is "
+            'started begins it anew instead of helping. Put the work below the line if __name__ == "__main__": , or '
+            "use one process: -np 1, processes=1."
+        )
+    return ConfigurationError(
+        f"{description}: no process could be started; what is said above tells why. One process needs none to be "
+        "started: -np 1, processes=1."
+    )
+
+
+def _refuse_unguarded() -> None:
+    """End a process that was started to help and runs the script that started it, up to here."""
+    if getattr(multiprocessing.process.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+        raise SystemExit(_UNGUARDED)
+
+
+def _refuse_what_cannot_be_sent(function: Callable[[Item], Result], item: Item, description: str) -> None:
+    for what, thing in ((f"the function {getattr(function, '__qualname__', function)}", function),
+                        (f"the case {name_of(item)}", item)):
+        try:
+            pickle.dumps(thing)
+        except Exception as error:  # whatever a thing's own __reduce__ raises
+            raise ConfigurationError(
+                f"{description}: {what} cannot be sent to another process ({type(error).__name__}: {error}). Use a "
+                "function of a module, with plain values, or one process: -np 1, processes=1."
+            ) from error
 
 
 def _on_processes(
     function: Callable[[Item], Result], todo: deque[list[Item]], workers: int, description: str
 ) -> Iterator[Result]:
+    _refuse_unguarded()
+    _refuse_what_cannot_be_sent(function, todo[0][0], description)
     begun: deque[tuple[list[Item], Future]] = deque()
-    pool = _pool(workers)
+    pool = _Pool(workers)
     broken = 0
     try:
         while todo or begun:
@@ -163,30 +254,29 @@ def _on_processes(
                     todo.popleft()
                 results = begun[0][1].result()
             except BrokenProcessPool:
-                pool.shutdown(wait=True)  # what was under way is now finished or lost
+                pool.shutdown()  # what was under way is now finished or lost
+                how = pool.how_it_ended(description)
                 broken += 1
                 workers = workers if broken == 1 else max(1, workers // 2)  # they may need too much memory together
-                log.warning(
-                    "%s: a process was killed, most likely because memory ran out. Its cases are done again, and the "
-                    "rest by %d processes.", description, workers,
-                )
+                log.warning("%s: a process %s. Its cases are done again, and the rest by %d processes.", description,
+                            how, workers)
                 while begun:
                     batch, future = begun.popleft()
                     lost = isinstance(future.exception(), BrokenProcessPool)
                     yield from _one_by_one(function, batch, workers, description) if lost else future.result()
-                pool = _pool(workers)
+                pool = _Pool(workers)
                 continue
             begun.popleft()
             yield from results
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(cancel=True)
 
 
 def _one_by_one(
     function: Callable[[Item], Result], batch: Sequence[Item], workers: int, description: str
 ) -> Iterator[Result]:
     """Items one of which killed its process, each alone, so that it is known which."""
-    pool = _pool(1)
+    pool = _Pool(1)
     try:
         for item in batch:
             for attempt in range(_TRIES_ALONE):
@@ -194,24 +284,22 @@ def _one_by_one(
                     result = pool.submit(function, item).result()
                     break
                 except BrokenProcessPool as error:
-                    pool.shutdown(wait=True)
+                    pool.shutdown()
+                    how = pool.how_it_ended(description)
                     if attempt + 1 == _TRIES_ALONE:
-                        raise killed(
-                            item, description, "look at this case, or type the same command again with fewer "
-                            f"processes, for example -np {max(1, workers // 2)}."
-                        ) from error
-                    pool = _pool(1)
+                        fewer = f"with fewer processes, for example -np {max(1, workers // 2)}"
+                        remedy = f"look at this case, or type the same command again {fewer}."
+                        if _MEMORY not in how:
+                            remedy = "look at this case, whose files may be damaged, or leave it out."
+                        raise killed(item, description, remedy, how) from error
+                    pool = _Pool(1)
             yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(cancel=True)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned processes start clean: a fork of a process that holds torch's threads may hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_the_parent)
-
-
-def _follow_the_parent() -> None:
+def _follow_the_parent(started: multiprocessing.synchronize.Event) -> None:
+    started.set()
     # A terminal sends Ctrl-C to every process of the group: without this each would print its own traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

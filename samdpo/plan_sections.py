@@ -62,6 +62,20 @@ class PreprocessingPlan:
 
 
 @dataclass(frozen=True)
+class TrainingImages:
+    """What the images were like that a model learnt from: prediction says where an input is otherwise.
+
+    Measured, never chosen; empty or 0 where a plan is older than the key.
+    """
+
+    files_per_case: int = 0  # 1: all channels in one file; else one a channel
+    coloured: bool = False  # whether each of them has colours, of R, G, B in one file
+    value_range: list[tuple[float, float]] = field(default_factory=list)  # lowest and highest of all, one a channel
+    usual_range: list[tuple[float, float]] = field(default_factory=list)  # medians of the images' own, one a channel
+    spacing_range: list[tuple[float, float]] = field(default_factory=list)  # mm, along z, y, x
+
+
+@dataclass(frozen=True)
 class CrfPlan:
     """Dense CRF. Constants as MedCLIP-SAM uses them with pydensecrf (Krähenbühl & Koltun 2011)."""
 

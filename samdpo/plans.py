@@ -35,6 +35,7 @@ from samdpo.plan_sections import (
     SegmentationLossPlan,
     StagePlan,
     StructurePlan,
+    TrainingImages,
 )
 from samdpo.schema import from_dict, merge, to_dict
 
@@ -57,6 +58,7 @@ __all__ = [
     "SegmentationLossPlan",
     "StagePlan",
     "StructurePlan",
+    "TrainingImages",
     "apply_overrides",
     "load_plans",
     "parse_plans",
@@ -82,6 +84,7 @@ class Plans:
     configurations: dict[str, StagePlan]
     inference: InferencePlan = field(default_factory=InferencePlan)
     kept_gib: float = 20.0  # of disk for the kept features of one encoder (and fold); what exceeds it is computed anew
+    training_images: TrainingImages = field(default_factory=TrainingImages)
 
     def __post_init__(self) -> None:
         named = {"dataset_name": self.dataset_name, "plans_name": self.plans_name}  # what folders are called after

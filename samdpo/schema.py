@@ -42,7 +42,7 @@ def from_dict(
     for name, field in fields.items():
         path = _join(where, name)
         if name in data:
-            values[name] = _convert(hints[name], data[name], path, source)
+            values[name] = _convert(hints[name], data[name], path, source, others_too)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise PlansError(f"{source}: the key {path!r} is missing.")
     try:
@@ -73,32 +73,34 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
+def _convert(hint: Any, value: Any, path: str, source: str, others_too: bool) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, path, source)
+        return _convert(next(a for a in args if a is not type(None)), value, path, source, others_too)
     if origin is typing.Literal:
         if not isinstance(value, (str, int)) or value not in args:
             raise PlansError(f"{source}: {path!r} is {value!r}; expected one of {', '.join(map(repr, args))}.")
         return value
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, path, source)  # type: ignore[arg-type]
+        return from_dict(hint, value, path, source, others_too=others_too)  # type: ignore[arg-type]
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(path, "an object {...}", value, source)
-        return {k: _convert(args[1], v, _join(path, k), source) for k, v in value.items()}
+        return {k: _convert(args[1], v, _join(path, k), source, others_too) for k, v in value.items()}
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise _wrong(path, "a list [...]", value, source)
         if origin is tuple and args and args[-1] is not Ellipsis:
             if len(value) != len(args):
                 raise _wrong(path, f"a list of {len(args)} values", value, source)
-            return tuple(_convert(a, v, f"{path}[{i}]", source) for i, (a, v) in enumerate(zip(args, value)))
-        return origin(_convert(args[0], v, f"{path}[{i}]", source) for i, v in enumerate(value))
+            return tuple(
+                _convert(a, v, f"{path}[{i}]", source, others_too) for i, (a, v) in enumerate(zip(args, value))
+            )
+        return origin(_convert(args[0], v, f"{path}[{i}]", source, others_too) for i, v in enumerate(value))
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             number = float(value)

@@ -40,6 +40,13 @@ def leftovers(file: Path) -> list[str]:
     return [f.name for f in file.parent.iterdir() if f != file]
 
 
+def test_json_that_is_nested_deeper_than_any_file_of_ours_is_a_sentence():
+    assert parse_json("[" * 50 + "]" * 50, "it")
+    for deep in ("[" * 101 + "]" * 101, '{"a":' * 500 + "1" + "}" * 500, "[" * 100_000):
+        with pytest.raises(DatasetError, match="it is nested too deeply.* Please mend it."):
+            parse_json(deep, "it", error=DatasetError, remedy="Please mend it.")
+
+
 def test_a_write_replaces_the_old_file_and_leaves_nothing_else(file: Path) -> None:
     write_text(file, "new")
     assert file.read_text() == "new"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from samdpo.cli.common import log, run_command, visible
 from samdpo.errors import DatasetError, PlansError
 from samdpo.names import check_name, is_below, name_problem, same_text
 
@@ -42,3 +43,19 @@ def test_below_follows_links(tmp_path: Path) -> None:
     assert is_below(tmp_path / "a" / "b", tmp_path / "a")
     assert not is_below(tmp_path / "a", tmp_path / "a")
     assert not is_below(tmp_path / "a" / "out" / "c", tmp_path / "a")
+
+
+def test_a_name_that_would_steer_the_terminal_is_shown_as_it_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every message of every command goes through the one formatter."""
+    assert visible("Müller हिन्दी\n\tx") == "Müller हिन्दी\n\tx"
+
+    def fail() -> None:
+        log.warning("%s is odd", Path("a\x1b]0;title\x07\r\u202egnp.b"))
+        raise DatasetError("b\x1b[2J\x9b\udce9.png is missing.")
+
+    with pytest.raises(SystemExit):
+        run_command(fail)
+    told = capfd.readouterr().err
+    assert r"Warning: a\x1b]0;title\x07\r\u202egnp.b is odd" in told
+    assert r"Error: b\x1b[2J\x9b\udce9.png is missing." in told
+    assert "\x1b" not in told and "\r" not in told

@@ -25,6 +25,14 @@ def process_of(_: int) -> int:
 
 
 def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+
+
+def crash(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(_: int) -> None:
     os._exit(9)
 
 
@@ -61,6 +69,40 @@ def test_a_case_that_kills_each_process_is_named_and_the_others_are_kept(tmp_pat
 def test_where_every_process_is_killed_it_ends_with_a_sentence() -> None:
     with pytest.raises(ConfigurationError, match=r"memory ran out.*-np 1"):
         list(map_cases(die, range(4), 2, "Dying", per_process=1))
+
+
+@pytest.mark.parametrize(("work", "how"), [(crash, "crashed (SIGSEGV)"), (leave, "ended by itself with exit code 9")])
+def test_a_process_that_ended_otherwise_is_not_said_to_lack_memory(work, how: str, caplog) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        list(map_cases(work, range(2), 2, "Dying", per_process=1))
+    assert f"the process that worked on 0 {how}" in str(raised.value) and "look at this case" in str(raised.value)
+    assert "memory" not in str(raised.value) + caplog.text
+
+
+def test_work_that_cannot_be_sent_is_named_before_any_process_starts() -> None:
+    with pytest.raises(ConfigurationError, match=r"Work: the function .*<lambda> cannot be sent.*-np 1"):
+        list(map_cases(lambda n: n, range(4), 2, "Work", per_process=1))
+    with pytest.raises(ConfigurationError, match="the case <generator"):
+        list(map_cases(square, [(n for n in ()), 2], 2, "Work", per_process=1))
+
+
+UNGUARDED = """
+from samdpo.parallel import map_cases
+from samdpo.names import same_text
+from samdpo.errors import SamdpoError
+try:
+    print(list(map_cases(same_text, ['a'] * 4, 2, 'Work', per_process=1)))
+except SamdpoError as error:
+    print(error)
+"""
+
+
+def test_a_script_without_a_guard_is_told_that_it_lacks_one(tmp_path: Path) -> None:
+    script = tmp_path / "own_script.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=STARTING, check=True)
+    assert 'own_script.py begins its work outside of a guard' in ended.stdout and "-np 1" in ended.stdout
+    assert "memory" not in ended.stdout and "Traceback" not in ended.stderr
 
 
 def test_only_a_few_items_are_under_way_however_many_there_are(tmp_path: Path) -> None:

@@ -154,6 +154,30 @@ def test_a_missing_parent_plan_is_named(file: Path) -> None:
         ({"configurations": []}, r"'configurations' must be an object"),
         ({"networks": {}}, r"unknown key 'networks'.*'network'"),
         ({"ndim": None}, r"'ndim' must be a whole number, found null"),
+        ({"ndim": 4}, r"'ndim' is 4; expected 2 or 3"),
+        ({"plans_name": "../x"}, r"'plans_name' is '../x', which is a path"),
+        ({"plans_name": ""}, r"'plans_name' is '', which is empty"),
+        ({"dataset_name": "../Dataset003_X"}, r"'dataset_name' is '../Dataset003_X', which is a path"),
+        ({"dataset_name": "Liver"}, r"'dataset_name' is 'Liver'; expected a name like Dataset003_Liver"),
+        ({"file_ending": "/../../x.png"}, r"'file_ending' is '/../../x.png'; expected one of .png"),
+        ({"file_ending": ".exe"}, r"'file_ending' is '.exe'; expected one of .png"),
+        ({"preprocessing": {"data_identifier": "."}}, r"'data_identifier' is '.', which is the name of a folder"),
+        ({"preprocessing": {"data_identifier": "/etc"}}, r"'data_identifier' is '/etc', which is a path"),
+        ({"preprocessing": {"image_size": 10**9}}, r"'image_size' is 1000000000; expected 1 to 8192"),
+        ({"preprocessing": {"slicing_axis": 3}}, r"'slicing_axis' is 3; expected 0, 1 or 2"),
+        ({"preprocessing": {"channel_mapping": [0, 1, 0]}}, r"'channel_mapping' is \[0, 1, 0\].*channels 0 to 0"),
+        ({"configurations": {"../x": {}}}, r"'configurations.../x' is '../x', which is a path"),
+        ({"configurations": {"finetune": {"lr": float("nan")}}}, r"lr' must be a finite number, found float nan"),
+        ({"configurations": {"finetune": {"lr": 10**400}}}, r"lr' must be a finite number"),
+        ({"configurations": {"finetune": {"batch_size": 0}}}, r"finetune: 'batch_size' is 0; expected 1 or more"),
+        ({"configurations": {"align": {"objective": ["preferences"]}}}, r"objective' is \['preferences'\]; expected"),
+        ({"configurations": {"align": {"inherits_from": ["finetune"]}}}, r"inherits_from' names \['finetune'\]"),
+        ({"structures": {"lung": {"label": 0}}}, r"'structures' must have different labels, 1 to 32767, found \[0\]"),
+        ({"structures": {"heart": {"label": 1, "phrase": "x"}}}, r"must have different labels.*\[1, 1\]"),
+        ({"structures": {"lung": {"label": 10**9}}}, r"must have different labels, 1 to 32767"),
+        ({"inference": {"largest_component": ["heart"]}}, r"'inference.largest_component' names 'heart'"),
+        ({"inherits_from": "../samdpoPlans"}, r"'inherits_from' is '../samdpoPlans', which is a path"),
+        ({"inherits_from": 5}, r"'inherits_from' is '5', which is no text but int"),
     ],
 )
 def test_an_edit_by_hand_that_does_not_fit_is_named_with_file_and_key(
@@ -163,6 +187,18 @@ def test_an_edit_by_hand_that_does_not_fit_is_named_with_file_and_key(
     with pytest.raises(PlansError, match=sentence) as caught:
         load_plans(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_plan_or_a_value_that_is_nested_without_end_is_a_sentence(file: Path) -> None:
+    deep: Any = {}
+    for _ in range(300):
+        deep = {"plan": deep}
+    edit(file, configurations={"finetune": {"plan": deep}})
+    with pytest.raises(PlansError, match="nested too deeply"):
+        load_plans(file)
+    for value in ("[" * 100_000, "[" * 500 + "]" * 500, "9" * 5000):
+        with pytest.raises(PlansError, match="'configurations.finetune.epochs' must be a whole number, found str"):
+            PLANS.with_overrides("finetune", [f"epochs={value}"])
 
 
 def test_a_missing_key_is_named(file: Path) -> None:

@@ -113,8 +113,8 @@ class Phantoms:
 
 
 def copied(source: Phantoms, folder: Path) -> Phantoms:
-    """Files are only ever replaced as a whole, so that links make a copy of their own."""
-    shutil.copytree(source.root, folder, copy_function=os.link)
+    """Files are only ever replaced as a whole, so that links make a copy of their own; not of locks, which stay."""
+    shutil.copytree(source.root, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".*.lock"))
     return Phantoms(folder)
 
 

@@ -127,7 +127,8 @@ def finished_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str
 def is_finished(fold_folder: Path, validation: str = "validation") -> bool:
     """Whether a fold is trained to its end and its test cases are evaluated."""
     trained = any(fold_folder.glob("checkpoint_final*")) and (fold_folder / "model.json").is_file()
-    return trained and (fold_folder / validation / "summary.json").is_file()
+    under_way = (fold_folder / "checkpoint_latest").is_dir()  # of a training begun anew
+    return trained and not under_way and (fold_folder / validation / "summary.json").is_file()
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _MODULES = {"samdpo_plan_and_preprocess": "plan_and_preprocess", "samdpo_prompt": "prompt", "samdpo_train": "train"}
 _LONGEST_REASON = 400  # characters of an error that a table's footnote can bear
 _SECONDS_TO_END = 10.0  # after Ctrl-C
-_STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # return codes of a command that somebody ended
+_STOPPED = (130, 129, 143, -signal.SIGINT, -signal.SIGTERM)  # return codes of a command that somebody ended
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
                         help="share of the items that several people judge")
     people.add_argument("--overlap_people", type=int, default=2, metavar="K", help="how many people those get")
     people.add_argument("--lease", type=float, default=900.0, metavar="SECONDS",
-                        help="how long an item waits for the person who sees it")
+                        help="how long an item waits for the person who sees it; a week at most")
     server = command.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
     server.add_argument("--port", type=int, default=8765, help="port to listen on")
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.max_slices is not None and args.max_slices < 1:
         raise ConfigurationError(f"--max_slices is {args.max_slices}; expected at least 1.")
     if not args.lease > 0:
-        raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0.")
+        raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0, a week at most.")
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
     from samdpo.preferences.database.locate import database_url

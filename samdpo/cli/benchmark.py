@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, log, parser, run_command
@@ -54,7 +53,6 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the training that runs is ended too
     from samdpo.benchmark.ablations import GROUPS, chosen_ablations
     from samdpo.benchmark.methods import chosen_methods
     from samdpo.benchmark.overview import check_networks, ndim_of, overview

@@ -3,43 +3,91 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
-from samdpo.errors import SamdpoError
+from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.files import disk_is_full
 
 log = logging.getLogger("samdpo")
 
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asks a command to end; whatever ends by Ctrl-C ends by it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
 def run_command(body: Callable[[], None], go_on: str = "type the same command again to go on") -> None:
-    """Run a command's body: a user's error ends with its sentence and code 2, Ctrl-C with code 130.
+    """Run a command's body: a user's error ends with its sentence and code 2.
+
+    Ctrl-C ends it with code 130, SIGTERM (of a scheduler) with 143 and SIGHUP (of a closed terminal) with 129, as
+    shells have it; what its processes have in hand is finished or given up as after Ctrl-C.
 
     Args:
         body: the command.
-        go_on: what to do after Ctrl-C, said in its sentence.
+        go_on: what to do after it was stopped, said in its sentence.
     """
     configure_logging()
     try:
-        body()
+        with _stopping_at_signals():
+            body()
     except SamdpoError as error:
         if os.environ.get("samdpo_debug"):
             raise
         log.error("%s", error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        log.error("Stopped by Ctrl-C. What was finished is kept; %s.", go_on)
-        sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        log.error("Stopped by %s. What was finished is kept; %s.",
+                  "Ctrl-C" if number == signal.SIGINT else number.name, go_on)
+        sys.exit(128 + number)
+    except Exception as error:
+        place = getattr(error, "filename", None) or os.environ.get("nnUNet_results") or os.getcwd()
+        if not disk_is_full(error, Path(place).parent if Path(place).is_file() else place):
             raise
-        log.error("The disk is full (%s). What was there before is untouched; free some space.", error.filename or "?")
+        log.error("The disk is full (%s). What was there before is untouched; free some space, then %s.", place, go_on)
         sys.exit(2)
+
+
+@contextmanager
+def _stopping_at_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what runs as Ctrl-C does; a second one ends it at once.
+
+    A signal that is ignored already, as SIGHUP is under ``nohup``, stays so, and other threads than the main one
+    cannot be told.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    here = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() != here:  # a fork, which has nothing to say and nothing to tidy up
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {n: signal.signal(n, stop) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -93,7 +141,7 @@ def positive(text: str) -> int:
 def add_processes(arguments: argparse.ArgumentParser) -> None:
     """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
     default = os.environ.get("nnUNet_def_n_proc", "").strip() or str(os.cpu_count() or 1)
-    arguments.add_argument("-np", type=positive, default=default, help="processes for case-level work")
+    arguments.add_argument("-np", type=positive, default=default, action=_Given, help="processes for case-level work")
 
 
 def add_dask(arguments: argparse.ArgumentParser) -> None:
@@ -101,3 +149,24 @@ def add_dask(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--dask", default=None, metavar="SCHEDULER",
                            help="do case-level work on a Dask cluster, for example tcp://host:8786, or a scheduler "
                            "file; its workers see the same folders")
+
+
+class _Given(argparse.Action):
+    """Stores a value, and that it was typed: a default, or an environment variable, is no wish of this command."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, *__: object) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"{self.dest}_given", True)
+
+
+def workers_asked(args: argparse.Namespace) -> tuple[int, str | None]:
+    """``-np`` and ``--dask``, as :func:`samdpo.parallel.case_workers` takes them.
+
+    Raises:
+        ConfigurationError: both were typed, of which only one can do the work.
+    """
+    dask = getattr(args, "dask", None)
+    if dask is not None and getattr(args, "np_given", False):
+        raise ConfigurationError("-np and --dask are both given, but either processes here or a cluster's workers do "
+                                 "the work. Leave one of them out.")
+    return getattr(args, "np", 1), dask

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from samdpo.cli.common import add_dask, add_processes, parser, run_command
+from samdpo.cli.common import add_dask, add_processes, parser, run_command, workers_asked
 
 COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
 
@@ -25,9 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     result.add_argument("gt_folder", type=Path, help="folder with true label maps, for example labelsTs")
     result.add_argument("pred_folder", type=Path, help="folder with predictions of the same names")
-    result.add_argument("-djfile", type=Path, required=True, help="dataset.json: names of labels and file ending")
+    result.add_argument("-djfile", type=Path, required=True, help="dataset.json: names of labels and file ending; the "
+                        "file may be called otherwise")
     result.add_argument("-pfile", type=Path, default=None, help="plans file; accepted for nnU-Net's sake, not needed")
-    result.add_argument("-o", type=Path, default=None, help="JSON to write (default: pred_folder/summary.json)")
+    result.add_argument("-o", type=Path, default=None, help="JSON to write, or a folder for summary.json "
+                        "(default: pred_folder/summary.json)")
     result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
     add_processes(result)
     add_dask(result)
@@ -39,8 +41,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from samdpo.evaluation.summary import evaluate_folder
     from samdpo.parallel import case_workers
 
-    output = arguments.o or arguments.pred_folder / "summary.json"
-    with case_workers(arguments.np, arguments.dask) as workers:
+    output = arguments.o or arguments.pred_folder
+    output = output / "summary.json" if output.is_dir() else output
+    with case_workers(*workers_asked(arguments)) as workers:
         summary = evaluate_folder(
             arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill
         )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from samdpo.cli.common import add_dask, add_processes, log, parser, run_command
+from samdpo.cli.common import add_dask, add_processes, log, parser, run_command, workers_asked
 
 if TYPE_CHECKING:
     from samdpo.parallel import Workers
@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace, step: Callable[[str, Workers], None], then: C
         results_root(writable=True)  # training would need it: better told now
         if getattr(args, "c", None):
             log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
-        with case_workers(getattr(args, "np", 1), getattr(args, "dask", None)) as workers:
+        with case_workers(*workers_asked(args)) as workers:
             for name in names:
                 log.info("== %s ==", name)
                 step(name, workers)

@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("-i", type=Path, default=None, help="folder of images, instead of the dataset's labelled ones")
     result.add_argument("-l", type=Path, default=None, help="folder of true label maps of these images")
     result.add_argument("--predictions", type=Path, default=None, help="folder of predicted label maps")
-    result.add_argument("-channel_idx", type=int, default=0, help="channel that is shown")
+    result.add_argument("-channel_idx", type=int, default=None, help="channel that is shown; default: the "
+                        "first, of R, G, B all three")
     result.add_argument("-overlay_intensity", type=float, default=0.3, help="opacity of the label map, 0 to 1")
     add_processes(result)
     return result

@@ -26,7 +26,8 @@ def main() -> None:
     arguments.add_argument("-chk", default="checkpoint_final", help="checkpoint_final or checkpoint_best")
     arguments.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     arguments.add_argument("--save_probabilities", action="store_true", help="also write case.npz, as nnU-Net does")
-    arguments.add_argument("--continue_prediction", action="store_true", help="skip cases that have a mask already")
+    arguments.add_argument("--continue_prediction", action="store_true", help="skip cases that have a mask of "
+                           "this model and image already")
     arguments.add_argument("--disable_tta", action="store_true", help="do not average with the mirror image")
     arguments.add_argument("--dicom_seg", action="store_true", help="for DICOM: also write case.dcm, a DICOM SEG")
     arguments.add_argument("-num_parts", type=int, default=1, metavar="N",
@@ -37,10 +38,12 @@ def main() -> None:
 
     def body() -> None:
         from samdpo.inference.model_folder import find_model
-        from samdpo.inference.run import predict_folder
+        from samdpo.inference.run import predict_folder, refuse_another_model
         from samdpo.parallel import case_workers
 
         model = args.m or find_model(args.d, args.tr, args.p, args.c)
+        if args.m:
+            refuse_another_model(args.m, args.d, args.p, args.c)
         with case_workers(1, args.dask) as workers:
             predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
                            args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg,

@@ -9,6 +9,9 @@ from typing import Any
 from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
 
+LONGEST_NAME = 64  # characters of a name in the report
+_MOST_PAIRS = 50  # of people, in the report
+
 
 def main() -> None:
     """Entry point of ``samdpo_preferences``."""
@@ -81,26 +84,36 @@ def _report(database: Any, dataset: str, args: argparse.Namespace) -> None:
 def print_report(one: dict[str, Any]) -> None:
     """One row a person, then what they agree on."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
-        title=f"fold {one['fold']}, {one['stage']}: {one['judged_items']} of {one['items']} items judged "
-              f"(candidates {one['candidate_set']})", title_justify="left",
+        title=escape(f"fold {one['fold']}, {one['stage']}: {one['judged_items']} of {one['items']} items judged "
+                     f"(candidates {one['candidate_set']})"), title_justify="left",
     )
     for name in ("annotator", "ranked", "none acceptable", "skipped", "median s", "tau with virtual", "same best"):
         table.add_column(name, justify="left" if name == "annotator" else "right")
     for name, person in one["annotators"].items():
         table.add_row(
-            name, str(person["ranked"]), str(person["none_acceptable"]), str(person["skipped"]),
+            Text(_shown(name)), str(person["ranked"]), str(person["none_acceptable"]), str(person["skipped"]),
             _text(person["median_seconds"], "{:.1f}"), _text(person["virtual_tau"]),
             _text(person["virtual_best"], "{:.0%}"),
         )
     console = Console()
     console.print(table)
-    for pair in one["pairs"]:
-        first, second = pair["annotators"]
+    for pair in one["pairs"][:_MOST_PAIRS]:
+        first, second = map(_shown, pair["annotators"])
         console.print(f"{first} and {second}: Kendall's tau {pair['tau']:.2f} over {pair['items']} items", markup=False)
+    if len(one["pairs"]) > _MOST_PAIRS:
+        console.print(f"… and {len(one['pairs']) - _MOST_PAIRS} more pairs; --json FILE writes them", markup=False)
     console.print(f"All: Kendall's tau {_text(one['tau'])}, Krippendorff's alpha {_text(one['alpha'])}", markup=False)
+
+
+def _shown(name: str) -> str:
+    """A name that an older version has let in may be anything."""
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def _text(value: float | None, form: str = "{:.2f}") -> str:

@@ -23,7 +23,8 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("-p", default=PLANS_NAME, metavar="PLANS", help="name of the plans file")
     command.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     command.add_argument("--figure", action="store_true", help="also draw the prompts of some cases")
-    command.add_argument("--figure_cases", type=int, default=6, metavar="N", help="cases in the figure")
+    command.add_argument("--figure_cases", type=int, default=None, metavar="N",
+                         help="cases in the figure; default: 6")
     add_dask(command)
     return command
 
@@ -36,7 +37,9 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     if args.fold != "all" and not args.fold.isdigit():
         raise ConfigurationError(f"FOLD is {args.fold!r}; expected a number like 0, or 'all'.")
-    if args.figure_cases < 1:
+    if args.figure_cases is not None and not args.figure:
+        raise ConfigurationError("--figure_cases belongs to --figure: give both, or neither.")
+    if args.figure_cases is not None and args.figure_cases < 1:
         raise ConfigurationError(f"--figure_cases is {args.figure_cases}; expected at least 1.")
     from samdpo.parallel import case_workers
     from samdpo.paths import dataset_name, preprocessed_folder
@@ -55,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
 
         store = SliceStore(folder / plans.preprocessing.data_identifier)
         path = prompts.folder / "prompts.png"
-        draw_prompts(store, prompts, choose_slices(store, prompts, args.figure_cases), path)
+        draw_prompts(store, prompts, choose_slices(store, prompts, args.figure_cases or 6), path)
         log.info("Figure: %s", path)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
+from samdpo.errors import ConfigurationError
 from samdpo.preferences.database.locate import VARIABLE
 
 
@@ -42,6 +43,13 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
+        if args.val:
+            useless = {"--c": args.c, "--epochs": args.epochs, "--lr": args.lr, "--annotator": args.annotator,
+                       "-pretrained_weights": args.pretrained_weights, "-num_workers": args.num_workers}
+            for flag, value in useless.items():
+                if value is not None and value is not False:
+                    raise ConfigurationError(f"--val only predicts the validation cases again, so {flag} would do "
+                                             "nothing. Leave one of the two out.")
         from samdpo.training.distributed import ending_together
         from samdpo.training.run import get_trainer, train
 

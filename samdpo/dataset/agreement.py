@@ -6,10 +6,56 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from samdpo.dataset.geometry import difference, numbers
-from samdpo.dataset.images import Volume
+import numpy as np
+
+from samdpo.dataset.geometry import difference, numbers, turn_between
+from samdpo.dataset.images import Volume, read_label_with_properties
+from samdpo.errors import DatasetError
 
 _SHOWN = 5  # values named in a sentence
+UNKNOWN_SPACING = (1.0, 1.0, 1.0)  # of a stack of pictures beside which none is written
+
+
+def read_listed_label(file: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
+    """A label map (Z, Y, X) int16 and its properties; only of values that ``labels`` of dataset.json lists.
+
+    Raises:
+        DatasetError: cannot be read, is no label map, or holds other values.
+    """
+    values, properties = read_label_with_properties(file)
+    problem = value_problem(file, np.unique(values).tolist(), labels)
+    if problem:
+        raise DatasetError(problem)
+    return values, properties
+
+
+def onto_grid(
+    of: Path, shape: tuple[int, ...], properties: Mapping[str, Any],
+    file: Path, values: np.ndarray, their_properties: Mapping[str, Any], what: str = "reference",
+) -> np.ndarray:
+    """``values`` on the grid of another file: as they are, or with their axes in its order and directions.
+
+    Args:
+        of: the file whose grid is wanted.
+        shape: (Z, Y, X) of it.
+        properties: of it, as read.
+        file: that holds ``values``.
+        values: (Z, Y, X) as read.
+        their_properties: of ``file``, as read.
+        what: ``of`` is to ``file``, for the sentence.
+
+    Raises:
+        DatasetError: the grids are not the same voxels of space; see :func:`grids_problem`.
+    """
+    problem = grids_problem(of, shape, properties, file, values.shape, their_properties, what)
+    if problem is None:
+        return values
+    ours, theirs = properties.get("sitk_stuff"), their_properties.get("sitk_stuff")
+    turn = turn_between(ours, shape, theirs, values.shape) if ours and theirs else None
+    if turn is None:
+        raise DatasetError(problem)
+    order, backwards = turn
+    return np.flip(values.transpose(order), backwards)
 
 
 def grid_problem(
@@ -24,18 +70,40 @@ def grid_problem(
         shape: (Z, Y, X) of the label.
         properties: of the label, as read.
     """
-    if tuple(shape) != image.data.shape[1:]:
+    return grids_problem(image_file, image.data.shape[1:], image.properties, label_file, shape, properties, "image")
+
+
+def grids_problem(
+    of: Path, shape: tuple[int, ...], properties: Mapping[str, Any],
+    file: Path, their_shape: tuple[int, ...], their_properties: Mapping[str, Any], what: str,
+) -> str | None:
+    """As :func:`grid_problem` for any two files; ``of`` is the ``what`` of ``file``: its image, its reference.
+
+    Sizes are compared always, spacing, origin and direction where both files have them; of stacks of pictures the
+    spacings that are written beside them.
+    """
+    remedies = {"image": ("export the label again on the image's grid", "Copy the image's geometry into the label")}
+    other = (f"resample it onto that of its {what}, if they are of one image",
+             f"Copy the geometry of its {what} into it")
+    to_size, to_geometry = remedies.get(what, other)
+    name = of if of.name == file.name else of.name
+    if tuple(their_shape) != tuple(shape):
         return (
-            f"{label_file} has the size {size(shape)}, but its image {image_file.name} has "
-            f"{size(image.data.shape[1:])}. They must lie on the same grid: export the label again on the image's grid."
+            f"{file} has the size {size(their_shape)}, but its {what} {name} has {size(shape)}. They must lie on the "
+            f"same grid: {to_size}."
         )
-    ours, theirs = image.properties.get("sitk_stuff"), properties.get("sitk_stuff")
+    ours, theirs = properties.get("sitk_stuff"), their_properties.get("sitk_stuff")
     key = difference(ours, theirs) if ours and theirs else None
+    if not ours and not theirs:
+        ours, theirs = properties, their_properties
+        known = all("spacing" in p and tuple(p["spacing"]) != UNKNOWN_SPACING for p in (ours, theirs))
+        close = known and np.allclose(ours["spacing"], theirs["spacing"], rtol=1e-3)
+        key = "spacing" if known and not close else None
     if key is None:
         return None
     return (
-        f"{label_file} has the {key} {numbers(theirs[key])}, but its image {image_file.name} has {numbers(ours[key])}. "
-        "Copy the image's geometry into the label, or resample it (nearest neighbour)."
+        f"{file} has the {key} {numbers(theirs[key])}, but its {what} {name} has {numbers(ours[key])}. "
+        f"{to_geometry}, or resample it (nearest neighbour)."
     )
 
 

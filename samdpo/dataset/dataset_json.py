@@ -71,14 +71,19 @@ def modality_of(channel_name: str) -> Modality:
     return "other"
 
 
-def load_dataset_json(folder: Path | str) -> DatasetJson:
-    """Read and check ``folder/dataset.json``.
+def load_dataset_json(place: Path | str) -> DatasetJson:
+    """Read and check a ``dataset.json``.
+
+    Args:
+        place: the file, whatever its name, or the folder that holds one called ``dataset.json``.
 
     Raises:
         DatasetError: the file is missing or not JSON, or one of its keys breaks nnU-Net's rules. All problems of
             the file are listed in one message.
     """
-    file = Path(folder) / "dataset.json"
+    place = Path(place)
+    named = place.is_file() or (place.suffix == ".json" and not place.is_dir())
+    file = place if named else place / "dataset.json"
     raw = read_json(file, error=DatasetError, remedy=f"Write it like this: {_EXAMPLE}")
     if not isinstance(raw, dict):
         raise DatasetError(f"{file} must hold one JSON object, found {type(raw).__name__}. Write it like: {_EXAMPLE}")

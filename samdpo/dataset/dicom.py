@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -79,7 +79,12 @@ def slices_of(path: Path) -> list[DicomHeader]:
     Raises:
         DatasetError: no image, several series, a file that cannot be read, slices that are no volume.
     """
-    files = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if _is_dicom_file(f)]
+    if path.is_file():
+        files = [path]
+    else:
+        below = sorted(path.rglob("*"))
+        files = [f for f in below if _is_dicom_file(f)]
+        _refuse_unreadable(set(below) - set(files))
     of_series: dict[str, list[DicomHeader]] = defaultdict(list)
     for file in files:
         header = read_header(file)
@@ -164,6 +169,14 @@ def _case_name(path: Path) -> str:
     name = path.resolve().name
     # Only known endings: names such as 1.2.840.113619 are full of dots.
     return path.stem if path.is_file() and path.suffix.lower() in DICOM_SUFFIXES else name
+
+
+def _refuse_unreadable(others: Iterable[Path]) -> None:
+    """A file that is no DICOM by its name and may not be read can be a slice, which would be missing."""
+    for file in sorted(others):
+        if not ending_of(file) and not file.name.startswith(".") and file.is_file():
+            with decoding(file), file.open("rb"):
+                pass
 
 
 def _is_dicom_file(path: Path) -> bool:

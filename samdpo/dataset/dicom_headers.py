@@ -12,7 +12,6 @@ import numpy as np
 
 from samdpo.dataset.decoding import DAMAGED, check_size, decoding
 from samdpo.errors import DatasetError
-from samdpo.files import unreadable
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +59,15 @@ class DicomHeader:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes.
-
-    Raises:
-        DatasetError: it may not be read.
-    """
+    """Whether a file is DICOM: by its name, or by the mark after the first 128 bytes; not one that may not be read."""
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     from pydicom.misc import is_dicom as has_mark
 
     try:
         return has_mark(file)
-    except OSError as error:
-        raise DatasetError(unreadable(file, error)) from error
+    except OSError:
+        return False
 
 
 def read_header(file: Path) -> DicomHeader | None:

@@ -60,6 +60,43 @@ def difference(ours: Geometry, theirs: Geometry) -> str | None:
     return None
 
 
+def turn_between(
+    ours: Geometry, shape: Sequence[int], theirs: Geometry, their_shape: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """What brings their array onto our grid where both hold the same voxels of space in another order of axes.
+
+    Args:
+        ours: a geometry of three axes.
+        shape: (Z, Y, X) of our array.
+        theirs: likewise.
+        their_shape: (Z, Y, X) of their array.
+
+    Returns:
+        the axes of their (Z, Y, X) in our order, and the axes of the result that are then turned over; None where they
+        are not the same voxels, but for rounding, or where an axis is missing.
+    """
+    if len(ours["spacing"]) != 3 or len(theirs["spacing"]) != 3:
+        return None
+    axes, their_axes = (np.reshape(g["direction"], (3, 3)) for g in (ours, theirs))
+    towards = axes.T @ their_axes  # cosine of each of our axes with each of theirs: (ours, theirs), x first
+    order = np.abs(towards).argmax(1)
+    signs = np.sign(towards[range(3), order])
+    if len(set(order.tolist())) < 3:
+        return None
+    size, their_size = np.array(shape[::-1]), np.array(their_shape[::-1])
+    their_spacing = np.asarray(theirs["spacing"], float)
+    # Where their voxel of index 0 would lie, once what runs backwards begins at its other end.
+    begin = np.asarray(theirs["origin"], float)
+    for axis, sign in zip(order, signs):
+        if sign < 0:
+            begin = begin + their_axes[:, axis] * their_spacing[axis] * (their_size[axis] - 1)
+    turned = {"spacing": their_spacing[order], "origin": begin, "direction": (their_axes[:, order] * signs).ravel()}
+    if not np.array_equal(size, their_size[order]) or difference(ours, turned):
+        return None
+    # Axes of arrays are counted from the other end: z, y, x.
+    return tuple(int(2 - order[2 - i]) for i in range(3)), tuple(i for i in range(3) if signs[2 - i] < 0)
+
+
 def numbers(values: Sequence[float]) -> str:
     """``(0.5, 0.5, 3)``"""
     return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

@@ -21,7 +21,7 @@ from samdpo.dataset.nifti import not_finite
 from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
 from samdpo.dataset.volumes import read_volumes, write_volume_label
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path, read_json
+from samdpo.files import atomic_path, read_json, write_json
 from samdpo.names import MEDICAL_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ class Volume:
     Attributes:
         data: (C, Z, Y, X) float32, intensities as stored.
         spacing: (z, y, x) in mm.
-        properties: JSON-able geometry that :func:`write_label` needs to write beside this image; of a picture also
-            ``dtype``, the type of number in the file, such as ``uint8``.
+        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
     """
 
     data: np.ndarray
@@ -131,6 +130,8 @@ def read_label_with_properties(path: Path | str) -> tuple[np.ndarray, dict[str, 
 def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str, Any]) -> None:
     """Write (Z, Y, X) label values atomically, in the geometry of the image that gave ``properties``.
 
+    The spacing of a TIFF stack goes into the JSON beside it, as nnU-Net has it; what else that holds is kept.
+
     Args:
         segmentation: (Z, Y, X) of whole numbers from 0 to 65535; Z = 1 for a picture.
         path: its ending chooses the format.
@@ -143,11 +144,18 @@ def write_label(segmentation: np.ndarray, path: Path | str, properties: dict[str
     values = np.asarray(segmentation)
     check_writable(values.shape, path)
     values = values.astype(np.uint8 if values.size == 0 or values.max() <= 255 else np.uint16)
+    if has_sidecar(path, values.shape) and "spacing" in properties:
+        _write_sidecar(path, properties["spacing"])
     with atomic_path(path) as temporary:
         if ending_of(path) in NATURAL_ENDINGS:
             write_picture(values, temporary)
         else:
             write_volume_label(values, temporary, properties)
+
+
+def has_sidecar(path: Path | str, shape: tuple[int, ...]) -> bool:
+    """Whether a label of ``shape`` (Z, Y, X) has its spacing in a JSON file beside it: stacks of TIFF pages."""
+    return ending_of(path) in NATURAL_ENDINGS and shape[0] > 1
 
 
 def check_writable(shape: tuple[int, ...], path: Path | str) -> None:
@@ -205,52 +213,70 @@ def _check_endings(files: list[Path]) -> None:
         check_file(file)
 
 
+def spacing_file(file: Path) -> Path | None:
+    """The JSON beside a TIFF stack that holds its spacing: ``CASE.json``, or ``CASE_0000.json`` for one channel."""
+    if ending_of(file) not in (".tif", ".tiff"):
+        return None
+    head = file.name[: -len(ending_of(file))]
+    beside = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
+    return next((s for s in beside if s.is_file()), None)
+
+
 def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """Spacing of a picture: nnU-Net's convention, or that of the JSON beside a 3D TIFF."""
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
-        head = file.name[: -len(ending_of(file))]
-        sidecars = [file.with_name(f"{n}.json") for n in (head, head[:-5] if head[-5:-4] == "_" else head)]
-        beside = next((s for s in sidecars if s.is_file()), None)
-        spacing = _spacing_beside(file, beside) if beside else (1.0, 1.0, 1.0)
+        beside = spacing_file(file)
+        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_in(beside, file)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
-def _spacing_beside(file: Path, beside: Path) -> tuple[float, ...]:
+def _spacing_in(sidecar: Path, file: Path) -> tuple[float, ...]:
     """(z, y, x) mm of a JSON file; one that is about something else, such as an annotation, says nothing of it."""
-    wanted = f'Write the spacing of {file.name} into it: {{"spacing": [z, y, x]}} in mm, each above 0.'
-    content = read_json(beside, error=DatasetError, remedy=wanted)
+    remedy = f'It must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+    content = read_json(sidecar, error=DatasetError, remedy=remedy)
     if not isinstance(content, dict) or "spacing" not in content:
-        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm. %s", beside, file.name, wanted)
+        log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm.", sidecar, file)
         return (1.0, 1.0, 1.0)
     try:
         spacing = tuple(float(v) for v in content["spacing"])
-    except (TypeError, ValueError, OverflowError):
-        spacing = ()
-    if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
-        raise DatasetError(f"{beside} must hold the spacing of {file.name}. {wanted}")
+        if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):
+            raise ValueError(spacing)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DatasetError(
+            f'{sidecar} must hold the spacing of {file.name}: {{"spacing": [z, y, x]}} in mm, each above 0.'
+        ) from error
     return spacing
 
 
+def _write_sidecar(path: Path, spacing: Sequence[float]) -> None:
+    sidecar = path.with_name(f"{path.name[: -len(ending_of(path))]}.json")
+    there = read_json(sidecar, error=DatasetError) if sidecar.is_file() else {}
+    if not isinstance(there, dict):
+        raise DatasetError(f"{sidecar} must hold an object, as the spacing of {path.name} is written into it.")
+    if there.get("spacing") != list(spacing):
+        write_json(sidecar, {**there, "spacing": list(spacing)})
+
+
 def _read_pictures(files: list[Path], n_channels: int | None) -> Volume:
-    channels, kinds = [], set()
+    channels = []
     for file in files:
         pixels = read_picture(file)  # (C, Z, Y, X)
-        kinds.add(pixels.dtype.name)
         if len(pixels) == 3 and (len(files) > 1 or n_channels == 1):
-            pixels = _grey(pixels, file)
+            pixels = _grey(pixels, file, one_of_several=len(files) > 1)
         channels.append(pixels)
     if len({c.shape[1:] for c in channels}) > 1:
         listing = "; ".join(f"{f.name}: {c.shape[1:]}" for f, c in zip(files, channels))
         raise DatasetError(f"{files[0]}: the channels of one case must have the same size, found {listing}.")
+    bits = max(c.dtype.itemsize for c in channels) * 8
     data = np.concatenate(channels).astype(np.float32, copy=False)
     if len(files) == 1 and len(data) == 1 and n_channels == 3:
         data = np.repeat(data, 3, axis=0)  # a grey picture among RGB ones
-    properties = {**_picture_properties(files[0], data.shape), "dtype": np.result_type(*kinds).name}
+    properties = {**_picture_properties(files[0], data.shape), "bits": bits}  # of the file's samples
     return Volume(data, tuple(properties["spacing"]), properties)
 
 
-def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
+def _grey(pixels: np.ndarray, file: Path, one_of_several: bool) -> np.ndarray:
     """(3, Z, Y, X) of a grey image stored as RGB -> (1, Z, Y, X); a truly coloured one is refused."""
     red, green, blue = (c.astype(np.float32) for c in pixels)
     if np.array_equal(red, green) and np.array_equal(red, blue):
@@ -258,6 +284,11 @@ def _grey(pixels: np.ndarray, file: Path) -> np.ndarray:
     highest = float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else float(pixels.max())
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if (spread > _COLOUR_TOLERANCE * highest).mean() > _COLOURED_SHARE:
+        if one_of_several:
+            raise DatasetError(
+                f"{file} is a colour image, but by its name it is one channel of several of a case. Where it holds all "
+                "channels, number it _0000 alone, or not at all; else save it grey."
+            )
         raise DatasetError(
             f"{file} is a colour image, but channel_names of dataset.json declares it grey. Save it grey, or declare "
             '{"0": "R", "1": "G", "2": "B"} for single files that hold the three.'

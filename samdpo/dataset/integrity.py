@@ -13,8 +13,10 @@ import numpy as np
 from samdpo.dataset.agreement import grid_problem, listing, mixed_dimensions, value_problem
 from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
+from samdpo.dataset.foreign import broken_links
 from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
 from samdpo.errors import DatasetError
+from samdpo.names import same_text
 from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def verify_dataset_integrity(raw_folder: Path | str, processes: Workers = 1) -> 
     problems += _count_problems(raw_folder, dataset, len(labelled), already=bool(problems))
     problems += _group_problems(raw_folder, [*labelled, *unlabelled])
     findings = list(_check_all([*labelled, *unlabelled], dataset, processes))
-    warnings: list[str] = []
+    warnings = [link for name in ("imagesTs", "labelsTs") for link in broken_links(raw_folder / name)]
     for finding in findings:
         problems += finding.problems
         warnings += finding.warnings
@@ -143,7 +145,7 @@ def _group_problems(raw_folder: Path, cases: list[Case]) -> list[str]:
         groups = load_groups(raw_folder)
     except DatasetError as error:  # cannot be read twice differently, but the finders may not have been reached
         return [str(error)]
-    known = {case.identifier for case in cases}
+    known = {same_text(case.identifier) for case in cases}
     unknown = sorted(set(groups) - known)
     if not unknown:
         return []

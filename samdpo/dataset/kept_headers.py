@@ -19,6 +19,7 @@ _NIFTI = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
     "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
 )
+_MOST_LINES, _LONGEST_LINE = 1000, 1 << 16  # of a header of text
 _NRRD = ("space", "space directions", "space origin")
 
 
@@ -37,6 +38,24 @@ def kept_header(path: Path, ndim: int) -> dict[str, Any]:
         if fields.get("dimension") == str(ndim) and all(name in fields for name in _NRRD):
             return {"nrrd": {name: fields[name] for name in _NRRD}}
     return {}
+
+
+def detached_data(path: Path) -> str:
+    """The other file that a header of NRRD or MHA names for its voxels; "" where they lie in the file itself.
+
+    Such a name may be any path of the machine, and a change of that file would not be seen as one of this case.
+    """
+    name = path.name.lower()
+    if name.endswith(".nrrd"):
+        fields = _nrrd_fields(_nrrd_lines(path))
+        return fields.get("data file", fields.get("datafile", ""))
+    if name.endswith(".mha"):
+        with path.open("rb") as file:
+            for _ in range(_MOST_LINES):
+                key, _, value = file.readline(_LONGEST_LINE).decode("latin-1").partition("=")
+                if key.strip().lower() == "elementdatafile":
+                    return "" if value.strip().upper() == "LOCAL" else value.strip()[:200] or "no file"
+    return ""
 
 
 def write_nifti(values: np.ndarray, path: Path, header: Mapping[str, Any]) -> None:
@@ -72,7 +91,8 @@ def can_keep(path: Path, properties: Mapping[str, Any]) -> bool:
 def _nrrd_lines(path: Path) -> list[str]:
     lines = []
     with path.open("rb") as file:
-        for line in file:
+        for _ in range(_MOST_LINES):
+            line = file.readline(_LONGEST_LINE)
             if not line.strip():
                 break
             lines.append(line.decode("ascii", "replace").strip())

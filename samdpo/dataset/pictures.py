@@ -6,10 +6,13 @@ are never dropped: several are one stack, or the picture is refused.
 
 from __future__ import annotations
 
+import logging
 import struct
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -220,10 +223,15 @@ def _decode_tiff(path: Path) -> np.ndarray:
     """Grey pages -> (Z, Y, X), colour -> (Z, Y, X, channels)."""
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with _complaints(path), tifffile.TiffFile(path) as file:
         pages = _full_pages(path, list(file.pages))
         for page in pages:
             _refuse_layout(path, page)
+        if any(one.is_multifile or None in list(one.pages) for one in file.series):
+            raise DatasetError(
+                f"{path} is a part of a picture of several files (OME-TIFF), and other files are not read. Save the "
+                "picture as one file."
+            )
         series = [one for one in file.series if one.keyframe.subfiletype & 0b101 == 0]
         whole = len(series) == 1 and len(pages) <= len(series[0].pages)
         if whole and len({page.photometric for page in pages}) == 1:
@@ -244,9 +252,31 @@ def _decode_tiff(path: Path) -> np.ndarray:
     raise DatasetError(f"{path} has the axes {axes} with shape {pixels.shape}; expected one picture or one stack.")
 
 
+@contextmanager
+def _complaints(path: Path) -> Iterator[None]:
+    """Raise what tifffile only logs: a chain of pages that leads out of the file, whose rest it would drop."""
+    found: list[str] = []
+
+    class Listen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == threading.get_ident():
+                found.append(record.getMessage())
+
+    theirs, listen = logging.getLogger("tifffile"), Listen(logging.ERROR)
+    theirs.addHandler(listen)
+    try:
+        yield
+    finally:
+        theirs.removeHandler(listen)
+    if found:
+        raise DatasetError(f"{path} cannot be read ({found[0]}). {DAMAGED}")
+
+
 def _full_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
     """Without the smaller copies (thumbnails, levels of a pyramid) and the transparency masks that a file marks."""
     full = [page for page in pages if not (page.is_reduced or page.is_mask)]
+    if not pages:
+        raise DatasetError(f"{path} cannot be read (it has no page). {DAMAGED}")
     if not full:
         raise DatasetError(f"{path} holds nothing but thumbnails or transparency masks. Export the picture itself.")
     for page in full:

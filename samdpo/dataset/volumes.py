@@ -11,7 +11,7 @@ import numpy as np
 from samdpo.dataset.decoding import check_size, decoding
 from samdpo.dataset.geometry import difference, flaw, numbers
 from samdpo.dataset.itk import silence, unreadable
-from samdpo.dataset.kept_headers import can_keep, kept_header, restore_nrrd, write_nifti
+from samdpo.dataset.kept_headers import can_keep, detached_data, kept_header, restore_nrrd, write_nifti
 from samdpo.dataset.nifti import check_nifti
 from samdpo.errors import DatasetError
 
@@ -43,6 +43,12 @@ def read_volumes(files: Sequence[Path]) -> tuple[np.ndarray, dict[str, Any]]:
     for file in files:
         with decoding(file):
             check_nifti(file)
+            other = detached_data(file)
+            if other:
+                raise DatasetError(
+                    f"{file} is a header alone, whose voxels lie in {other}; another file is not read. Save header "
+                    "and voxels as one file."
+                )
             try:
                 geometries.append(_geometry(file, sitk.ImageFileReader()))
             except RuntimeError as error:

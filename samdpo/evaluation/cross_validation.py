@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.errors import ModelFolderError
+from samdpo.dataset.images import spacing_file
+from samdpo.errors import ModelFolderError, PlansError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
 from samdpo.evaluation.trained import TrainedModel
 from samdpo.files import atomic_path, read_json, write_json
+from samdpo.schema import from_dict
+from samdpo.training.description import read_description
+from samdpo.training.manifest import check_fold, plans_for
 
 # What a fold's test without a person's prompt writes. Tests with a prompt from the truth lie in other folders, such as
 # validation_truth_box, and are never read here.
@@ -41,6 +45,31 @@ class CrossValidation:
     labelled: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Entry:
+    prediction_file: str
+    metrics: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Surface:
+    unit: str
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    surface: list[_Surface]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """The keys of a fold's ``summary.json`` that are read."""
+
+    metric_per_case: list[_Entry]
+    samdpo: _Measured
+
+
 def folds_text(folds: Sequence[str]) -> str:
     """``0_1_2``, nnU-Net's way to write folds into a name."""
     return "_".join(folds)
@@ -57,6 +86,9 @@ def accumulate_folds(model: TrainedModel, folds: Sequence[str]) -> CrossValidati
     missing = [fold for fold in folds if fold not in model.trained_folds()]
     if missing:
         raise ModelFolderError(f"not trained on fold {', '.join(missing)}")
+    for fold in folds:
+        check_fold(model.fold(fold))
+    plans_for(model.folder, folds)
     structures = load_dataset_json(model.folder).structures
     entries: dict[str, dict[str, Any]] = {}
     units: list[SurfaceUnit] = []
@@ -87,8 +119,10 @@ def _summary(model: TrainedModel, fold: str) -> dict[str, Any]:
     remedy = f"Type: {model.validate_command(fold)}"
     file = model.fold(fold) / VALIDATION / "summary.json"
     summary = read_json(file, error=ModelFolderError, remedy=remedy)
-    if not isinstance(summary, dict) or not {"metric_per_case", "samdpo"} <= set(summary):
-        raise ModelFolderError(f"{file} is no summary of samdpo. {remedy}")
+    try:
+        from_dict(_Summary, summary, source=str(file), others_too=True)
+    except PlansError as error:
+        raise ModelFolderError(f"{error} It is no summary of samdpo. {remedy}") from error
     return summary
 
 
@@ -97,12 +131,13 @@ def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: d
     for left in folder.glob(f"*{ending}"):  # of other splits
         if left.name.removesuffix(ending) not in masks:
             left.unlink()
-    for mask in masks.values():
-        with atomic_path(folder / mask.name) as temporary:
+    with_spacing = [file for mask in masks.values() for file in (mask, spacing_file(mask)) if file is not None]
+    for file in with_spacing:
+        with atomic_path(folder / file.name) as temporary:
             try:
-                os.link(mask, temporary)
+                os.link(file, temporary)
             except OSError:  # a file system without hard links
-                shutil.copyfile(mask, temporary)
+                shutil.copyfile(file, temporary)
     for name in ("plans.json", "dataset.json"):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(model.folder / name, temporary)
@@ -110,5 +145,5 @@ def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: d
 
 
 def _labelled(model: TrainedModel, folds: Sequence[str]) -> tuple[int, ...]:
-    settings = [read_json(model.fold(fold) / "model.json", error=ModelFolderError) for fold in folds]
+    settings = [read_description(model.fold(fold) / "model.json") for fold in folds]
     return tuple(len(of["labelled_cases"]) for of in settings if "labelled_cases" in of)

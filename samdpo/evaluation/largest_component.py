@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from samdpo.dataset.dataset_json import DatasetJson
-from samdpo.dataset.images import read_label
 from samdpo.evaluation.metrics import overlap_metrics
+from samdpo.evaluation.summary import read_pair
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.postprocessing import Postprocessing, StructureEffect
+from samdpo.names import as_spelled
 from samdpo.parallel import map_cases
 
 
@@ -39,7 +40,8 @@ def determine_postprocessing(
 
 
 def _dice_before_and_after(truth: Path, predicted: Path, dataset: DatasetJson, case: str) -> list[list[float]]:
-    ref, before = (read_label(folder / f"{case}{dataset.file_ending}") for folder in (truth, predicted))
+    files = (as_spelled(folder / f"{case}{dataset.file_ending}") for folder in (truth, predicted))
+    ref, _, before, _ = read_pair(*files, dataset.labels)
     labels = list(dataset.structures.values())
     after = keep_largest_components(before.copy(), labels)
     counted = np.ones(ref.shape, bool) if dataset.ignore_label is None else ref != dataset.ignore_label

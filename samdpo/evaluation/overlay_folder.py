@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from samdpo.dataset.cases import Case, input_cases, labelled_cases
+from samdpo.dataset.agreement import onto_grid, read_listed_label
+from samdpo.dataset.cases import input_cases, label_files, labelled_cases
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
-from samdpo.dataset.images import read_image, read_label
+from samdpo.dataset.images import Volume, read_image
 from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
+from samdpo.names import same_text
+from samdpo.parallel import map_cases
+from samdpo.planning.channels import is_rgb
 
 log = logging.getLogger(__name__)
 CT_WINDOW = (-160.0, 240.0)  # HU, level 40 width 400: soft tissue
-_CASES_PER_PROCESS = 8  # starting a process takes as long as drawing about this many cases
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class OverlayJob:
     truth: Path | None  # label map that is dashed
     output: Path
     structures: dict[str, int]
+    labels: dict[str, int]  # all that dataset.json lists
     n_channels: int
-    channel: int
+    channel: int | None  # None: all three, as colours
     fill: float
     window: tuple[float, float] | None = None  # intensities shown as black and white; None: percentiles
 
@@ -44,7 +46,7 @@ def plot_overlays(
     images: Path | None = None,
     labels: Path | None = None,
     predictions: Path | None = None,
-    channel: int = 0,
+    channel: int | None = None,
     fill: float = 0.3,
     processes: int = 1,
 ) -> list[Path]:
@@ -56,7 +58,7 @@ def plot_overlays(
         images: folder of images; by default the dataset's labelled ones.
         labels: folder of true label maps; by default the dataset's, where ``images`` is not given.
         predictions: folder of predicted label maps: these are filled then, and the truth is dashed.
-        channel: which channel of the images is shown.
+        channel: which channel of the images is shown; None for the first, or for all three of R, G and B.
         fill: opacity of the filled label map, 0 to 1.
         processes: cases drawn at once.
 
@@ -64,26 +66,31 @@ def plot_overlays(
         the PNGs written.
 
     Raises:
-        DatasetError: no case has a label map, a channel that there is not, or label and image of different size.
+        DatasetError: no case has a label map, a channel that there is not, values that dataset.json does not list, or
+            label and image on different grids.
     """
     dataset = load_dataset_json(raw_folder)
-    if not 0 <= channel < dataset.n_channels:
+    names = list(dataset.channel_names.values())
+    if channel is not None and not 0 <= channel < dataset.n_channels:
         raise DatasetError(
             f"{raw_folder / 'dataset.json'} names {dataset.n_channels} channel(s), so -channel_idx {channel} does not "
             f"exist; expected 0 to {dataset.n_channels - 1}."
         )
     cases = labelled_cases(raw_folder, dataset) if images is None else input_cases(images, None, dataset.n_channels)
-    window = CT_WINDOW if modality_of(list(dataset.channel_names.values())[channel]) == "ct" else None
+    window = CT_WINDOW if modality_of(names[channel or 0]) == "ct" else None
+    there = {folder: _label_maps(folder, dataset) for folder in (labels, predictions) if folder is not None}
     jobs = []
     for case in cases:
-        truth = _existing(labels, case, dataset) or (case.label if labels is None else None)
-        shown = _existing(predictions, case, dataset) if predictions else truth
+        name = same_text(case.identifier)
+        truth = there[labels].get(name) if labels else case.label
+        shown = there[predictions].get(name) if predictions else truth
         if shown is None:
             log.warning("%s has no label map and is not drawn.", case.identifier)
             continue
         jobs.append(
             OverlayJob(case.identifier, case.images, shown, truth if predictions else None,
-                       output / f"{case.identifier}.png", dataset.structures, dataset.n_channels, channel, fill, window)
+                       output / f"{case.identifier}.png", dataset.structures, dataset.labels, dataset.n_channels,
+                       None if channel is None and is_rgb(names) else channel or 0, fill, window)
         )
     if not jobs:
         folder = predictions or labels or raw_folder / "labelsTr"
@@ -91,23 +98,17 @@ def plot_overlays(
             f"{folder} has no label map for any of the {len(cases)} images; expected names like "
             f"{cases[0].identifier}{dataset.file_ending}."
         )
-    return _run(jobs, processes)
+    return list(map_cases(draw_job, jobs, processes, "drawing"))
 
 
 def draw_job(job: OverlayJob) -> Path:
     """Read, choose the slice, draw and write one PNG."""
     volume = read_image(job.images, job.n_channels)
-    shown = read_label(job.shown)
-    truth = None if job.truth is None else read_label(job.truth)
-    for file, labels in ((job.shown, shown), (job.truth, truth)):
-        if labels is not None and labels.shape != volume.data.shape[1:]:
-            raise DatasetError(
-                f"{file} has shape {labels.shape} and its image {job.images[0]} has {volume.data.shape[1:]} (slices, "
-                "rows, columns). They must be of one size."
-            )
+    shown = _on_image(job.shown, job, volume)
+    truth = None if job.truth is None else _on_image(job.truth, job, volume)
     z = fullest_slice(shown if truth is None or shown.any() else truth)
     title = job.identifier if len(shown) == 1 else f"{job.identifier}, slice {z} of {len(shown)}"
-    image: np.ndarray = volume.data[:, z] if job.n_channels == 3 and job.channel == 0 else volume.data[job.channel, z]
+    image: np.ndarray = volume.data[:, z] if job.channel is None else volume.data[job.channel, z]
     if job.window is not None:
         image = np.clip(image, *job.window)
     save_overlay(
@@ -117,18 +118,17 @@ def draw_job(job: OverlayJob) -> Path:
     return job.output
 
 
-def _existing(folder: Path | None, case: Case, dataset: DatasetJson) -> Path | None:
-    if folder is None:
-        return None
-    file = Path(folder) / f"{case.identifier}{dataset.file_ending}"
-    return file if file.is_file() else None
+def _on_image(file: Path, job: OverlayJob, volume: Volume) -> np.ndarray:
+    """(Z, Y, X) of a label map on the image's grid."""
+    values, properties = read_listed_label(file, job.labels)
+    return onto_grid(job.images[0], volume.data.shape[1:], volume.properties, file, values, properties, "image")
 
 
-def _run(jobs: list[OverlayJob], processes: int) -> list[Path]:
-    from tqdm import tqdm
-
-    workers = min(processes, len(jobs) // _CASES_PER_PROCESS)
-    if workers < 2:
-        return [draw_job(job) for job in tqdm(jobs, "drawing", unit="case", disable=None)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(tqdm(pool.map(draw_job, jobs), "drawing", len(jobs), unit="case", disable=None))
+def _label_maps(folder: Path, dataset: DatasetJson) -> dict[str, Path]:
+    """Name -> file."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; expected one of label maps such as CASE{dataset.file_ending}.")
+    files, problems = label_files(folder, dataset.file_ending)
+    if problems:
+        raise DatasetError("\n".join(problems))
+    return files

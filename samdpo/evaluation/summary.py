@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.dataset.agreement import UNKNOWN_SPACING, onto_grid, read_listed_label
+from samdpo.dataset.cases import label_files
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
-from samdpo.dataset.images import read_label, read_label_with_properties
+from samdpo.dataset.foreign import broken_links
 from samdpo.errors import DatasetError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
 from samdpo.files import write_json
+from samdpo.names import same_text
 from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ def evaluate_folder(
     Args:
         ref_folder: true label maps.
         pred_folder: predicted label maps; more than there are references is no error, they are named in a warning.
-        dataset_json: parsed, or the path of the file or of the folder that holds it.
+        dataset_json: parsed, or the path of the file, whatever its name, or of the folder that holds ``dataset.json``.
         output: the JSON to write; default ``pred_folder/summary.json``.
         processes: cases evaluated at once, or an executor.
         chill: evaluate what is predicted instead of raising when predictions are missing (nnU-Net's flag).
@@ -50,12 +53,14 @@ def evaluate_folder(
         leave out NaN, and so does the foreground mean: a structure that no case has does not make it NaN.
 
     Raises:
-        DatasetError: a folder is missing or empty, predictions are missing, or shapes differ.
+        DatasetError: a folder is missing or empty, predictions are missing, a file holds values that ``dataset_json``
+            does not list, or a prediction lies on another grid than its reference. One whose axes only run in another
+            order or direction, over the same voxels of space, is brought to the reference's grid.
     """
     ref_folder, pred_folder = Path(ref_folder), Path(pred_folder)
-    dataset = dataset_json if isinstance(dataset_json, DatasetJson) else _load(Path(dataset_json))
+    dataset = dataset_json if isinstance(dataset_json, DatasetJson) else load_dataset_json(dataset_json)
     pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
-    jobs = [_Job(ref, pred, dataset.structures, dataset.ignore_label, tolerance) for ref, pred in pairs]
+    jobs = [_Job(ref, pred, dataset, tolerance) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
@@ -89,8 +94,7 @@ def summarize(
 class _Job:
     ref: Path
     pred: Path
-    structures: dict[str, int]
-    ignore_label: int | None
+    dataset: DatasetJson
     tolerance: float | None
 
     @property
@@ -100,22 +104,27 @@ class _Job:
 
 
 def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
-    ref, properties = read_label_with_properties(job.ref)
-    pred, spacing = read_label(job.pred), tuple(properties["spacing"])
-    if ref.shape != pred.shape:
-        raise DatasetError(
-            f"{job.pred} has shape {pred.shape} and {job.ref} has {ref.shape} (slices, rows, columns). A prediction "
-            "must have its image's size; samdpo_predict writes it so. Are these the labels of other images?"
-        )
+    ref, properties, pred, theirs = read_pair(job.ref, job.pred, job.dataset.labels)
+    spacing = tuple(properties["spacing"])
+    if spacing == UNKNOWN_SPACING:  # a stack of pictures: the prediction's report may say what the reference does not
+        spacing = tuple(theirs["spacing"])
     metrics = evaluate_case(
-        pred, ref, job.structures, spacing, ignore_label=job.ignore_label, tolerance=job.tolerance
+        pred, ref, job.dataset.structures, spacing, ignore_label=job.dataset.ignore_label, tolerance=job.tolerance
     )
     entry = {"reference_file": str(job.ref), "prediction_file": str(job.pred), "metrics": metrics}
     return entry, SurfaceUnit.of(spacing, job.tolerance)
 
 
-def _load(path: Path) -> DatasetJson:
-    return load_dataset_json(path if path.is_dir() else path.parent)
+def read_pair(
+    ref: Path, pred: Path, labels: Mapping[str, int]
+) -> tuple[np.ndarray, dict[str, Any], np.ndarray, dict[str, Any]]:
+    """A reference and its prediction with their properties, (Z, Y, X) each, on the reference's grid.
+
+    Raises:
+        DatasetError: as of :func:`evaluate_folder`.
+    """
+    (truth, properties), (found, theirs) = (read_listed_label(file, labels) for file in (ref, pred))
+    return truth, properties, onto_grid(ref, truth.shape, properties, pred, found, theirs), theirs
 
 
 def _pairs_to_evaluate(
@@ -124,7 +133,7 @@ def _pairs_to_evaluate(
     ref_files, pred_files = _files(ref_folder, ending), _files(pred_folder, ending)
     refs, preds = set(ref_files), set(pred_files)
     if cases is not None:
-        wanted = {f"{case}{ending}" for case in cases}
+        wanted = {f"{same_text(case)}{ending}" for case in cases}
         if not wanted <= refs:
             raise DatasetError(
                 f"{ref_folder} lacks the references {', '.join(sorted(wanted - refs)[:_LISTED])}. Were labels moved "
@@ -154,14 +163,14 @@ def _pairs_to_evaluate(
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Name with the ending as dataset.json writes it -> file, whose ending may be in upper case."""
+    """Composed name with the ending as dataset.json writes it -> file, whose ending may be in upper case."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder. Give the folder of references, then that of predictions.")
-    # Dot files: what a writer that was killed left behind.
-    return {
-        f"{file.name[: -len(ending)]}{ending}": file for file in folder.iterdir()
-        if file.name.lower().endswith(ending) and file.is_file() and not file.name.startswith(".")
-    }
+    files, problems = label_files(folder, ending)
+    problems += broken_links(folder)
+    if problems:
+        raise DatasetError("\n".join(problems[:_LISTED]))
+    return {f"{name}{ending}": file for name, file in files.items()}
 
 
 def _nanmean(values: list[float]) -> float:

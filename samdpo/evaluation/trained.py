@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from samdpo.errors import ConfigurationError
-from samdpo.files import read_json
 from samdpo.inference.model_folder import read_plans, trained_folds
 from samdpo.paths import MODEL_SEPARATOR, fold_folder, plans_option, results_root
 from samdpo.training import checkpoints
-from samdpo.training.discovery import BUILT_IN
+from samdpo.training.description import read_description
+from samdpo.training.discovery import BUILT_IN, name_to_type
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,12 @@ class TrainedModel:
     @property
     def is_nnunets(self) -> bool:
         """Whether nnU-Net's own commands predict with it, as with the stage ``nnunet``."""
+        return "nnunetv2" in self._description()
+
+    def _description(self) -> dict[str, Any]:
+        """``model.json`` of the first fold that has one; {} where none is trained yet."""
         files = sorted(self.folder.glob("fold_*/model.json"))
-        return bool(files) and "nnunetv2" in read_json(files[0])
+        return read_description(files[0]) if files else {}
 
     def validate_command(self, fold: str, *flags: str) -> str:
         """``samdpo_train`` that predicts the validation cases of a trained fold again."""
@@ -59,22 +64,21 @@ class TrainedModel:
         return shlex.join(words) + plans_option(self.plans_name) + self._trainer_option()
 
     def predict_command(self, folds: Sequence[str], output: str, *flags: str) -> str:
-        """``samdpo_predict`` with all that tells this model from others."""
+        """``samdpo_predict`` with all that tells this model from others, and its trainer where prediction needs it."""
+        described = self._description()
+        trainer = name_to_type(described["trainer"]) if described.get("custom_architecture") else self.trainer
         return shlex.join([
-            "samdpo_predict", "-i", "IMAGES", "-o", output, "-d", str(self.number), "-tr", self.trainer, "-p",
+            "samdpo_predict", "-i", "IMAGES", "-o", output, "-d", str(self.number), "-tr", trainer, "-p",
             self.plans_name, "-c", self.stage, "-f", *folds, *flags,
         ])
 
     def _trainer_option(self) -> str:
         """`` -tr`` where the plan's stage names another trainer."""
-        planned = read_plans(self.folder).stage(self.stage).trainer.rpartition(":")[2]
-        if planned == self.trainer:
+        if read_plans(self.folder).stage(self.stage).trainer == self.trainer:
             return ""
-        files = sorted(self.folder.glob("fold_*/model.json"))
-        full = read_json(files[0]).get("trainer", self.trainer) if files else self.trainer
-        # One of a file in nnUNet_extTrainer is found by its class's name alone.
-        short = self.trainer in BUILT_IN or full.startswith("samdpo_ext_")
-        return f" -tr {self.trainer if short else full}"
+        if self.trainer in BUILT_IN:
+            return f" -tr {self.trainer}"
+        return f" -tr {shlex.quote(name_to_type(self._description().get('trainer', self.trainer)))}"
 
 
 def trained_models(

@@ -6,22 +6,24 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.images import read_label_with_properties
-from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.dataset.agreement import grids_problem, read_listed_label
+from samdpo.errors import ConfigurationError, DatasetError, PlansError
 from samdpo.files import atomic_path, read_json, write_json
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.inference.predictor import Prediction
 from samdpo.inference.slices import label_map
+from samdpo.names import as_spelled, same_text
 from samdpo.parallel import map_cases
 from samdpo.plans import Plans, load_plans
+from samdpo.schema import from_dict
 from samdpo.training.confidence import confidence_of
 
 log = logging.getLogger(__name__)
@@ -71,13 +73,17 @@ def average_case(folders: Sequence[Path], case: str, plans: Plans, ending: str) 
     Raises:
         DatasetError: a file is missing or damaged, or shapes differ.
     """
-    mask, properties = read_label_with_properties(folders[0] / f"{case}{ending}")
+    labels = {"background": 0, **{name: structure.label for name, structure in plans.structures.items()}}
+    first = as_spelled(folders[0] / f"{case}{ending}")
+    mask, properties = read_listed_label(first, labels)
+    _refuse_other_grids(first, mask.shape, properties, [as_spelled(f / f"{case}{ending}") for f in folders[1:]], labels)
     expected = (len(plans.structures), *mask.shape)
     total = np.zeros(expected, np.float32)
     for folder in folders:
-        total += _foreground(folder / f"{case}.npz", expected)  # in place: those of a volume are gigabytes
+        total += _foreground(as_spelled(folder / f"{case}.npz"), expected)  # in place: those of a volume are gigabytes
     total /= len(folders)
-    reports = [_report_of(folder / f"{case}.json") for folder in folders]
+    reports = [_report_of(as_spelled(folder / f"{case}.json")) for folder in folders]
+    _refuse_other_images(folders, case, reports)
     cut = float(np.mean([report.get("mask_cut", _ANOTHER_CUT) for report in reports]))
     segmentation = label_map(total, cut, [structure.label for structure in plans.structures.values()])
     keep_largest_components(segmentation, [plans.structures[n].label for n in plans.inference.largest_component])
@@ -93,6 +99,35 @@ def average_case(folders: Sequence[Path], case: str, plans: Plans, ending: str) 
     return Prediction(segmentation, total, report, properties)
 
 
+def _refuse_other_grids(
+    first: Path, shape: tuple[int, ...], properties: dict[str, Any], others: Sequence[Path], labels: dict[str, int]
+) -> None:
+    """Probabilities have no geometry; that of the masks beside them must be one."""
+    for other in others:
+        if not other.is_file():
+            continue
+        values, theirs = read_listed_label(other, labels)
+        problem = grids_problem(first, shape, properties, other, values.shape, theirs, "mask of another model")
+        if problem:
+            raise DatasetError(f"{problem} Only predictions of the same images can be averaged.")
+
+
+def _refuse_other_images(folders: Sequence[Path], case: str, reports: Sequence[dict[str, Any]]) -> None:
+    known = [(folder, report["input_hash"]) for folder, report in zip(folders, reports) if report.get("input_hash")]
+    for folder, found in known[1:]:
+        if found != known[0][1]:
+            raise DatasetError(f"{folder} and {known[0][0]} hold predictions of {case}, but of images of different "
+                               "content. Predict the same images with every model.")
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The keys of a case's report that are read."""
+
+    mask_cut: float = _ANOTHER_CUT
+    reasons: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class _Averaged:
     case: str
@@ -104,7 +139,7 @@ def _ensemble_case(
     folders: Sequence[Path], output: Path, plans: Plans, save_probabilities: bool, case: str
 ) -> _Averaged:
     # The mask of a DICOM series is .nii.gz whatever ending the dataset has.
-    endings = [e for e in (plans.file_ending, DICOM_RESULT_ENDING) if (folders[0] / f"{case}{e}").is_file()]
+    endings = [e for e in (plans.file_ending, DICOM_RESULT_ENDING) if as_spelled(folders[0] / f"{case}{e}").is_file()]
     if not endings:
         raise DatasetError(f"{folders[0]} has {case}.npz but no mask {case}{plans.file_ending}, which gives the "
                            f"geometry. {REMEDY}")
@@ -132,7 +167,14 @@ def _foreground(file: Path, expected: tuple[int, ...]) -> np.ndarray:
 
 
 def _report_of(file: Path) -> dict[str, Any]:
-    return read_json(file, error=DatasetError, remedy=REMEDY) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    report = read_json(file, error=DatasetError, remedy=REMEDY)
+    try:
+        from_dict(_Report, report, source=str(file), others_too=True)
+    except PlansError as error:
+        raise DatasetError(f"{error} {REMEDY}") from error
+    return report
 
 
 def _common_plans(folders: Sequence[Path], output: Path) -> Plans:
@@ -168,12 +210,14 @@ def with_common_clean_up(plans: Sequence[Plans]) -> Plans:
 def _common_cases(folders: Sequence[Path], plans: Plans) -> list[str]:
     """Identifiers of the cases, once every folder has all of them with probabilities."""
     endings = (".npz", plans.file_ending, DICOM_RESULT_ENDING)
-    seen = [{f.name.removesuffix(e) for e in endings for f in folder.glob(f"[!.]*{e}")} for folder in folders]
+    seen = [
+        {same_text(f.name.removesuffix(e)) for e in endings for f in folder.glob(f"[!.]*{e}")} for folder in folders
+    ]
     every = sorted(set.union(*seen))
     if not every:
         raise DatasetError(f"{folders[0]} holds no prediction. {REMEDY}")
     for folder in folders:
-        lacking = [case for case in every if not (folder / f"{case}.npz").is_file()]
+        lacking = [case for case in every if not as_spelled(folder / f"{case}.npz").is_file()]
         if lacking:
             rest = f" and {len(lacking) - _LISTED} more" if len(lacking) > _LISTED else ""
             raise DatasetError(

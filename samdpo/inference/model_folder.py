@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import LATEST_STAGES, dataset_name, results_root
-from samdpo.plans import Plans, load_plans
+from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.training.description import REMEDY, read_description
 from samdpo.training.discovery import class_name, trainer_of_file
+from samdpo.training.manifest import check_fold, plans_for
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +42,13 @@ class FoldModel:
     encoder: FrozenEncoder | None = None
 
 
-def read_plans(folder: Path) -> Plans:
-    """``plans.json`` of a model folder."""
+def read_plans(folder: Path, folds: Sequence[str] = ()) -> Plans:
+    """``plans.json`` of a model folder, or of ``folds`` of it; see :func:`samdpo.training.manifest.plans_for`."""
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder; expected a trained model like Trainer__samdpoPlans__align.")
     if not (folder / "plans.json").is_file():
         raise ModelFolderError(f"{folder / 'plans.json'} is missing, so {folder.name} is not a trained model. {REMEDY}")
-    return load_plans(folder / "plans.json")
+    return plans_for(folder, folds)
 
 
 def trained_folds(folder: Path, checkpoint: str) -> list[str]:
@@ -82,6 +84,7 @@ def load_fold(
             raise ModelFolderError(f"{needed} is missing. {REMEDY}")
     settings = read_description(path / "model.json")
     plans.stage(settings["stage"])
+    check_fold(path, checkpoint)
     network = _network(settings, plans, path, trainer)
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
     if isinstance(network, (PromptFreeNetwork, VolumeNetwork)):

@@ -8,10 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from samdpo.dataset.agreement import listing, read_listed_label
+from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.dataset.foreign import broken_links, files_of
 from samdpo.dataset.images import SUPPORTED_ENDINGS, ending_of, read_label_with_properties, write_label
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import atomic_path, read_json, write_json
@@ -72,17 +76,30 @@ class Postprocessing:
         })
 
 
-def read_cleaned_labels(file: Path) -> list[int]:
+def read_cleaned_labels(file: Path, labels: Mapping[str, int] | None = None) -> list[int]:
     """Labels whose largest part alone is kept, of a ``postprocessing.json``, which may have been edited.
 
+    Args:
+        file: to read.
+        labels: name -> value of the masks' dataset.json, with which the file must agree; None where it is not known.
+
     Raises:
-        ConfigurationError: missing, or not of that form.
+        ConfigurationError: missing, not of that form, or of other structures.
     """
     content = read_json(file, remedy=_REMEDY)
     try:
-        return [int(entry["label"]) for entry in content.values() if entry["keep_largest_component"] is True]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        kept = {name: (int(entry["label"]), entry["keep_largest_component"]) for name, entry in content.items()}
+        if not all(isinstance(wanted, bool) for _, wanted in kept.values()):
+            raise TypeError("keep_largest_component is true or false")
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"{file} must hold an object like {_EXAMPLE}. {_REMEDY}") from error
+    for name, (label, _) in kept.items() if labels is not None else ():
+        if labels.get(name) != label:
+            raise ConfigurationError(
+                f"{file} says that {name} has the label {label}, but dataset.json beside the masks lists "
+                f"{listing(labels)}. Is it of another dataset? {_REMEDY}"
+            )
+    return [label for label, wanted in kept.values() if wanted]
 
 
 def apply_postprocessing(source: Path, output: Path, file: Path, processes: int = 1) -> list[Path]:
@@ -90,19 +107,24 @@ def apply_postprocessing(source: Path, output: Path, file: Path, processes: int 
 
     Raises:
         ConfigurationError: ``source`` is missing or is ``output``; ``file`` is missing or not of its form.
-        DatasetError: no mask in ``source``, or one that cannot be read.
+        DatasetError: no mask in ``source``, one that cannot be read, or that holds values which dataset.json beside it
+            does not list.
     """
     if not source.is_dir():
         raise ConfigurationError(f"-i {source} is not a folder; expected one that samdpo_predict or samdpo_ensemble "
                                  "wrote.")
     if source.resolve() == output.resolve():
         raise ConfigurationError(f"-o {output} is the input folder; choose another, so that nothing is overwritten.")
-    labels = read_cleaned_labels(file)
-    masks = sorted(f for f in source.iterdir() if ending_of(f) in SUPPORTED_ENDINGS and not f.name.startswith("."))
+    listed = load_dataset_json(source).labels if (source / "dataset.json").is_file() else None
+    labels = read_cleaned_labels(file, listed)
+    masks = [f for f in files_of(source) if ending_of(f) in SUPPORTED_ENDINGS]
+    broken = broken_links(source)
+    if broken:
+        raise DatasetError("\n".join(broken))
     if not masks:
         raise DatasetError(f"{source} holds no mask that ends in {', '.join(SUPPORTED_ENDINGS)}.")
     output.mkdir(parents=True, exist_ok=True)
-    written = list(map_cases(partial(_clean, tuple(labels), output), masks, processes, "cleaning"))
+    written = list(map_cases(partial(_clean, tuple(labels), listed, output), masks, processes, "cleaning"))
     for name in ("plans.json", "dataset.json"):
         if (source / name).is_file():
             with atomic_path(output / name) as temporary:
@@ -112,7 +134,8 @@ def apply_postprocessing(source: Path, output: Path, file: Path, processes: int 
     return written
 
 
-def _clean(labels: tuple[int, ...], output: Path, mask: Path) -> Path:
-    segmentation, properties = read_label_with_properties(mask)
+def _clean(labels: tuple[int, ...], listed: Mapping[str, int] | None, output: Path, mask: Path) -> Path:
+    read = read_label_with_properties(mask) if listed is None else read_listed_label(mask, listed)
+    segmentation, properties = read
     write_label(keep_largest_components(segmentation, labels), output / mask.name, properties)
     return output / mask.name

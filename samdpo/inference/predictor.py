@@ -27,6 +27,7 @@ from samdpo.networks.precision import fast_matrix_products, memory_format, resol
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
+from samdpo.planning.training_images import as_trained
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
@@ -82,6 +83,7 @@ class Predictor:
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
         self._image: Volume | None = None
         self._name = "the array"  # of the image, in messages
+        self._unlike: list[str] = []  # how it differs from the images of training
 
     @classmethod
     def from_model_folder(
@@ -109,7 +111,7 @@ class Predictor:
             ConfigurationError: the model is of a class of somebody's own, which is neither named nor installed.
         """
         folder, file = Path(folder), f"{checkpoint.removesuffix('.safetensors')}.safetensors"
-        plans = read_plans(folder)
+        read_plans(folder)  # is it a model?
         there = trained_folds(folder, file)
         wanted = [str(f) for f in folds] if folds else there
         for fold in wanted:
@@ -119,6 +121,7 @@ class Predictor:
                 )
         if not wanted:
             raise ModelFolderError(f"{folder} has no fold with {file}. Train one with: samdpo_train")
+        plans = read_plans(folder, wanted)
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):
@@ -144,6 +147,7 @@ class Predictor:
             files = [image] if isinstance(image, (str, Path)) else list(image)
             channels = len(self.plans.preprocessing.normalization) or None
             self._image, self._name = read_image([Path(f) for f in files], n_channels=channels), str(files[0])
+        self._image, self._unlike = as_trained(self._image, self.plans)
 
     def predict(self, keep_probabilities: bool = True) -> Prediction:
         """Segment the image chosen with :meth:`set_image`.
@@ -167,8 +171,8 @@ class Predictor:
         unknown = unknown_orientation(read, wanted)
         if unknown:
             log.warning("%s: %s. A person should look at it.", self._name, unknown)
-            prediction.report["reasons"].append(unknown)
-            prediction.report["look_at"] = True
+        prediction.report["reasons"] = [*self._unlike, *([unknown] if unknown else []), *prediction.report["reasons"]]
+        prediction.report["look_at"] = bool(prediction.report["reasons"])
         return prediction
 
     def predict_prepared(

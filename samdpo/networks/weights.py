@@ -20,7 +20,7 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], path: Path | str) -> No
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=True) as temporary:
         # Bytes first: the library's own writer hides the error number of a full disk.
         temporary.write_bytes(save(tensors))
 

@@ -54,6 +54,8 @@ class CaseMeasure:
         ndim: 2 for a picture, 3 for a volume.
         orientation: where its axes x, y, z run, such as ``LPS``; "" for a picture.
         structures: by name; only those the case shows.
+        n_files: of the image.
+        coloured: whether its three channels, of one file, differ.
     """
 
     identifier: str
@@ -68,6 +70,8 @@ class CaseMeasure:
     ndim: int
     orientation: str
     structures: dict[str, StructureMeasure] = field(default_factory=dict)
+    n_files: int = 1
+    coloured: bool = False
 
 
 def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...], letters: str = "") -> int:
@@ -131,8 +135,13 @@ def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> C
     return CaseMeasure(
         case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),
         shape[axis], _slices_with(foreground, axis), _slices_with(known, axis), volume.ndim,
-        letters, structures,
+        letters, structures, len(case.images), len(case.images) == 1 and has_colours(data),
     )
+
+
+def has_colours(data: np.ndarray) -> bool:
+    """Whether (C, Z, Y, X) has three channels that are not all the same."""
+    return len(data) == 3 and bool((data != data[:1]).any())
 
 
 def count_components(mask: np.ndarray, min_share: float = _COMPONENT_SHARE) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.agreement import mixed_dimensions
-from samdpo.dataset.cases import Case, labelled_cases, load_groups, unlabelled_cases
+from samdpo.dataset.cases import Case, case_meant, labelled_cases, load_groups, unlabelled_cases
+from samdpo.dataset.contents import content_hashes, files_of_case
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
 from samdpo.errors import DatasetError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.parallel import Workers, map_cases
+from samdpo.names import same_text
+from samdpo.parallel import Workers, local_threads, map_cases
+from samdpo.paths import folder_of
 from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
+from samdpo.planning.training_images import training_images
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,8 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
         ``foreground_intensity_properties_per_channel``; unlike nnU-Net's, voxels of the label ``ignore`` are not
         counted as foreground, nor slices that are nothing else as slices. Ours: ``cases``, ``unlabelled_cases``,
         ``groups``, ``modality``, ``shapes``, ``n_slices`` and ``n_foreground_slices`` (by case),
-        ``value_range_per_channel``, ``structures`` (by name: label, cases, share_of_cases, share_of_slices, size_share,
-        components, intensities).
+        ``value_range_per_channel``, ``images`` (see :class:`samdpo.plans.TrainingImages`), ``structures`` (by
+        name: label, cases, share_of_cases, share_of_slices, size_share, components, intensities).
 
     Raises:
         DatasetError: dataset.json or a case breaks the rules, pictures lie among volumes, or no label shows any
@@ -62,8 +66,8 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
             f"All {len(cases)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. Write the "
             f"values of dataset.json's labels ({', '.join(f'{v} = {n}' for n, v in dataset.labels.items())}) into them."
         )
-    names = {case.identifier for case in (*cases, *unlabelled)}
-    groups = {case: group for case, group in load_groups(raw_folder).items() if case in names}
+    names, groups = [case.identifier for case in (*cases, *unlabelled)], load_groups(raw_folder)
+    _warn_of_unknown(raw_folder, names, groups)
     structures = {name: _structure(name, value, measures) for name, value in dataset.structures.items()}
     _warn_about_empty(raw_folder, measures, structures)
     return {
@@ -75,11 +79,11 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
         ),
         "foreground_intensity_properties_per_channel": _intensities([m.intensities for m in measures]),
         "version": _VERSION,
-        "source": source_hash(raw_folder, dataset, [*cases, *unlabelled]),
+        "source": source_hash(raw_folder, dataset, [*cases, *unlabelled], local_threads(processes)),
         "modality": modality_of(next(iter(dataset.channel_names.values()))),
         "cases": [m.identifier for m in measures],
         "unlabelled_cases": [case.identifier for case in unlabelled],
-        "groups": groups,
+        "groups": _groups_of(names, groups),
         "shapes": [list(m.shape) for m in measures],
         "n_slices": {m.identifier: m.n_slices for m in measures},
         "n_foreground_slices": {m.identifier: m.n_foreground_slices for m in measures},
@@ -87,6 +91,7 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
             str(c): [min(m.value_range[c][0] for m in measures), max(m.value_range[c][1] for m in measures)]
             for c in range(dataset.n_channels)
         },
+        "images": training_images(measures),
         "structures": structures,
     }
 
@@ -101,7 +106,9 @@ def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, c
             found = read_json(file, error=DatasetError)
         except DatasetError:
             found = {}
-        if found.get("version") == _VERSION and found.get("source") == source_hash(raw_folder, dataset, cases):
+        _warn_of_unknown(raw_folder, [case.identifier for case in cases], load_groups(raw_folder))
+        source = source_hash(raw_folder, dataset, cases, local_threads(processes))
+        if isinstance(found, dict) and (found.get("version"), found.get("source")) == (_VERSION, source):
             log.info("Fingerprint unchanged: %s", file)
             return found
     fingerprint = extract_fingerprint(raw_folder, processes)
@@ -112,20 +119,110 @@ def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, c
 
 def load_fingerprint(folder: Path) -> dict[str, Any]:
     """Read the fingerprint of a preprocessed dataset; raises DatasetError with the command that makes it."""
-    file = folder / FINGERPRINT_FILE
-    fingerprint = read_json(file, error=DatasetError, remedy=f"Type: samdpo_extract_fingerprint -d {folder.name}")
+    fingerprint = read_fingerprint(folder)
     if fingerprint.get("version") != _VERSION:
         raise DatasetError(
-            f"{file} was not made by this version of samdpo. Type: samdpo_extract_fingerprint -d {folder.name}"
+            f"{folder / FINGERPRINT_FILE} was not made by this version of samdpo. Type: samdpo_extract_fingerprint -d "
+            f"{folder.name}"
         )
     return fingerprint
 
 
-def source_hash(raw_folder: Path, dataset: DatasetJson, cases: Sequence[Case]) -> str:
-    """Changes when dataset.json, the groups or any file's name, size or time of writing does."""
-    files = [file for case in cases for file in (*case.images, *([case.label] if case.label else []))]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hash_of(dataset.raw, load_groups(raw_folder), stats)
+def read_fingerprint(folder: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """The fingerprint as it stands, be it of another version or nnU-Net's; {} where it may be missing and is."""
+    if missing_ok and not (folder / FINGERPRINT_FILE).is_file():
+        return {}
+    remedy = f"Type: samdpo_extract_fingerprint -d {folder.name}"
+    fingerprint = read_json(folder / FINGERPRINT_FILE, error=DatasetError, remedy=remedy)
+    if not isinstance(fingerprint, dict):
+        raise DatasetError(f"{folder / FINGERPRINT_FILE} must hold an object {{...}}. {remedy}")
+    return fingerprint
+
+
+def load_case_groups(folder: Path) -> dict[str, str]:
+    """Case -> patient of a planned dataset, as the splits were made; a case without one stands alone.
+
+    The fingerprint says it, for everybody who keeps patients apart. A ``case_groups.json`` that says something else
+    today is warned of, and one that cannot be read is an error. Without a fingerprint of ours that file itself is read.
+
+    Args:
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
+
+    Raises:
+        DatasetError: the fingerprint or ``case_groups.json`` is damaged.
+    """
+    raw = folder_of("nnUNet_raw")
+    raw = raw / folder.name if raw is not None and (raw / folder.name).is_dir() else None
+    now = None if raw is None else load_groups(raw)
+    fingerprint = read_fingerprint(folder, missing_ok=True)
+    if "groups" not in fingerprint:  # there is none, or nnU-Net has written its own over ours
+        return now or {}
+    groups = fingerprint["groups"]
+    cases = [*fingerprint.get("cases", ()), *fingerprint.get("unlabelled_cases", ())]
+    if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
+        raise DatasetError(
+            f"{folder / FINGERPRINT_FILE}: 'groups' must map each case to the name of its group. Type: "
+            f"samdpo_extract_fingerprint -d {folder.name} --clean"
+        )
+    if now is not None and _groups_of(cases, now) != groups:
+        warn_once(
+            f"{raw / 'case_groups.json'} is not what it was when the dataset was planned. The splits and the groups of "
+            f"then are used; to use today's type: samdpo_plan_and_preprocess -d {folder.name}"
+        )
+    return groups
+
+
+def source_hash(raw_folder: Path, dataset: DatasetJson, cases: Sequence[Case], threads: int = 1) -> str:
+    """Changes when dataset.json, the groups, or any file's content, name or time of writing does.
+
+    The content decides, since a file may be replaced by one of the same time; to measure a touched one again does no
+    harm.
+
+    Args:
+        raw_folder: of the dataset.
+        dataset: its dataset.json.
+        cases: labelled and unlabelled ones.
+        threads: that read the files.
+    """
+    hashes = content_hashes(cases, threads)
+    files = [file for case in cases for file in files_of_case(case)]
+    contents = [(str(file), file.stat().st_mtime_ns, hashes[file]) for file in files]
+    return hash_of(dataset.raw, load_groups(raw_folder), contents)
+
+
+_warned: set[str] = set()
+
+
+def warn_once(text: str) -> None:
+    """A warning about a file that several steps of one command read."""
+    if text not in _warned:
+        _warned.add(text)
+        log.warning("%s", text)
+
+
+def _groups_of(cases: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
+    return {case: groups[same_text(case)] for case in cases if same_text(case) in groups}
+
+
+def _warn_of_unknown(raw_folder: Path, cases: Sequence[str], groups: Mapping[str, str]) -> None:
+    """Say which names of case_groups.json are no case; where none is one, nobody would be kept apart from anybody.
+
+    Raises:
+        DatasetError: none is.
+    """
+    unknown = sorted(set(groups) - set(map(same_text, cases)))
+    if not unknown:
+        return
+    file, meant = raw_folder / "case_groups.json", case_meant(unknown[0], cases)
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    hint = f"Is {meant} meant? " if meant else ""
+    text = (
+        f"{file} names {', '.join(unknown[:5])}{more}, which the dataset does not hold. {hint}Names are written "
+        "without _0000 and ending."
+    )
+    if len(unknown) == len(groups):
+        raise DatasetError(f"{text} Not one name in the file is a case: correct them, or delete the file.")
+    warn_once(text)
 
 
 def _structure(name: str, value: int, measures: Sequence[CaseMeasure]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from samdpo.plans import (
     PromptingPlan,
     StagePlan,
     StructurePlan,
+    TrainingImages,
 )
+from samdpo.schema import from_dict
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class LitePlanner:
             network=self.plan_network(),
             configurations=self.plan_stages(),
             inference=self.plan_inference(),
+            training_images=from_dict(TrainingImages, self.fingerprint.get("images", {})),
         )
 
     def plan_structure(self, name: str) -> StructurePlan:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.errors import ConfigurationError, PlansError
-from samdpo.files import read_json, write_json
+from samdpo.files import read_json, remove_abandoned, write_json
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
-from samdpo.planning.fingerprint import load_fingerprint, update_fingerprint
+from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
 from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
@@ -68,6 +68,7 @@ def plan_and_preprocess(
 def extract(dataset: int | str, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
     raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset, writable=True)
+    remove_abandoned(folder)
     if verify:
         from samdpo.dataset.integrity import verify_dataset_integrity
 
@@ -99,8 +100,9 @@ def plan_experiment(
     chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
     name, folder = dataset_name(dataset), preprocessed_folder(dataset, writable=True)
     contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
+    remove_abandoned(folder)
     splits = update_splits(
-        folder, fingerprint["cases"], fingerprint["groups"], seed, labelled, unlabelled,
+        folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
         fingerprint["unlabelled_cases"],
     )
     labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)

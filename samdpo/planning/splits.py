@@ -13,8 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from samdpo.errors import ConfigurationError, DatasetError, PlansError
+from samdpo.dataset.cases import case_meant
+from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError
 from samdpo.files import hash_of, read_json, write_json
+from samdpo.names import same_text
+from samdpo.planning.fingerprint import load_case_groups, read_fingerprint, warn_once
 from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
 from samdpo.schema import from_dict
 
@@ -24,6 +27,7 @@ SPLITS_FILE = "splits_final.json"
 SPLIT_SEED = 12345  # nnU-Net's
 N_FOLDS = 5  # nnU-Net's
 Origin = Literal["samdpo", "user"]
+_LISTS = ("train", "val", "labelled", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Fold:
         labelled_subsets: "0.1", "0.2", "0.5", "1.0" -> that share of ``train``, each within the next.
         labelled_fraction: of ``train``, as asked for.
         unlabelled_fraction: of ``train``, as asked for; None for all that is not labelled.
+        seed: of the choice of labelled cases.
         origin: who chose train and val.
         labels_origin: who chose labelled and unlabelled.
     """
@@ -49,6 +54,7 @@ class Fold:
     labelled_subsets: dict[str, list[str]] = field(default_factory=dict)
     labelled_fraction: float = 1.0
     unlabelled_fraction: float | None = None
+    seed: int = SPLIT_SEED
     origin: Origin = "samdpo"
     labels_origin: Origin = "samdpo"
 
@@ -120,6 +126,7 @@ def complete_fold(
         labelled_subsets=nested_subsets(train, groups, seed),
         labelled_fraction=labelled,
         unlabelled_fraction=unlabelled,
+        seed=seed,
         origin=origin,
     )
 
@@ -158,16 +165,17 @@ def update_splits(
     :func:`make_splits`.
 
     Raises:
-        DatasetError: the file is damaged, or names cases that do not exist.
+        DatasetError: the file is damaged, or the user's folds are refused as in :func:`load_splits`.
     """
     file = folder / SPLITS_FILE
     new = make_splits(case_ids, groups, N_FOLDS, seed, labelled, unlabelled, ul_cases)
     if not file.exists():
         return _write(new, folder, "written")
     old, complete = _read(file)
+    known = _Known(set(case_ids), set(ul_cases))
     if any(f.origin == "user" for f in old) and _bare(old) != _bare(new):
-        _check_cases(file, old, case_ids, groups)
-        new = [complete_fold(f.train, f.val, groups, seed, labelled, unlabelled, ul_cases, "user") for f in old]
+        own = _checked(file, [replace(f, labelled=[], unlabelled=[]) for f in old], known, groups)
+        new = [complete_fold(f.train, f.val, groups, seed, labelled, unlabelled, ul_cases, "user") for f in own]
         done = "rewritten, with your train and val" if complete else "completed, with your train and val"
     else:
         done = "rewritten for other cases, groups or fractions" if complete else "completed"
@@ -175,7 +183,8 @@ def update_splits(
     by_hand = complete and any(f.labels_origin == "user" for f in old) and asked == {(labelled, unlabelled)}
     if by_hand and _bare(old) == _bare(new):
         new = [
-            replace(n, labelled=o.labelled, unlabelled=o.unlabelled, labels_origin="user") for n, o in zip(new, old)
+            replace(n, labelled=o.labelled, unlabelled=o.unlabelled, labels_origin="user")
+            for n, o in zip(new, _checked(file, old, known, groups))
         ]
     if complete and [replace(f, origin=n.origin, labels_origin=n.labels_origin) for f, n in zip(old, new)] == new \
             and len(old) == len(new):
@@ -184,26 +193,70 @@ def update_splits(
     return _write(new, folder, done)
 
 
-def load_splits(folder: Path | str) -> list[Fold]:
+def load_splits(folder: Path | str, preprocessed: Mapping[str, bool] | None = None) -> list[Fold]:
     """Folds of a preprocessed dataset; a file with train and val only is completed, every label being used.
+
+    A file that was written or edited by hand is checked as planning checks it. A case that is listed twice counts
+    once, and one patient in both train and val is a warning.
+
+    Args:
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
+        preprocessed: cases of the slice store -> whether they have a label; known beside those of the fingerprint.
 
     Raises:
         ConfigurationError: there is no file.
-        DatasetError: the file is damaged.
+        DatasetError: the file is damaged, names a case that does not exist or has no label, or has a case in train and
+            val, or in unlabelled and val.
     """
     folder = Path(folder)
-    if not (folder / SPLITS_FILE).is_file():
+    file = folder / SPLITS_FILE
+    if not file.is_file():
         raise ConfigurationError(
-            f"{folder / SPLITS_FILE} is missing: {folder.name} is not planned. Type: samdpo_plan_and_preprocess -d "
-            f"{folder.name}"
+            f"{file} is missing: {folder.name} is not planned. Type: samdpo_plan_and_preprocess -d {folder.name}"
         )
-    folds, complete = _read(folder / SPLITS_FILE)
+    folds, complete = _read(file)
+    fingerprint = read_fingerprint(folder, missing_ok=True)
+    ul_cases = fingerprint.get("unlabelled_cases", [])
+    known = _Known(set(fingerprint.get("cases", ())), set(ul_cases))
+    for case, labelled in (preprocessed or {}).items():
+        (known.labelled if labelled else known.unlabelled).add(case)
+    groups = load_case_groups(folder)
+    folds = _checked(file, folds, known, groups)
     if complete:
         return folds
-    fingerprint = folder / "dataset_fingerprint.json"
-    content = read_json(fingerprint, error=DatasetError) if fingerprint.is_file() else {}
-    groups, ul_cases = content.get("groups", {}), content.get("unlabelled_cases", [])
     return [complete_fold(f.train, f.val, groups, ul_cases=ul_cases, origin="user") for f in folds]
+
+
+def fold_of(splits: Sequence[Fold], fold: int | str, folder: Path) -> Fold:
+    """The fold called ``fold``; ``all`` trains on every case of the folds and validates on the same, as in nnU-Net.
+
+    Of ``all``, the share that was asked for is labelled, chosen among all cases as in a fold; where labelled cases were
+    chosen by hand, it is these.
+
+    Args:
+        splits: the folds.
+        fold: its number, or ``all``.
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``, for the groups and for messages.
+
+    Raises:
+        TrainingError: there is no such fold.
+    """
+    if fold == "all":
+        cases = sorted({case for one in splits for case in (*one.train, *one.val)})
+        ul_cases = sorted({case for one in splits for case in one.unlabelled} - set(cases))
+        by_hand = sorted({case for one in splits if one.labels_origin == "user" for case in one.labelled})
+        if by_hand:
+            return Fold(cases, cases, by_hand, sorted({*cases, *ul_cases} - set(by_hand)), labels_origin="user")
+        asked = splits[0]
+        return complete_fold(
+            cases, cases, load_case_groups(folder), asked.seed, asked.labelled_fraction, asked.unlabelled_fraction,
+            ul_cases, asked.origin,
+        )
+    if not (str(fold).isascii() and str(fold).isdigit()) or int(fold) >= len(splits):
+        raise TrainingError(
+            f"Fold {fold!r} does not exist: {folder / SPLITS_FILE} has folds 0 to {len(splits) - 1}, and 'all'."
+        )
+    return splits[int(fold)]
 
 
 def save_splits(folds: Sequence[Fold], folder: Path | str) -> None:
@@ -221,7 +274,7 @@ def _bare(folds: Sequence[Fold]) -> list[tuple[list[str], list[str]]]:
 
 def _read(file: Path) -> tuple[list[Fold], bool]:
     """Folds, and whether every one of them says what is labelled; foreign keys are dropped."""
-    remedy = f"Correct it, or delete it and plan again: samdpo_plan_experiment -d {file.parent.name}"
+    remedy = _remedy(file)
     content = read_json(file, error=DatasetError, remedy=remedy)
     example = '{"train": […], "val": […]}'
     if not isinstance(content, list) or not content:
@@ -238,36 +291,96 @@ def _read(file: Path) -> tuple[list[Fold], bool]:
             raise DatasetError(f"{error} {remedy}") from error
         if not fold.train or not fold.val:
             raise DatasetError(f"{file}: fold {number} has no {'val' if fold.train else 'train'} cases. {remedy}")
+        as_written = replace(fold, **{key: sorted(getattr(fold, key)) for key in _LISTS})
+        fold = _without_repetition(file, number, fold)
         astray = sorted(set(fold.labelled) - set(fold.train)) or sorted(set(fold.labelled) & set(fold.unlabelled))
         if astray:
             raise DatasetError(
                 f"{file}: fold {number} lists {', '.join(astray[:5])} as labelled, which must be in its train and not "
                 f"in its unlabelled cases. {remedy}"
             )
-        fold = replace(fold, train=sorted(fold.train), val=sorted(fold.val), labelled=sorted(fold.labelled),
-                       unlabelled=sorted(fold.unlabelled))
         hashes = entry.get("hashes") if isinstance(entry.get("hashes"), list) else []
-        edited = [a != b for a, b in zip(_hashes(fold), [*hashes, "", ""])]
+        edited = [a != b for a, b in zip(_hashes(as_written), [*hashes, "", ""])]
         folds.append(replace(fold, origin="user" if edited[0] else fold.origin,
                              labels_origin="user" if edited[1] else fold.labels_origin))
     return folds, all("labelled" in entry for entry in content)
 
 
-def _check_cases(file: Path, folds: Sequence[Fold], case_ids: Sequence[str], groups: Mapping[str, str]) -> None:
-    known = set(case_ids)
+@dataclass(frozen=True)
+class _Known:
+    """Cases of a dataset; none at all where nothing is known about it."""
+
+    labelled: set[str]
+    unlabelled: set[str]
+
+
+def _remedy(file: Path) -> str:
+    return f"Correct it, or delete it and plan again: samdpo_plan_experiment -d {file.parent.name}"
+
+
+def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
+    """A fold with every case once in each list, in composed Unicode."""
+    lists = {}
+    for key in _LISTS:
+        names = [same_text(name) for name in getattr(fold, key)]
+        lists[key] = sorted(set(names))
+        twice = sorted({name for name in lists[key] if names.count(name) > 1}) if len(names) > len(lists[key]) else []
+        if twice:
+            warn_once(f"{file}: fold {number} lists {_some(twice)} more than once in {key!r}. Each counts once.")
+    return replace(fold, **lists)
+
+
+def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[str, str]) -> list[Fold]:
+    """Folds with names as the dataset spells them; what no training can mean is refused."""
+    spelled = {same_text(case): case for case in (*known.labelled, *known.unlabelled)}
+    every = known.labelled or {case for fold in folds for case in (*fold.train, *fold.val)}
+    single = len({groups.get(case, case) for case in every}) == 1  # which can only be validated on itself
+    checked = []
     for number, fold in enumerate(folds):
-        unknown = sorted({*fold.train, *fold.val} - known)
-        if unknown:
-            raise DatasetError(
-                f"{file}: fold {number} names {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}, which "
-                "imagesTr does not hold. Correct the file, or delete it and plan again."
-            )
-        both = sorted({groups.get(c, c) for c in fold.train} & {groups.get(c, c) for c in fold.val})
-        if both:
-            log.warning(
-                "%s: fold %d has %s in train and in val; its validation score will be too good.",
-                file, number, ", ".join(both[:5]) + (" …" if len(both) > 5 else ""),
-            )
+        fold = replace(fold, **{key: [spelled.get(c, c) for c in getattr(fold, key)] for key in _LISTS})
+        where = f"{file}: fold {number}"
+        for key in _LISTS if spelled else ():
+            _check_names(where, key, getattr(fold, key), known, _remedy(file))
+        patients = [{groups.get(case, case) for case in part} for part in (fold.train, fold.val)]
+        if not single:
+            both = sorted(set(fold.train) & set(fold.val))
+            if both:
+                raise DatasetError(
+                    f"{where} has {_some(both)} in train and in val: it would be validated on images that it was "
+                    f"trained on. Take them out of one of the two; fold 'all' trains on every case. {_remedy(file)}"
+                )
+            leaks = sorted(set(fold.unlabelled) & set(fold.val))
+            if leaks:
+                raise DatasetError(
+                    f"{where} has {_some(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
+                    f"is validated on. Take them out of one of the two. {_remedy(file)}"
+                )
+        both = sorted(patients[0] & patients[1])
+        if both and not single:
+            warn_once(f"{where} has {_some(both)} in train and in val; its validation score will be too good.")
+        checked.append(fold)
+    return checked
+
+
+def _check_names(where: str, key: str, names: Sequence[str], known: _Known, remedy: str) -> None:
+    unknown = sorted(set(names) - known.labelled - known.unlabelled)
+    if unknown:
+        meant = case_meant(unknown[0], known.labelled | known.unlabelled)
+        hint = f"Is {meant} meant? " if meant else ""
+        raise DatasetError(
+            f"{where} names {_some(unknown)} in {key!r}, which the dataset does not hold. {hint}Cases are named "
+            f"without _0000 and ending. {remedy}"
+        )
+    without = sorted(set(names) - known.labelled) if key in ("train", "val") else []
+    if without:
+        raise DatasetError(
+            f"{where} names {_some(without)} in {key!r}, which imagesUl holds: without a label it can only stand in "
+            f"'unlabelled'. {remedy}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _write(folds: list[Fold], folder: Path, done: str) -> list[Fold]:

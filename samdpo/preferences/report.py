@@ -15,7 +15,14 @@ import torch
 
 from samdpo.errors import SamdpoError
 from samdpo.paths import preprocessed_folder
-from samdpo.preferences.agreement import kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
+from samdpo.preferences.agreement import (
+    MOST_COMPARED,
+    kendall_tau,
+    krippendorff_alpha,
+    mean_tau,
+    pairwise_tau,
+    scores_of,
+)
 from samdpo.preferences.annotators import overlap
 from samdpo.preferences.database.database import PreferenceDatabase
 from samdpo.preferences.database.records import CandidateSet, Item, Judgement
@@ -44,16 +51,21 @@ def report_of_set(one: CandidateSet, items: Sequence[Item], judgements: Sequence
     scored = {item for item, _ in given}
     virtual = virtual_scores(one, [item for item in items if item.id in scored])
     tau, compared = mean_tau(given)
-    people = sorted({judgement.annotator for judgement in judgements})
+    own_judgements: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        own_judgements.setdefault(judgement.annotator, []).append(judgement)
+    own_scores: dict[str, dict[int, list[float]]] = {name: {} for name in own_judgements}
+    for (item, name), scores in given.items():
+        own_scores[name][item] = scores
+    if len(own_judgements) > MOST_COMPARED:
+        log.warning("%d people have judged; of the %d who judged most each two are compared, of all the rest together.",
+                    len(own_judgements), MOST_COMPARED)
     return {
         "candidate_set": one.id, "fold": one.fold, "stage": one.stage, "created": one.created.isoformat(),
         "items": len(items), "judged_items": len({j.item for j in judgements if j.verdict != "skipped"}),
         "annotators": {
-            name: {
-                **_counts([j for j in judgements if j.annotator == name]),
-                **_against({item: own for (item, person), own in given.items() if person == name}, virtual),
-            }
-            for name in people
+            name: {**_counts(own_judgements[name]), **_against(own_scores[name], virtual)}
+            for name in sorted(own_judgements)
         },
         "pairs": [
             {"annotators": list(pair), "tau": value, "items": count}

@@ -18,6 +18,7 @@ import numpy as np
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_path, read_json, write_json
+from samdpo.names import check_name
 from samdpo.paths import results_root
 from samdpo.preferences.database.as_json import set_from_json, set_to_json
 from samdpo.preferences.database.records import CandidateSet, Item, item_id
@@ -133,7 +134,8 @@ class StoredCandidates:
         self._entries: dict[int, Mapping[str, Any]] = {}
         items = []
         for entry in content["items"]:
-            place = (entry["case"], entry["slice_index"], entry["structure"])
+            case = check_name(entry["case"], f"{folder / _FILE}: a 'case'", ModelFolderError)
+            place = (case, entry["slice_index"], entry["structure"])
             number = item_id(self.candidate_set.id, *place)
             self._entries[number] = entry
             items.append(Item(number, self.candidate_set.id, *place, entry["disagreement"], entry["candidates"]))
@@ -169,7 +171,13 @@ class StoredCandidates:
         known = Path(candidate_set.folder)
         here = results_root() / candidate_set.dataset
         moved = here.glob(f"*/fold_{candidate_set.fold}/candidates/{candidate_set.id}")
-        return cls.open(known if (known / _FILE).is_file() else next(moved, known))
+        found = cls.open(known if (known / _FILE).is_file() else next(moved, known))
+        if found.candidate_set.id != candidate_set.id:
+            raise ModelFolderError(
+                f"{found.folder} holds the candidates {found.candidate_set.id}, expected {candidate_set.id}, which the "
+                "database was told to lie there. Make them again with: samdpo_annotate DATASET FOLD"
+            )
+        return found
 
     def masks(self, item: Item) -> np.ndarray:
         """The candidates of an item: (K, H, W) bool."""

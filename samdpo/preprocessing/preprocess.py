@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,23 +14,35 @@ import numpy as np
 
 from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case, labelled_cases, unlabelled_cases
+from samdpo.dataset.contents import content_hash, content_hashes, files_of_case
 from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.dataset.images import Volume, ending_of, read_image, read_label, read_label_with_properties, write_label
+from samdpo.dataset.images import (
+    Volume,
+    ending_of,
+    read_image,
+    read_label,
+    read_label_with_properties,
+    spacing_file,
+    write_label,
+)
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
-from samdpo.errors import DatasetError
-from samdpo.files import atomic_path, hash_of
+from samdpo.errors import DatasetError, PlansError, SamdpoError
+from samdpo.files import atomic_path, hash_of, read_json, remove_abandoned, write_json
+from samdpo.names import check_name, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
-from samdpo.preprocessing.slicing import SliceGeometry
-from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
+from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
 from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 
 _PORTION = 2**20  # bytes read at once
 _VERSION = 2  # of what this module computes; part of every case's hash
+_TRUTH = "gt_segmentations"  # nnU-Net's name
+_TRUTH_RECORD = f".{_TRUTH}"  # beside that folder: JSON that says what each copy was made from and what it was then
 
 
 def prepare_slices(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeometry]:
@@ -63,8 +74,8 @@ def preprocess_case(case: Case, plans: Plans) -> tuple[np.ndarray, SliceGeometry
 def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
     """Fill ``nnUNet_preprocessed/DatasetXXX_Name/DATA_IDENTIFIER`` from the raw images.
 
-    Cases that are there, made from the same files with the same plan, are kept; cases whose raw files are gone are
-    removed. Also brings ``dataset.json`` and ``gt_segmentations/`` up to date.
+    Cases that are there whole, made from the same files with the same plan, are kept; damaged ones are made anew, and
+    cases whose raw files are gone are removed. Also brings ``dataset.json`` and ``gt_segmentations/`` up to date.
 
     Args:
         dataset: id or name.
@@ -75,42 +86,90 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
     Raises:
         DatasetError: a case cannot be read, or its label has another geometry or values that dataset.json does not
             list. Cases done before stay.
+        PlansError: the plan's ``data_identifier`` is no name of a folder for slices.
+        ConfigurationError: that folder holds files of others, and no slices or ``clean`` is asked for.
     """
     raw, folder = raw_folder(dataset), preprocessed_folder(dataset, writable=True)
     contents = load_dataset_json(raw)
     cases = [*labelled_cases(raw, contents), *unlabelled_cases(raw, contents)]
-    store = SliceStore(folder / plans.preprocessing.data_identifier)
+    for case in cases:
+        check_name(case.identifier, f"{raw / 'dataset.json'}: the name of a case")
+    store = SliceStore(folder / _slices_folder(plans))
     if clean and store.folder.is_dir():
-        shutil.rmtree(store.folder)
-    store.folder.mkdir(parents=True, exist_ok=True)
+        store.clear()
+    store.claim()
+    remove_abandoned(folder, recursive=True)
     with atomic_path(folder / "dataset.json") as temporary:
         shutil.copyfile(raw / "dataset.json", temporary)
-    _copy_truth([c for c in cases if c.label], folder / "gt_segmentations", contents.file_ending)
-    with ThreadPoolExecutor(local_threads(processes)) as threads:  # hashing waits for the disk, not for Python
-        rules = _rules(plans, contents.ignore_label)
-        hashes = list(threads.map(lambda case: _hash(case, *rules), cases))
+    hashes = content_hashes(cases, local_threads(processes))
+    _copy_truth([c for c in cases if c.label], folder / _TRUTH, contents.file_ending, hashes)
+    rules = _rules(plans, contents.ignore_label)
+    sources = {case.identifier: _hash(case, hashes, *rules) for case in cases}
     labels = {name: structure.label for name, structure in plans.structures.items()}
-    there = store.summaries()
+    there = _fit(store, sources, local_threads(processes))
     jobs = [
-        _Job(case, plans.preprocessing, labels, content, store.folder, contents.labels, contents.ignore_label)
-        for case, content in zip(cases, hashes)
-        if case.identifier not in there or there[case.identifier].hash != content
+        _Job(
+            case, plans.preprocessing, labels, sources[case.identifier], store.folder, contents.labels,
+            contents.ignore_label,
+        )
+        for case in cases if case.identifier not in there
     ]
     if len(jobs) < len(cases):
         log.info("%d of %d cases are preprocessed already.", len(cases) - len(jobs), len(cases))
     for _ in map_cases(_run, jobs, processes, "Preprocessing", per_process=16 if plans.ndim == 2 else 1):
         pass
-    for gone in sorted(set(store.cases()) - {case.identifier for case in cases}):
+    for gone in sorted(set(store.recorded()) - set(sources)):
         log.info("%s is not among the raw images any more: its slices are removed.", gone)
         store.remove(gone)
-    store.summaries()  # once read, they are there for every training
+    _warn_of_small_objects(store.summaries(), plans.preprocessing.image_size)  # once read, they are there for training
     log.info("%d cases in %s", len(cases), store.folder)
     return SliceStore(store.folder)
 
 
+def _slices_folder(plans: Plans) -> str:
+    """``data_identifier``, which a plan may hold that came from elsewhere and which files are deleted in."""
+    what = f"{plans.plans_name}.json: 'preprocessing.data_identifier'"
+    name = check_name(plans.preprocessing.data_identifier, what, PlansError, "The planner writes samdpoPlans_2d_256.")
+    if name == _TRUTH:
+        raise PlansError(f"{what} is {name!r}, the folder of the labels. Write another name, like samdpoPlans_2d_256.")
+    return name
+
+
+def _fit(store: SliceStore, sources: Mapping[str, str], threads: int) -> set[str]:
+    """Cases whose slices are there, made from ``sources`` and undamaged; of the others it is said why they are not."""
+    found = {
+        case: entry for case, entry in store.summaries().items()
+        if case in sources and entry.source == sources[case] and entry.small_objects is not None
+    }
+    with ThreadPoolExecutor(threads) as pool:  # reading waits for the disk
+        damaged = [case for case, is_damaged in zip(found, pool.map(store.damaged, found)) if is_damaged]
+    if damaged:
+        log.warning(
+            "The slices of %s%s are damaged and are made anew. If this comes back, look after the disk.",
+            ", ".join(damaged[:5]), f" and {len(damaged) - 5} more" if len(damaged) > 5 else "",
+        )
+    return set(found) - set(damaged)
+
+
+def _warn_of_small_objects(there: Mapping[str, CaseSummary], size: int) -> None:
+    """How many outlined objects of each structure are too small for the slices' grid."""
+    totals: dict[str, np.ndarray] = {}
+    for entry in there.values():
+        for name, counts in (entry.small_objects or {}).items():
+            totals[name] = totals.get(name, np.zeros(3, int)) + counts
+    for name, (objects, small, unseen) in totals.items():
+        if small:
+            log.warning(
+                "%s: %d of %d outlined objects (%.3g%%) are so small that they fall between the pixels of the %d x %d "
+                "slices. Each is kept as one pixel%s: too little to learn an outline from. Crop the images around what "
+                "is outlined if these matter.", name, small, objects, 100 * small / objects, size, size,
+                f" (but {unseen}, which other structures cover)" if unseen else "",
+            )
+
+
 def case_hash(case: Case, plans: Plans, ignore_label: int | None = None) -> str:
     """Hash of all that a case's slices are made from: the bytes of its files, the plan's preprocessing, the labels."""
-    return _hash(case, *_rules(plans, ignore_label))
+    return _hash(case, content_hashes([case]), *_rules(plans, ignore_label))
 
 
 def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict[str, int]]:
@@ -120,16 +179,8 @@ def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict
     return rules, labels if ignore_label is None else {**labels, "ignore": ignore_label}
 
 
-def _hash(case: Case, rules: dict[str, Any], labels: dict[str, int]) -> str:
-    return hash_of(_VERSION, [_content_hash(file) for file in _files(case)], rules, labels)
-
-
-def _content_hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(_PORTION):  # a volume need not be in memory
-            digest.update(part)
-    return digest.hexdigest()
+def _hash(case: Case, hashes: Mapping[Path, str], rules: dict[str, Any], labels: dict[str, int]) -> str:
+    return hash_of(_VERSION, [hashes[file] for file in files_of_case(case)], rules, labels)
 
 
 @dataclass(frozen=True)
@@ -164,14 +215,18 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         log.warning("%s: %s.", case.images[0], unknown)
     turn = turn_to(orientation(volume.properties), plan.orientation)
     channels, geometry = _cut(turn.apply(volume.data), plan)
-    label = None
+    label, shown, small = None, {}, {}
     if case.label is not None:
-        label = geometry.label_to_slices(turn.apply(_read_label(job, volume)))
-    shown = {} if label is None else {
-        name: np.flatnonzero((label == value).any(axis=(1, 2))).tolist() for name, value in job.labels.items()
-    }
+        native = turn.apply(_read_label(job, volume))
+        label = geometry.label_to_slices(native)
+        small = keep_small_objects(geometry, native, label, job.labels, IGNORED)
+        shown = slices_with(geometry, native, job.labels)  # what the grid cannot show is there all the same
+    lost = any(n for _, n, _ in small.values())
     properties = {
-        "hash": job.content_hash,
+        # Only labels that lost objects are other ones than those of the first version, so only what depends on these
+        # is made anew.
+        "hash": hash_of(job.content_hash, "small objects") if lost else job.content_hash,
+        "source": job.content_hash,
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
         **turn.to_json(),
@@ -181,8 +236,8 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         "label_file": None if case.label is None else str(case.label),
         "channels": distinct_channels(plan.channel_mapping)[1],
         "slices_of": shown,
+        "small_objects": small,
         "ignored_slices": [] if label is None else np.flatnonzero((label == IGNORED).all(axis=(1, 2))).tolist(),
-        "group": case.group,
     }
     return channels, label, geometry, properties
 
@@ -208,23 +263,65 @@ def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGe
     return (channels[0] if len(channels) == 1 else np.concatenate(channels, axis=1)), geometry
 
 
-def _files(case: Case) -> list[Path]:
-    return [*case.images, *([case.label] if case.label else [])]
+def _copy_truth(cases: Sequence[Case], folder: Path, ending: str, hashes: Mapping[Path, str]) -> None:
+    """nnU-Net's ``gt_segmentations``: labels in native pixels under the cases' names, for evaluation.
+
+    A copy is as fresh as its source by content, as slices are. The spacing beside a TIFF stack is copied as well. What
+    this function did not write, and what was changed since, is not deleted.
+    """
+    file = folder.with_name(_TRUTH_RECORD)
+    record = _truth_record(file)
+    wanted: dict[str, list[str]] = {}
+    for case in cases:
+        wanted |= _copy_label(case, folder, ending, hashes, record)
+    for name in sorted(set(record) - set(wanted)):
+        left = folder / name
+        if left.is_file() and content_hash(left) == record[name][1]:
+            left.unlink()
+    if wanted != record:
+        write_json(file, wanted)
 
 
-def _copy_truth(cases: Sequence[Case], folder: Path, ending: str) -> None:
-    """nnU-Net's ``gt_segmentations``: labels in native pixels under the cases' names, for evaluation."""
-    wanted = {f"{case.identifier}{ending}": case for case in cases}
-    for name, case in wanted.items():
-        target = folder / name
-        source = case.label.stat()
-        if target.is_file() and target.stat().st_mtime_ns == source.st_mtime_ns:
-            continue
-        if ending_of(case.label) == ending:
+def _truth_record(file: Path) -> dict[str, list[str]]:
+    """Name of a copy -> [hash of what it was made from, its own hash]."""
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except SamdpoError:
+        return {}  # the copies are then compared or made anew
+    return {
+        name: entry for name, entry in found.items()
+        if not name_problem(name) and isinstance(entry, list) and len(entry) == 2
+    } if isinstance(found, dict) else {}
+
+
+def _copy_label(
+    case: Case, folder: Path, ending: str, hashes: Mapping[Path, str], record: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Bring the truth of one case up to date; returns its entries of the record."""
+    target, same_format = folder / f"{case.identifier}{ending}", ending_of(case.label) == ending
+    # The 'dataset' key of dataset.json may name labels of another format than the images': these get the image's grid.
+    source = hashes[case.label] if same_format else hash_of([hashes[file] for file in files_of_case(case)])
+    if not target.is_file() or [source, content_hash(target)] != record.get(target.name, [source, source]):
+        if same_format:
             with atomic_path(target) as temporary:
-                shutil.copy2(case.label, temporary)
-        else:  # the 'dataset' key of dataset.json may name labels of another format than the images'
+                shutil.copyfile(case.label, temporary)
+        else:
             write_label(read_label(case.label), target, read_image(case.images).properties)
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.name not in wanted and not file.name.startswith("."):
-            file.unlink()
+    entries = {target.name: [source, content_hash(target)]}
+    beside = spacing_file(case.label) or spacing_file(case.images[0])
+    spacing = _spacing(beside) if beside is not None and ending in (".tif", ".tiff") else None
+    if spacing is not None:
+        copy, source = folder / f"{case.identifier}.json", hashes[beside]
+        if not copy.is_file() or [source, content_hash(copy)] != record.get(copy.name):
+            write_json(copy, {"spacing": spacing})
+        entries[copy.name] = [source, content_hash(copy)]
+    return entries
+
+
+def _spacing(file: Path) -> Any:
+    """What a JSON beside a TIFF stack says of its spacing; None where it is some other JSON."""
+    try:
+        content = read_json(file)
+    except SamdpoError:
+        return None
+    return content.get("spacing") if isinstance(content, dict) else None

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
+
+_IN_PLANE = np.zeros((3, 3, 3), bool)  # pixels of a slice that touch, at a corner too, are one object
+_IN_PLANE[1] = True
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,84 @@ def resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
+def keep_small_objects(
+    geometry: SliceGeometry, native: np.ndarray, slices: np.ndarray, labels: Mapping[str, int], ignored: int
+) -> dict[str, list[int]]:
+    """Give each object that lies between the pixels of the smaller grid one pixel there, so that it is not lost.
+
+    The pixel under the object's centre, or another one that it covers, becomes the object's where it is background or
+    ignored. Where other structures have them all, one becomes ignored: nothing is taught about it.
+
+    Args:
+        geometry: by which the label was cut.
+        native: (Z, Y, X) label.
+        slices: (S, size, size), of :meth:`SliceGeometry.label_to_slices`; changed in place, only where an object is
+            lost.
+        labels: structure -> value.
+        ignored: value of pixels of which nothing is known.
+
+    Returns:
+        Structure -> [objects, those without a pixel of their own on the grid, those that could not be given one]. An
+        object is what is connected in one slice. {} where the grid is no smaller than a slice: nothing is lost then.
+    """
+    if max(geometry.slice_shape) <= geometry.image_size:
+        return {}
+    planes = np.moveaxis(native, geometry.axis, 0)
+    sampled = [_nearest(n, geometry.image_size) for n in geometry.slice_shape]
+    counts = {}
+    for name, box in _boxes(planes, labels).items():
+        value = labels[name]
+        numbered, n = ndimage.label(planes[box] == value, structure=_IN_PLANE)
+        first = [side.start for side in box]
+        rows, columns = (s[(s >= side.start) & (s < side.stop)] - side.start for s, side in zip(sampled, box[1:]))
+        seen = np.zeros(n + 1, bool)
+        seen[numbered[:, rows[:, None], columns[None]]] = True
+        lost = np.flatnonzero(~seen[1:])
+        places = ndimage.find_objects(numbered) if len(lost) else []
+        kept = 0
+        for index in lost:
+            pixels = np.argwhere(numbered[places[index]] == index + 1)
+            pixels += [side.start + start for side, start in zip(places[index], first)]
+            kept += _give_a_pixel(geometry, slices[pixels[0, 0]], pixels[:, 1:], value, ignored)
+        counts[name] = [n, len(lost), len(lost) - kept]
+    return counts
+
+
+def slices_with(geometry: SliceGeometry, native: np.ndarray, labels: Mapping[str, int]) -> dict[str, list[int]]:
+    """Structure -> indices of the slices whose native (Z, Y, X) label shows it, be it too small for the grid or not."""
+    planes = np.moveaxis(native, geometry.axis, 0)
+    shown: dict[str, list[int]] = {name: [] for name in labels}
+    for name, box in _boxes(planes, labels).items():
+        found = np.flatnonzero((planes[box] == labels[name]).any(axis=(1, 2))) + box[0].start
+        shown[name] = found.tolist()
+    return shown
+
+
+def _boxes(planes: np.ndarray, labels: Mapping[str, int]) -> dict[str, tuple[slice, slice, slice]]:
+    """Structure -> box around it; a structure fills a small part of a volume."""
+    boxes = ndimage.find_objects(planes)
+    return {n: boxes[v - 1] for n, v in labels.items() if 0 < v <= len(boxes) and boxes[v - 1] is not None}
+
+
+def _give_a_pixel(
+    geometry: SliceGeometry, plane: np.ndarray, pixels: np.ndarray, value: int, ignored: int
+) -> bool:
+    """Whether an object of native ``pixels`` (n, 2) has a pixel of ``plane`` (size, size) now."""
+    scale = geometry.image_size / np.array(geometry.slice_shape)
+    centre = pixels.mean(0) + 0.5
+    covered = {tuple(cell) for cell in ((pixels + 0.5) * scale).astype(int).tolist()}
+    if (pixels == centre.astype(int)).all(1).any():  # a ring's centre is none of its own
+        covered.add(tuple((centre * scale).astype(int).tolist()))
+    cells = sorted(covered, key=lambda cell: (float(np.abs(np.add(cell, 0.5) - centre * scale).max()), cell))
+    for cell in cells:
+        if plane[cell] in (0, ignored, value):
+            plane[cell] = value
+            return True
+    if (plane == plane[cells[0]]).sum() > 1:  # the other structure keeps a pixel too
+        plane[cells[0]] = ignored
+    return False
 
 
 def _nearest(source: int, target: int) -> np.ndarray:

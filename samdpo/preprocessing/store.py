@@ -1,27 +1,34 @@
 """Slices on disk: per case a b2nd array chunked by slice, one of labels, and a JSON of properties.
 
-The JSON is written last, so a case that has one is whole. Reading one slice decompresses that slice only.
+The JSON is written last, so a case that has one is whole. Reading one slice decompresses that slice only. The JSON has
+a checksum of each slice, compared where the slice is read for the first time, and of each file, compared where a
+dataset is preprocessed again: Blosc2 itself does not notice a bit that has changed on the disk.
 """
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from samdpo.errors import DatasetError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.errors import ConfigurationError, DatasetError, SamdpoError
+from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.json_index import JsonIndex
+from samdpo.names import check_name
+from samdpo.paths import PLANS_NAME
 from samdpo.preprocessing.slicing import SliceGeometry
 
-_REMEDY = "Type: samdpo_preprocess -d DATASET"
 IGNORED = -1  # in stored labels: pixels of dataset.json's label ``ignore``, of which nothing is known
 _OPEN = 64  # arrays and property files kept open: training comes back to the same cases
 _KEPT = 4096  # properties kept in memory: a few kB each
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+_OURS = "samdpo"  # metalayer of our b2nd files: tells a half case of a run that was killed from files of others
+_CHECKSUMS, _OWN = "checksums", "checksum"  # keys of a case's JSON: of its slices and files, and of the JSON itself
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class CaseSummary:
     labelled: bool
     n_slices: int
     ignored_slices: list[int]
+    source: str = ""
+    small_objects: dict[str, list[int]] | None = field(default_factory=dict)  # None: of an older version, not counted
 
 
 class SliceStore:
@@ -44,7 +53,8 @@ class SliceStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._arrays: dict[Path, Any] = {}
-        self._properties: dict[str, dict[str, Any]] = {}
+        self._properties: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # of each case, and its checksums
+        self._unread: dict[Path, bytearray] = {}  # of each file 1 for every slice that was not compared yet
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
     def __reduce__(self) -> tuple[type[SliceStore], tuple[Path]]:
@@ -52,7 +62,7 @@ class SliceStore:
 
     def cases(self) -> list[str]:
         """Identifiers of the cases that are whole, sorted."""
-        return sorted(f.name[: -len(".json")] for f in self.folder.glob("*.json") if not f.name.startswith("."))
+        return list(self.summaries())
 
     def summaries(self) -> dict[str, CaseSummary]:
         """Of every case that is whole now, sorted; of thousands much faster than :meth:`properties` of each."""
@@ -76,21 +86,36 @@ class SliceStore:
             not properties.get("labelled") or self.label_file(case).is_file()
         )
 
+    def damaged(self, case: str) -> bool:
+        """Whether a case that is there cannot be what was written: every byte of its files is read.
+
+        Of cases of older versions, which have no checksums, each slice is decompressed instead.
+        """
+        fresh = SliceStore(self.folder)  # nothing that was read before
+        try:
+            checksums = fresh._load(case)[1]
+            files = {"image": self.image_file(case)}
+            if fresh.has_label(case):
+                files["label"] = self.label_file(case)
+            if checksums:
+                return any(sha256_of_file(file) != checksums[kind]["file"] for kind, file in files.items())
+            for file in files.values():
+                for index in range(fresh.n_slices(case)):
+                    fresh._read(file, case, index)
+        except (SamdpoError, OSError, KeyError, TypeError):
+            return True
+        return False
+
     def properties(self, case: str) -> dict[str, Any]:
-        """The case's JSON: hash, geometry, spacing (z, y, x mm), image_properties (of the reader), image_files,
-        label_file, labelled, slices_of (structure -> slices that show it), ignored_slices (of which nothing is known),
-        channels (stored -> network's three).
+        """The case's JSON: hash (of all that dependents are made from), source (hash of the raw files and the rules),
+        geometry, spacing (z, y, x mm), image_properties (of the reader), image_files, label_file, labelled, slices_of
+        (structure -> slices that show it), small_objects (of :func:`~samdpo.preprocessing.slicing.keep_small_objects`,
+        by structure), ignored_slices (of which nothing is known), channels (stored -> network's three).
 
         Raises:
             DatasetError: the case is not preprocessed, or its JSON is damaged.
         """
-        if case not in self._properties:
-            while len(self._properties) >= _KEPT:
-                self._properties.pop(next(iter(self._properties)))
-            self._properties[case] = read_json(
-                self._file(case), error=DatasetError, remedy=f"The case {case} is not preprocessed. {_REMEDY}"
-            )
-        return self._properties[case]
+        return self._load(case)[0]
 
     def n_slices(self, case: str) -> int:
         """Number of slices of a case; 1 for a picture."""
@@ -134,20 +159,88 @@ class SliceStore:
             label: (S, size, size) whole numbers, or None.
             properties: JSON-able; see :meth:`properties`.
         """
+        check_name(case, "A case")
         self._forget(case)
-        _write_b2nd(slices.astype(np.float16), self.image_file(case))
+        slices = slices.astype(np.float16)
+        checksums = {"image": {"file": _write_b2nd(slices, self.image_file(case)), "slices": _checksums(slices)}}
         if label is None:
             self.label_file(case).unlink(missing_ok=True)
         else:
             small = label.min(initial=0) >= 0 and label.max(initial=0) <= 255
-            _write_b2nd(label.astype(np.uint8 if small else np.int16), self.label_file(case))
-        write_json(self._file(case), dict(properties))
+            label = label.astype(np.uint8 if small else np.int16)
+            checksums["label"] = {"file": _write_b2nd(label, self.label_file(case)), "slices": _checksums(label)}
+        content = {**properties, _CHECKSUMS: checksums}
+        write_json(self._file(case), {**content, _OWN: hash_of(content)})
+
+    def recorded(self) -> list[str]:
+        """Identifiers of all cases that this store has a record of, be they whole or not, sorted."""
+        return list(self._index.read()[0])
 
     def remove(self, case: str) -> None:
-        """Delete a case; its JSON goes first, so that no half of it counts."""
+        """Delete a case; its JSON goes first, so that no half of it counts.
+
+        Only what this store has written is deleted: a JSON that is no case's, such as a plan, stays.
+
+        Raises:
+            DatasetError: the store has no record of such a case.
+        """
+        check_name(case, "A case")
         self._forget(case)
+        if not _is_record(self._file(case)):
+            raise DatasetError(f"{self._file(case)} is no case of slices, so nothing of that name is deleted.")
         for file in (self._file(case), self.image_file(case), self.label_file(case)):
             file.unlink(missing_ok=True)
+
+    def claim(self) -> None:
+        """Make the folder where it is missing, and see to it that it is a store before anything is written into it.
+
+        Raises:
+            ConfigurationError: the folder holds something else and no slices of ours.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ours, foreign = self._files()
+        if foreign and not ours:
+            raise ConfigurationError(
+                f"{self.folder} holds {foreign[0].name}, which samdpo has not written, and no slices of samdpo. Slices "
+                "are not put among other files: write another name as the plan's 'preprocessing.data_identifier', or "
+                "move out what lies there."
+            )
+
+    def clear(self) -> None:
+        """Delete every case and leave the empty folder.
+
+        Raises:
+            ConfigurationError: the folder holds something that is no slice of ours. Then nothing is deleted.
+        """
+        ours, foreign = self._files()
+        if foreign:
+            names = ", ".join(file.name for file in foreign[:5]) + (" …" if len(foreign) > 5 else "")
+            raise ConfigurationError(
+                f"{self.folder} holds {names}, which samdpo has not written, so --clean deletes nothing there. Move "
+                "that out of the folder and type the command again."
+            )
+        self._arrays.clear()
+        self._properties.clear()
+        self._unread.clear()
+        for file in sorted(ours, key=lambda file: file.suffix != ".json"):  # records first: no half case counts
+            file.unlink(missing_ok=True)
+
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """Files of cases, be they whole or what a killed run has left, and everything else that is not hidden."""
+        records = set(self.recorded())
+        ours: list[Path] = []
+        foreign: list[Path] = []
+        for file in sorted(self.folder.iterdir()):
+            if file.name.startswith("."):
+                continue
+            if file.suffix == ".json":  # a damaged record has its slices beside it
+                case = file.name[: -len(".json")]
+                known = case in records or (self.image_file(case).is_file() and _unreadable(file))
+            else:
+                case = file.name.removesuffix(".b2nd").removesuffix(".seg")
+                known = file.suffix == ".b2nd" and (case in records or _is_array(file))
+            (ours if known and file.is_file() else foreign).append(file)
+        return ours, foreign
 
     def image_file(self, case: str) -> Path:
         """File of the slices."""
@@ -160,10 +253,25 @@ class SliceStore:
     def _file(self, case: str) -> Path:
         return self.folder / f"{case}.json"
 
+    def _load(self, case: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Properties and checksums; the latter are {} in stores of older versions."""
+        if case not in self._properties:
+            while len(self._properties) >= _KEPT:
+                self._properties.pop(next(iter(self._properties)))
+            content = read_json(
+                self._file(case), error=DatasetError, remedy=f"The case {case} is not preprocessed. {self._remedy}"
+            )
+            own = content.pop(_OWN, None) if isinstance(content, dict) else ""
+            if own is not None and own != hash_of(content):
+                raise DatasetError(f"{self._file(case)} is damaged: it is not as it was written. {self._remedy}")
+            self._properties[case] = content, content.pop(_CHECKSUMS, {})
+        return self._properties[case]
+
     def _forget(self, case: str) -> None:
         self._properties.pop(case, None)
-        self._arrays.pop(self.image_file(case), None)
-        self._arrays.pop(self.label_file(case), None)
+        for file in (self.image_file(case), self.label_file(case)):
+            self._arrays.pop(file, None)
+            self._unread.pop(file, None)
 
     def _read(self, file: Path, case: str, index: int) -> np.ndarray:
         n_slices = self.n_slices(case)
@@ -172,22 +280,92 @@ class SliceStore:
         if file not in self._arrays:
             while len(self._arrays) >= _OPEN:
                 self._arrays.pop(next(iter(self._arrays)))
-            self._arrays[file] = _open_b2nd(file)
+            self._arrays[file] = self._open(file)
         try:
-            return np.asarray(self._arrays[file][index])
+            values = np.asarray(self._arrays[file][index])
         except (RuntimeError, ValueError) as error:
-            raise _damaged(file) from error
+            raise self._damaged(file) from error
+        unread = self._unread.setdefault(file, bytearray(b"\1" * n_slices))
+        if unread[index]:
+            expected = self._load(case)[1].get("image" if file == self.image_file(case) else "label", {}).get("slices")
+            if expected is not None and expected[8 * index : 8 * index + 8] != _checksum(values):
+                self._arrays.pop(file)
+                raise self._damaged(file, f": slice {index} is not as it was written")
+            unread[index] = 0
+        return values
+
+    def _open(self, file: Path) -> Any:
+        import blosc2
+
+        try:
+            return blosc2.open(str(file), mode="r", dparams=blosc2.DParams(nthreads=1))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise self._damaged(file) from error
+
+    def _damaged(self, file: Path, how: str = "") -> DatasetError:
+        state = f"is damaged{how}" if file.is_file() else "is missing"
+        return DatasetError(f"{file} {state}. It is made anew by the command that has made it. {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        """The command that mends the store, whose folder stands in that of the dataset and is named after the plan."""
+        number, plans = re.match(r"Dataset0*(\d+)_", self.folder.parent.name), self.folder.name.rpartition("_2d_")[0]
+        option = f" -plans_name {plans}" if plans not in ("", PLANS_NAME) else ""
+        return f"Type: samdpo_preprocess -d {number.group(1) if number else 'DATASET'}{option}"
 
 
 def _summary(properties: dict[str, Any]) -> list[Any]:
     """The fields of :class:`CaseSummary`."""
+    geometry, labelled = properties["geometry"], bool(properties["labelled"])
+    size = int(geometry["image_size"])
+    shrunk = any(n > size for axis, n in enumerate(geometry["native_shape"]) if axis != int(geometry["axis"]))
     return [
-        str(properties.get("hash", "")), bool(properties["labelled"]), int(properties["geometry"]["n_slices"]),
-        list(properties.get("ignored_slices", ())),
+        str(properties["hash"]), labelled, int(geometry["n_slices"]),
+        list(properties.get("ignored_slices", ())), str(properties.get("source", properties["hash"])),
+        properties.get("small_objects", None if labelled and shrunk else {}),
     ]
 
 
-def _write_b2nd(array: np.ndarray, file: Path) -> None:
+def _is_record(file: Path) -> bool:
+    """Whether a JSON file is that of a case."""
+    try:
+        _summary(read_json(file))
+    except (SamdpoError, KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def _is_array(file: Path) -> bool:
+    """Whether a b2nd file was written by :func:`_write_b2nd`; of older versions no file says so."""
+    import blosc2
+
+    try:
+        array = blosc2.open(str(file), mode="r")  # must outlive its own metadata
+        return _OURS in array.schunk.meta
+    except (RuntimeError, OSError, ValueError, AttributeError):
+        return False
+
+
+def _unreadable(file: Path) -> bool:
+    try:
+        read_json(file)
+    except SamdpoError:
+        return True
+    return False
+
+
+def _checksum(values: np.ndarray) -> str:
+    """CRC-32 of a slice's bytes, 8 hex digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(values)):08x}"
+
+
+def _checksums(slices: np.ndarray) -> str:
+    """Those of (S, …) slices, one after another."""
+    return "".join(map(_checksum, slices))
+
+
+def _write_b2nd(array: np.ndarray, file: Path) -> str:
+    """Write an array; returns the SHA-256 of the file."""
     import blosc2
 
     # Zstandard's lightest level on shuffled bytes: 0.6 of the size on X-rays in 2 ms a slice, where LZ4 gives 0.7.
@@ -197,11 +375,12 @@ def _write_b2nd(array: np.ndarray, file: Path) -> None:
         try:
             blosc2.asarray(
                 np.ascontiguousarray(array), chunks=chunk, blocks=chunk, urlpath=str(temporary), mode="w",
-                cparams=parameters,
+                cparams=parameters, meta={_OURS: "slices"},
             )
         except RuntimeError as error:  # blosc2 hides the operating system's reason
             _raise_when_full(temporary.parent, array.nbytes, error)
             raise
+        return sha256_of_file(temporary)
 
 
 def _raise_when_full(folder: Path, needed: int, error: Exception) -> None:
@@ -210,18 +389,3 @@ def _raise_when_full(folder: Path, needed: int, error: Exception) -> None:
 
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
-
-
-def _open_b2nd(file: Path) -> Any:
-    import blosc2
-
-    try:
-        return blosc2.open(str(file), mode="r", dparams=blosc2.DParams(nthreads=1))
-    except (RuntimeError, OSError, ValueError) as error:
-        raise _damaged(file) from error
-
-
-def _damaged(file: Path) -> DatasetError:
-    state = "is damaged" if file.is_file() else "is missing"
-    return DatasetError(f"{file} {state}. Delete {file.name.split('.b2nd')[0]}.json beside it and preprocess again. "
-                        f"{_REMEDY}")

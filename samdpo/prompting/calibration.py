@@ -10,6 +10,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from samdpo.errors import TrainingError
+
 log = logging.getLogger(__name__)
 
 _CUTS = np.concatenate([np.arange(0.04, 0.2, 0.02), np.arange(0.2, 0.75, 0.05)])
@@ -69,7 +71,13 @@ def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_abs
 
     Returns:
         The calibration; the neutral one where no slice shows the structure.
+
+    Raises:
+        TrainingError: a similarity is infinite or no number.
     """
+    if not all(np.isfinite(one).all() for one in raw):
+        raise TrainingError("The saliency of a labelled slice is infinite or no number. Look for images with such "
+                            "values: samdpo_plan_and_preprocess --verify_dataset_integrity")
     showing = [i for i, mask in enumerate(masks) if mask.any()]
     if not showing:
         # Never seen: nothing says where it is, so it counts as absent wherever that is allowed.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -42,6 +43,7 @@ class FeatureExtractor:
 
     def __init__(self, plan: NetworkPlan, device: torch.device | str = "cpu") -> None:
         self.plan, self.device = plan, resolve_device(device)
+        self.precision = resolve_precision("auto", self.device)
         self._encoder: FrozenEncoder | None = None
 
     @property
@@ -62,7 +64,7 @@ class FeatureExtractor:
         if self._encoder is None:
             network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
             network.image_encoder.to(memory_format=memory_format(self.device))
-            self._encoder = FrozenEncoder(network, self.device, resolve_precision("auto", self.device))
+            self._encoder = FrozenEncoder(network, self.device, self.precision)
         return torch.cat([self._encoder(part.float()).half() for part in images.split(BATCH_SIZE)])
 
 
@@ -92,9 +94,9 @@ class SliceFeatures:
 
     def __call__(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
         """(C, h, w) float16 features of one slice, or of its left-right mirror image."""
-        view = self._view(case, mirrored)
-        if self._cache is not None and self._cache.has(case, index, view):
-            return self._cache.get(case, index, view)
+        kept = self._cache.find(self._name(case, index, mirrored)) if self._cache is not None else None
+        if kept is not None:
+            return torch.from_numpy(np.array(kept))
         return self._compute([(case, index, mirrored)])[0]
 
     def prepare(self, slices: Sequence[tuple[str, int, bool]]) -> None:
@@ -104,7 +106,8 @@ class SliceFeatures:
         """
         if self._cache is None:
             return
-        names = {(case, index, self._view(case, mirrored)): (case, index, mirrored) for case, index, mirrored in slices}
+        names = {self._name(*one): one for one in slices}
+        self._cache.drop_replaced(list(names))
         missing = [names[name] for name in self._cache.lacks(list(names))]
         for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="Image features", disable=not missing):
             self._compute(missing[start : start + BATCH_SIZE])
@@ -118,13 +121,16 @@ class SliceFeatures:
         images = [image.flip(-1) if one[2] else image for image, one in zip(images, slices)]
         features = self.extractor(torch.stack(images)).cpu()
         if self._cache is not None:
-            for (case, index, mirrored), one in zip(slices, features):
-                self._full |= not self._cache.put(case, index, self._view(case, mirrored), one)
+            for one, computed in zip(slices, features):
+                self._full |= not self._cache.put(*self._name(*one), computed)
         return list(features)
 
-    def _view(self, case: str, mirrored: bool) -> str:
-        # The case's own hash: a replaced image must not find the features of the old one.
-        return f"{self.store.properties(case).get('hash', '')}{'mirrored' if mirrored else 'identity'}"
+    def _name(self, case: str, index: int, mirrored: bool) -> tuple[str, int, str, str]:
+        """A GPU's features, or those of another precision, are others. The case's own hash comes last: a replaced image
+        must not find the features of the old one."""
+        made_by = f"{self.extractor.device.type} {self.extractor.precision}"
+        view = f"{made_by} {'mirrored' if mirrored else 'identity'}"
+        return case, index, view, str(self.store.properties(case).get("hash", ""))
 
 
 def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:

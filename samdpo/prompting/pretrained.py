@@ -58,10 +58,11 @@ class SliceSaliency:
     def __call__(self, case: str, index: int) -> np.ndarray:
         """(S, 64, 64) float32, structures in the plan's order."""
         # The case's own hash: a replaced image must not find the saliency of the old one.
-        name = (case, index, str(self.store.properties(case).get("hash", "")))
-        if not self._kept.has(*name):
+        name = (case, index, self.prompter.device.type, str(self.store.properties(case).get("hash", "")))
+        if (kept := self._kept.find(name)) is None:
             self._kept.put(*name, self.prompter.raw_saliency(self.store.image(case, index)))
-        return self._kept.get(*name).float().numpy()
+            kept = self._kept.find(name)
+        return kept.astype(np.float32)
 
 
 def calibrated_prompter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -15,12 +16,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
-from samdpo.files import atomic_path, hash_of, read_json, temporary_beside, write_json
+from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.files import (
+    atomic_path,
+    hash_of,
+    read_json,
+    remove_abandoned,
+    sha256_of_file,
+    temporary_beside,
+    write_json,
+)
 from samdpo.json_index import JsonIndex
 from samdpo.parallel import Executor, map_cases
-from samdpo.paths import preprocessed_folder, raw_folder
-from samdpo.planning.splits import load_splits
+from samdpo.paths import preprocessed_folder
+from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.splits import fold_of, load_splits
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.answers.answerer import asks_a_model
@@ -117,8 +127,9 @@ class PromptStore:
         meta, arrays = self._paths(case)
         if not (meta.is_file() and arrays.is_file()):
             return False
-        found = read_json(meta)
-        if not isinstance(found, dict) or "prompts" not in found:
+        try:
+            found = _whole(read_json(meta))
+        except (SamdpoError, ValueError):
             return False
         return self.key in (None, found["key"]) and case_key in ("", found["case_key"])
 
@@ -128,27 +139,25 @@ class PromptStore:
         meta, arrays = self._paths(case)
         with atomic_path(arrays) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **pack([prompt for _, prompt in rows]))
+        content = {
+            "key": self.key,
+            "case_key": case_key,
+            "slices": len(prompts),
+            "prompts": [
+                {
+                    "slice": index,
+                    "structure": prompt.structure,
+                    "label": prompt.label,
+                    "present": bool(prompt.present),
+                    "score": float(prompt.score),
+                    "answer": prompt.answer,
+                    "description": prompt.description,
+                }
+                for index, prompt in rows
+            ],
+        }
         # The JSON comes last: a case counts only when both files are whole.
-        write_json(
-            meta,
-            {
-                "key": self.key,
-                "case_key": case_key,
-                "slices": len(prompts),
-                "prompts": [
-                    {
-                        "slice": index,
-                        "structure": prompt.structure,
-                        "label": prompt.label,
-                        "present": bool(prompt.present),
-                        "score": float(prompt.score),
-                        "answer": prompt.answer,
-                        "description": prompt.description,
-                    }
-                    for index, prompt in rows
-                ],
-            },
-        )
+        write_json(meta, {**content, "checksum": hash_of(content)})
         self._recent.pop(case, None)
 
     def get(self, case: str, index: int) -> list[StructurePrompt]:
@@ -173,17 +182,19 @@ class PromptStore:
 
     def entries(self, case: str) -> list[dict[str, Any]]:
         """What the JSON of a case says of its prompts, without their arrays; see :meth:`put`."""
-        return read_json(self._paths(case)[0])["prompts"]
+        return self._content(case)["prompts"]
 
     def slices(self, case: str) -> int:
         """Number of slices of a case."""
-        return int(read_json(self._paths(case)[0])["slices"])
+        return int(self._content(case)["slices"])
 
     def _read(self, case: str) -> _KeptCase:
         meta, arrays = self._paths(case)
-        if not self.has(case):
+        if not (meta.is_file() and arrays.is_file()):
             raise self._missing(case)
-        content = read_json(meta)
+        content = self._content(case)
+        if self.key not in (None, content["key"]):
+            raise self._missing(case)
         try:
             with np.load(arrays, allow_pickle=False) as stored:
                 packed = PackedPrompts({name: stored[name] for name in stored.files})
@@ -195,10 +206,26 @@ class PromptStore:
             for index in range(len(slices)):
                 kept.prompts(index)
         except Exception as error:  # numpy, zipfile and zlib each raise their own kind
-            raise ConfigurationError(
-                f"{arrays} is damaged ({error}). Delete it and type: samdpo_prompt DATASET FOLD"
-            ) from error
+            raise self._damaged(arrays, error) from error
         return kept
+
+    def _content(self, case: str) -> dict[str, Any]:
+        """The JSON of a case that is there."""
+        meta, _ = self._paths(case)
+        try:
+            return _whole(read_json(meta))
+        except (SamdpoError, ValueError) as error:
+            if not meta.is_file():
+                raise
+            raise self._damaged(meta, error) from error
+
+    def _damaged(self, file: Path, error: Exception) -> ConfigurationError:
+        """Forget what is damaged, so that the next command makes it again, and say so."""
+        text = f"{file} is damaged ({error})."
+        if os.access(self.folder, os.W_OK):
+            file.with_suffix(".json").unlink(missing_ok=True)  # a case counts only with it
+            return ConfigurationError(f"{text} It will be made again: type the same command once more.")
+        return ConfigurationError(f"{text} Delete it and type: samdpo_prompt DATASET FOLD")
 
     def _missing(self, case: str) -> ConfigurationError:
         return ConfigurationError(
@@ -209,8 +236,27 @@ class PromptStore:
         return self.folder / f"{case}.json", self.folder / f"{case}.npz"
 
 
+def _whole(content: Any) -> dict[str, Any]:
+    """The JSON of a case.
+
+    Raises:
+        ValueError: it is not what was written; an older version wrote no checksum.
+    """
+    if not isinstance(content, dict) or "prompts" not in content:
+        raise ValueError("there are no prompts in it")
+    known = content.get("checksum")
+    if known is not None and known != hash_of({name: v for name, v in content.items() if name != "checksum"}):
+        raise ValueError("its checksum is another one")
+    return content
+
+
 def _summary(content: dict[str, Any]) -> list[Any]:
     """The fields of :class:`PromptsSummary`."""
+    try:
+        content = _whole(content)
+    except ValueError as error:
+        log.warning("The prompts of a case are damaged (%s) and are made again.", error)
+        raise
     shown = sorted({int(prompt["slice"]) for prompt in content["prompts"] if prompt["present"]})
     return [content["key"], content["case_key"], int(content["slices"]), shown]
 
@@ -228,7 +274,9 @@ def make_prompts(
     plans: Plans, fold: int | str, device: str = "auto", executor: Executor | None = None
 ) -> PromptStore:
     """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits."""
-    labelled, others = fold_cases(preprocessed_folder(plans.dataset_name), fold)
+    folder = preprocessed_folder(plans.dataset_name)
+    there = SliceStore(folder / plans.preprocessing.data_identifier).summaries()
+    labelled, others = fold_cases(folder, fold, {case: one.labelled for case, one in there.items()})
     return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device, executor)
 
 
@@ -257,9 +305,11 @@ def make_prompts_of(
     cases = [*labelled, *others]
     there = store.summaries()
     hashes = {c: there[c].hash if c in there else str(store.properties(c).get("hash", "")) for c in cases}
+    every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
+    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
     key = hash_of(
         _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
-        {case: hashes[case] for case in labelled},
+        {case: hashes[case] for case in labelled}, *([groups] if groups else []),  # without any as it has always been
     )
     prompts = PromptStore(target, key)
     answerer = keep_answers(plans)
@@ -268,8 +318,9 @@ def make_prompts_of(
     if answerer is not None:
         kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
         missing += sorted(edited_cases(answerer, kept, plans.structures))
-    if not missing and (prompts.prompter_folder / "prompter.json").is_file():
+    if not missing and _prompter_is_whole(prompts):
         return prompts
+    remove_abandoned(target, recursive=True)
     check_text_dim(plans)
     features = None
     if executor is not None and asks_a_model(plans.prompting):
@@ -277,23 +328,52 @@ def make_prompts_of(
         executor = None
     if plans.prompting.fits_towers:
         features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, [] if executor else missing, features, device)
+        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+    for file in (_MADE, "prompter.json"):  # the prompter of other prompts is none of these
+        (prompts.prompter_folder / file).unlink(missing_ok=True)
     if executor is None:
         write_prompts(prompts, fitted, store, features, missing)
     else:
         _write_elsewhere(executor, prompts, fitted, plans, missing, device)
     if answerer is not None:
         answerer.release()
-    fitted.full.save(prompts.prompter_folder)
+    _save_prompter(fitted.full, prompts)
     prompts.summaries()  # once read, they are there for every training
     return prompts
 
 
+_MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
+
+
+def _save_prompter(prompter: Prompter, prompts: PromptStore) -> None:
+    """Keep the prompter of new cases and a list of its files."""
+    folder = prompts.prompter_folder
+    prompter.save(folder)
+    files = {f.name: sha256_of_file(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+    write_json(folder / _MADE, {"key": prompts.key, "files": files})
+
+
+def _prompter_is_whole(prompts: PromptStore) -> bool:
+    """Whether the prompter of these very prompts is there, as it was written."""
+    folder = prompts.prompter_folder
+    if not (folder / _MADE).is_file():  # of an older version
+        return (folder / "prompter.json").is_file()
+    try:
+        made = read_json(folder / _MADE)
+        return made["key"] == prompts.key and all(
+            sha256_of_file(folder / name) == known for name, known in made["files"].items()
+        )
+    except (SamdpoError, OSError, KeyError, TypeError, AttributeError):
+        log.warning("%s is damaged; the prompter is made again.", folder)
+        return False
+
+
 def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], missing: list[str], features: SliceFeatures, device: str
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
+    features: SliceFeatures, device: str,
 ) -> FittedPrompters:
     start = time.perf_counter()
     wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
@@ -301,7 +381,6 @@ def _fit_towers(
     features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
-    groups = _groups(plans.dataset_name)
     fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
     return fitted
@@ -400,24 +479,16 @@ def _prompt_by_path(work: _Work, case: _Case) -> None:
         kept.prompts.put(name, made[name], str(kept.store.properties(name).get("hash", "")))
 
 
-def fold_cases(folder: Path, fold: int | str) -> tuple[list[str], list[str]]:
-    """Labelled cases of a fold, and its unlabelled and validation cases; ``all`` joins the folds.
+def fold_cases(
+    folder: Path, fold: int | str, preprocessed: Mapping[str, bool] | None = None
+) -> tuple[list[str], list[str]]:
+    """Labelled cases of a fold, and its unlabelled and validation cases.
 
-    Raises:
-        TrainingError: there is no such fold.
+    Arguments and errors as of :func:`~samdpo.planning.splits.load_splits` and
+    :func:`~samdpo.planning.splits.fold_of`.
     """
-    folds = load_splits(folder)
-    if fold == "all":
-        labelled = sorted({case for one in folds for case in one.labelled})
-        every = {case for one in folds for case in (*one.train, *one.val, *one.unlabelled)}
-        return labelled, sorted(every - set(labelled))
-    if not str(fold).isdigit() or int(fold) >= len(folds):
-        raise TrainingError(
-            f"{folder / 'splits_final.json'} has folds 0 to {len(folds) - 1}, fold {fold!r} was asked for."
-        )
-    one = folds[int(fold)]
-    labelled = sorted(one.labelled)
-    return labelled, sorted({*one.unlabelled, *one.val} - set(labelled))
+    one = fold_of(load_splits(folder, preprocessed), fold, folder)
+    return one.labelled, sorted({*one.unlabelled, *one.val} - set(one.labelled))
 
 
 def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:
@@ -446,13 +517,3 @@ def _prompt_cases(
     ]
     told = fitted.full.with_texts(located, images, slices)
     return {case: [of_slice for (shown, _), of_slice in zip(slices, told) if shown == case] for case in cases}
-
-
-def _groups(dataset: str) -> Mapping[str, str]:
-    """Groups of the raw dataset; each case its own where the raw folder is gone."""
-    from samdpo.dataset.cases import load_groups
-
-    try:
-        return load_groups(raw_folder(dataset))
-    except SamdpoError:
-        return {}

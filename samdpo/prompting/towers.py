@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from samdpo.errors import TrainingError
 from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, brightness_scales, principal_basis
 
 COMPONENTS = 64  # of the features' basis
@@ -228,6 +229,9 @@ def fit_towers(
 
     Returns:
         Towers in eval mode, without gradients.
+
+    Raises:
+        TrainingError: a weight has become infinite or no number.
     """
     device = features.device
     # Pixels are drawn apart: slices, views and phrases are the same however many pixels a step looks at.
@@ -257,6 +261,12 @@ def fit_towers(
             loss.backward()
             optimizer.step()
             schedule.step()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in towers.parameters()):
+        raise TrainingError(
+            f"Fitting the image-text model has ended without numbers at prompting.tower_lr={lr:g}. Try a tenth of it: "
+            f"--set prompting.tower_lr={lr / 10:g}; if that does not help, look for images with infinite values: "
+            "samdpo_plan_and_preprocess --verify_dataset_integrity"
+        )
     return towers.eval().requires_grad_(False)
 
 

@@ -29,7 +29,7 @@ from samdpo.preferences.losses import (
 )
 from samdpo.preferences.metrics import preference_metrics
 from samdpo.preferences.recorded import RecordedAnnotator
-from samdpo.training import checkpoints
+from samdpo.training import checkpoints, manifest
 from samdpo.training.batches import Batch, Recipe
 from samdpo.training.description import read_description
 from samdpo.training.features import FeatureCache
@@ -112,8 +112,17 @@ class AlignTrainer(Trainer):
         """The previous stage's final weights of the same fold, or ``-pretrained_weights``."""
         previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
         self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
+        if not self.pretrained_weights:
+            manifest.check_fold(previous)
+        if not manifest.is_finished(previous):
+            log.warning("%s is being trained anew, or was begun anew and has not finished: this stage starts from the "
+                        "model that was there before.", previous)
         load_file(self.network, self.reference_file)
         self.mask_cut = read_description(previous / "model.json")["mask_cut"]
+
+    def starting_file(self) -> Path:
+        """The previous stage's weights, or ``-pretrained_weights``."""
+        return self.reference_file
 
     def configure_trainable(self) -> None:
         """Only the mask decoder trains (paper Sec. 3.2)."""

@@ -6,21 +6,20 @@ moment leaves either the old or the new one. Final weights are ``checkpoint_fina
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from samdpo.errors import ConfigurationError, ModelFolderError
-from samdpo.files import temporary_beside
+from samdpo.errors import ModelFolderError
+from samdpo.files import atomic_folder, remove_folder
 from samdpo.networks.weights import load_weights, save_weights
 
 LATEST = "checkpoint_latest"
 FINAL = "checkpoint_final.safetensors"
 BEST = "checkpoint_best.safetensors"
+_ANEW = "Start the training again without --c."
 
 
 def save_latest(fold: Path, epoch: int, weights: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
@@ -32,29 +31,13 @@ def save_latest(fold: Path, epoch: int, weights: dict[str, torch.Tensor], state:
         weights: the network's state dict.
         state: optimiser, history and whatever else; tensors, numbers, texts, lists and dicts only.
     """
-    parent = fold / LATEST
-    target = parent / f"epoch_{epoch:04d}"
-    temporary = temporary_beside(target)
-    try:
-        temporary.mkdir(parents=True)
-        save_weights(weights, temporary / "weights.safetensors")
-        torch.save(state, temporary / "state.pt")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its own writer.
-        full = getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error)
-        if not full:
-            raise
-        raise ConfigurationError(
-            f"The disk is full while writing the checkpoint {target}. The previous checkpoint is untouched; free some "
-            "space and continue with the same command and --c."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for old in parent.iterdir():
+    target = fold / LATEST / f"epoch_{epoch:04d}"
+    with atomic_folder(target, remedy="continue with the same command and --c") as folder:
+        save_weights(weights, folder / "weights.safetensors")
+        torch.save(state, folder / "state.pt")
+    for old in target.parent.glob("epoch_*"):
         if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
     return target
 
 
@@ -72,13 +55,13 @@ def load_latest(fold: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
     try:
         state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelFolderError(
-            f"{newest / 'state.pt'} cannot be read ({type(error).__name__}). Remove {newest.parent} and start the "
-            "training again without --c."
-        ) from error
+        raise ModelFolderError(f"{newest / 'state.pt'} cannot be read ({type(error).__name__}). {_ANEW}") from error
+    if not isinstance(state, Mapping):
+        raise ModelFolderError(f"{newest / 'state.pt'} holds a {type(state).__name__} and no state of a training. "
+                               f"{_ANEW}")
     return weights, state
 
 
 def remove_latest(fold: Path) -> None:
     """Remove resumable checkpoints once the training is finished (as nnU-Net does)."""
-    shutil.rmtree(fold / LATEST, ignore_errors=True)
+    remove_folder(fold / LATEST)

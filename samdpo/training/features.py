@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -46,14 +47,15 @@ class FeatureCache:
         data = trainer.data
         frozen = frozen_weights(trainer.network.image_encoder, n_stages)
         network = (data.plans.network.backbone, trainer.network.input_size)
-        key = hash_of(weights_hash(frozen), network, n_stages, trainer.precision, data.plans.preprocessing)
+        computed_by = (trainer.device.type, trainer.precision)  # whose last bits are others
+        key = hash_of(weights_hash(frozen), network, n_stages, computed_by, data.plans.preprocessing)
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
         owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
         # One process after another: a store drops what was there under another key.
         self.store = trainer.processes.main_first(
             lambda: EmbeddingStore(claimed_folder(root, owner, key), key, data.plans.kept_gib)
         )
-        self._not_kept: set[str] = set()  # names for which the disk budget has no room
+        self._not_kept: set[tuple[str | int, ...]] = set()  # names for which the disk budget has no room
 
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,8 @@ class FeatureCache:
         """
         processes, batch_size = self.trainer.processes, self.trainer.stage.inference_batch_size
         own = [(k, v) for v in views for k in keys][processes.rank :: processes.world]
-        names = {feature_name(k, v): (k, v) for k, v in own}
+        names = {self.name(k, v): (k, v) for k, v in own}
+        self.store.drop_replaced(list(names))
         missing = [names[name] for name in self.store.lacks(list(names))]
         started = time.perf_counter()
         self.trainer.network.eval()
@@ -86,10 +89,10 @@ class FeatureCache:
                           disable=not missing or not processes.is_main):
             chunk = missing[start : start + batch_size]
             images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
-            kept = [self.store.put(feature_name(k, v), feature) for (k, v), feature in zip(chunk, self.compute(images))]
+            kept = [self.store.put(*self.name(k, v), feature) for (k, v), feature in zip(chunk, self.compute(images))]
             if not all(kept):
                 left = missing[start + sum(kept) :]  # one that does not fit: the next, as large, does not either
-                self._not_kept |= {feature_name(k, v) for k, v in left}
+                self._not_kept |= {self.name(k, v) for k, v in left}
                 log.info(
                     "%d of %d image embeddings are not kept, since kept_gib is %g and %.2g GiB are taken: they are "
                     "computed in each step. Raise kept_gib for faster steps.", len(left), len(names),
@@ -105,22 +108,34 @@ class FeatureCache:
         """Whether the features of a batch's slices, under the very views of the batch, are kept or would be."""
         return all(
             s.view in (IDENTITY, FLIPPED)
-            and (feature_name(s.key, s.view) in self._not_kept or self.store.has(feature_name(s.key, s.view)))
+            and ((name := self.name(s.key, s.view)) in self._not_kept or self.store.has(*name))
             for s in batch.samples
         )
 
     def get(self, batch: Batch) -> torch.Tensor:
         """Features of a batch's slices under its views, float16; computed where the disk had no room for them."""
-        names = [feature_name(s.key, s.view) for s in batch.samples]
-        rows = [row for row, name in enumerate(names) if name in self._not_kept]
+        names = [self.name(s.key, s.view) for s in batch.samples]
+        kept = [None if name in self._not_kept else self.store.find(name) for name in names]
+        rows = [row for row, array in enumerate(kept) if array is None]
         if not rows:
-            return self.store.get(names)
+            return torch.from_numpy(np.stack(kept))  # mapped files are copied once, straight into the batch
         network = self.trainer.network
         training = network.training
         network.eval()  # as when they are kept
-        computed = iter(self.compute(batch.images[rows]).half().cpu())
+        computed = self.compute(batch.images[rows]).half().cpu()
         network.train(training)
-        return torch.stack([next(computed) if name in self._not_kept else self.store.get(name) for name in names])
+        for row, feature in zip(rows, computed):
+            if names[row] not in self._not_kept:
+                self.store.put(*names[row], feature)  # the one that was there is damaged
+            kept[row] = feature.numpy()
+        return torch.from_numpy(np.stack(kept))
+
+    def name(self, key: SliceKey, view: View) -> tuple[str, int, str, str]:
+        """Name of a slice's features in the store, the hash of its content last; only the identity and the mirror image
+        are kept."""
+        case, index = key
+        content = str(self.trainer.data.slices.properties(case).get("hash", ""))
+        return case, index, "flip" if view == FLIPPED else "identity", content
 
 
 def claimed_folder(root: Path, owner: str, key: str) -> Path:
@@ -137,11 +152,6 @@ def claimed_folder(root: Path, owner: str, key: str) -> Path:
             log.info("%s is used by no stage any more and is dropped.", folder)
             shutil.rmtree(folder, ignore_errors=True)  # another process may drop it too
     return root / key
-
-
-def feature_name(key: SliceKey, view: View) -> str:
-    """Name of a slice's features in the store; only the identity and the mirror image are kept."""
-    return f"{key[0]}_{key[1]:04d}_{'flip' if view == FLIPPED else 'identity'}"
 
 
 def frozen_weights(encoder: torch.nn.Module, n_stages: int) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samdpo.errors import TrainingError
+from samdpo.files import copy_file
 from samdpo.paths import preprocessed_folder
-from samdpo.planning.splits import Fold, load_splits
+from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.splits import Fold, fold_of, load_splits
 from samdpo.plans import AugmentationPlan, Plans, save_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt_store import PromptStore, make_prompts
@@ -68,16 +69,18 @@ class FoldData:
                 f"{store} does not exist: {plans.dataset_name} is not preprocessed with {plans.plans_name}. Type: "
                 f"samdpo_preprocess -d {_number(plans.dataset_name)}"
             )
-        split = fold_of(load_splits(folder), fold, folder)
+        slices = SliceStore(store)
+        labelled = {case: one.labelled for case, one in slices.summaries().items()}
+        split = fold_of(load_splits(folder, labelled), fold, folder)
         prompts = make_prompts(plans, fold, device) if with_prompts else None
         return cls(
             plans=plans,
             fold=fold,
             split=split,
-            slices=SliceStore(store),
+            slices=slices,
             prompts=prompts,
             prompter=Prompter.load(prompts.folder / "prompter") if prompts else None,
-            groups=_groups(folder, plans.dataset_name),
+            groups=load_case_groups(folder),
             processes=processes,
             workers=workers,
         )
@@ -111,37 +114,12 @@ class FoldData:
         save_plans(self.plans, model_folder / "plans.json")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             if (source / name).is_file():
-                shutil.copyfile(source / name, model_folder / name)
+                copy_file(source / name, model_folder / name)
 
 
 def own_prompts(fold_folder: Path) -> Path:
     """Where a fold of a model keeps prompts of its own, refitted in training; a fold without follows the plan's."""
     return fold_folder / "prompts"
-
-
-def fold_of(splits: list[Fold], fold: int | str, folder: Path) -> Fold:
-    """The fold called ``fold``; ``all`` trains on every case and validates on the same, as in nnU-Net."""
-    if fold == "all":
-        first = splits[0]
-        cases = sorted({*first.train, *first.val})
-        labelled = sorted({c for s in splits for c in s.labelled})
-        return Fold(
-            train=cases, val=cases, labelled=labelled, labelled_subsets={},
-            unlabelled=sorted({c for s in splits for c in (*s.train, *s.unlabelled)} - set(labelled)),
-        )
-    if not str(fold).isdigit() or int(fold) >= len(splits):
-        raise TrainingError(
-            f"Fold {fold!r} does not exist: {folder / 'splits_final.json'} has folds 0 to {len(splits) - 1}, and 'all'."
-        )
-    return splits[int(fold)]
-
-
-def _groups(folder: Path, dataset: str) -> dict[str, str]:
-    """Patient of each case from the fingerprint; cases without one stand alone."""
-    from samdpo.files import read_json
-
-    file = folder / "dataset_fingerprint.json"
-    return read_json(file).get("groups", {}) if file.is_file() else {}
 
 
 def _number(dataset: str) -> int:

@@ -23,6 +23,19 @@ def dice_at_cuts(probabilities: torch.Tensor, truth: torch.Tensor) -> np.ndarray
     return torch.stack(columns, 1).numpy()
 
 
+def best_cut(dices: np.ndarray) -> tuple[float, float]:
+    """The highest mean Dice of (N, len(CUTS)) and its cut; rows and cuts without a number do not count.
+
+    Returns:
+        (Dice, cut); Dice is NaN where there is no number at all.
+    """
+    means = np.array([nan_mean(column) for column in dices.T])
+    if np.isnan(means).all():
+        return float("nan"), float(CUTS[len(CUTS) // 2])
+    best = int(np.nanargmax(means))
+    return float(means[best]), float(CUTS[best])
+
+
 def nan_mean(values: Sequence[float]) -> float:
     """Mean of what is not NaN; NaN where nothing is."""
     numbers = [v for v in values if not np.isnan(v)]

@@ -190,4 +190,5 @@ def _key(trainer: AlignTrainer) -> str:
     return hash_of(
         _VERSION, data.prompts.key, hashlib.sha256(Path(trainer.reference_file).read_bytes()).hexdigest(),
         trainer.unlabelled_keys, choice, stage.slices_per_epoch, stage.prompt_rounds, trainer.plans.inference,
+        {case: str(data.slices.properties(case).get("hash", "")) for case in _cases(trainer)},
     )

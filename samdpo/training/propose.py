@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.files import hash_of
+from samdpo.files import hash_of, remove_abandoned
 from samdpo.paths import PLANS_NAME
 from samdpo.preferences.candidates import make_candidates
 from samdpo.preferences.distinct import disagreement, without_near_duplicates
@@ -64,6 +64,7 @@ def make_candidate_set(
 def store_candidates(trainer: AlignTrainer) -> StoredCandidates:
     """Make and store what is missing of the candidate set of an initialised trainer."""
     described = describe_set(trainer)
+    remove_abandoned(described.folder, recursive=True)
     writer, slices = CandidateWriter(Path(described.folder)), trainer.data.slices
     by_case: dict[str, list[SliceKey]] = {}
     for key in trainer.unlabelled_keys:

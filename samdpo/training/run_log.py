@@ -36,7 +36,7 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().strftime("%Y_%m_%d_%H_%M_%S")  # nnU-Net's name: training_log_Y_M_D_h_m_s.txt
-        self._handler = logging.FileHandler(folder / f"training_log_{stamp}.txt", encoding="utf-8")
+        self._handler = _LogFile(folder / f"training_log_{stamp}.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s: %(message)s"))
         logging.getLogger("samdpo").addHandler(self._handler)
 
@@ -50,9 +50,12 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(self.folder / "tensorboard"))
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, max(map(len, self.history.values())) - 1)
-        self._events.flush()
+        try:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, max(map(len, self.history.values())) - 1)
+            self._events.flush()
+        except OSError as error:  # curves are no reason to lose a training; what matters says itself that it does not fit
+            log.warning("TensorBoard's curves in %s are not written any more: %s", self.folder, error)
 
     def draw(self) -> None:
         """Write ``progress.png``."""
@@ -69,6 +72,13 @@ class RunLog:
             return
         logging.getLogger("samdpo").removeHandler(self._handler)
         self._handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """The text log. Where it cannot be written any more, as on a full disk, messages are still shown."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing of it: logging would print a traceback a message."""
 
 
 class Stopwatch:

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from samdpo.errors import TrainingError
-from samdpo.files import write_json
+from samdpo.files import copy_file, write_json
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
@@ -26,19 +26,20 @@ from samdpo.networks.weights import save_weights
 from samdpo.paths import LATEST_STAGES, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
-from samdpo.training import checkpoints
+from samdpo.training import checkpoints, manifest
 from samdpo.training.batches import Batch, EpochSlices
 from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.discovery import BUILT_IN, full_name, name_to_type
 from samdpo.training.distributed import Replica, join
+from samdpo.training.finite import check_losses, check_parameters
 from samdpo.training.fold_data import FoldData
-from samdpo.training.held_back import CUTS, dice_at_cuts, nan_mean
+from samdpo.training.held_back import best_cut, dice_at_cuts, nan_mean
 from samdpo.training.loading import Loader, number_of_workers
 from samdpo.training.memory import saying_what_to_make_smaller
 from samdpo.training.places import decode_places
-from samdpo.training.resume import load_state, save_state
+from samdpo.training.resume import load_state, made_of, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.views import IDENTITY, View, draw_view
@@ -91,6 +92,7 @@ class Trainer:
         workers = number_of_workers(data.workers, self.device, self.processes.world)
         self.loader = Loader(workers, self.device)
         self.epoch_slices = EpochSlices(self.stage, self.processes.world)
+        self.begun: manifest.MadeOf | None = None  # what the training started from
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
         self.network: SamNetwork
@@ -109,6 +111,8 @@ class Trainer:
         """Build the network, load weights, choose what trains, make the optimiser, split off held-back cases."""
         torch.manual_seed(self.stage.seed)
         self.network = self.build_network_architecture(self.starting_plan())
+        if self.pretrained_weights:
+            manifest.check_weights(self.pretrained_weights)
         self.load_initial_weights()
         self.place(self.network)
         self.configure_trainable()
@@ -171,9 +175,12 @@ class Trainer:
                 steps = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
                 outputs = self.fetched(steps)
                 validation = [self.validation_step(batch) for batch in self.validation_batches()]
+            # Of all processes, so that all of them choose the same mask cut and the same best epoch, and stop together.
+            outputs = self.processes.gather(outputs)
+            check_losses(self, epoch, outputs)
+            check_parameters(self, epoch)
             self.check_agreement()
-            # Of all processes, so that all of them choose the same mask cut and the same best epoch.
-            self.on_epoch_end(epoch, self.processes.gather(outputs), self.processes.gather(validation))
+            self.on_epoch_end(epoch, outputs, self.processes.gather(validation))
         self.on_train_end()
 
     def on_train_start(self) -> None:
@@ -182,7 +189,9 @@ class Trainer:
             self.run_log = RunLog(self.fold_folder, writes=self.processes.is_main)
         counts = parameter_counts(self.network)
         if self.processes.is_main:
-            self.data.write_description(self.folder)
+            if not (self.folder / manifest.PLANS).is_file():  # else that of finished folds, until this one is
+                self.data.write_description(self.folder)
+            manifest.warn_of_other_plans(self.folder, self.data.fold, self.plans)
             write_debug(
                 self.fold_folder / "debug.json",
                 {"trainer": type(self).__qualname__, "stage": self.stage_name, "settings": to_dict(self.stage),
@@ -378,8 +387,7 @@ class Trainer:
         metrics = {name: nan_mean([output.get(name, np.nan) for output in outputs]) for name in names}
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         if validation:
-            dice = np.nanmean(np.concatenate(validation), axis=0)
-            metrics["held_back_dice"], cut = float(dice.max()), float(CUTS[int(dice.argmax())])
+            metrics["held_back_dice"], cut = best_cut(np.concatenate(validation))
         metrics["epoch_seconds"] = time.perf_counter() - self._epoch_started
         self.current_epoch = epoch + 1
         self.run_log.add_epoch(metrics)
@@ -390,21 +398,21 @@ class Trainer:
             return
         log.info("epoch %d/%d: %s", epoch + 1, self.num_epochs, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
         if best:
-            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.BEST)
+            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.LATEST / checkpoints.BEST)
         if self.current_epoch % self.stage.save_every == 0 and self.current_epoch < self.num_epochs:
             self.save_checkpoint()
         self.run_log.draw()
 
     def on_train_end(self) -> None:
-        """Write the final weights and the fold's own description, remove the resumable checkpoint."""
+        """Write the final weights and the fold's own description, which take the place of what was there before."""
         if self.processes.is_main:
-            if self.data.prompter is not None:
-                self.data.prompter.save(self.fold_folder / "prompter")
-            write_json(self.fold_folder / "model.json", self.describe())
-            write_json(self.fold_folder / "cost.json", cost_of(self))
-            # The weights come last: a fold counts as trained when they are there.
-            save_weights(self.network.state_dict(), self.fold_folder / checkpoints.FINAL)
-            checkpoints.remove_latest(self.fold_folder)
+            with manifest.trained(self.fold_folder, made_of(self)) as folder:
+                if self.data.prompter is not None:
+                    self.data.prompter.save(folder / "prompter")
+                write_json(folder / "model.json", self.describe())
+                write_json(folder / "cost.json", cost_of(self))
+                save_weights(self.network.state_dict(), folder / checkpoints.FINAL)
+                self.describe_data(folder)
             log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(),
                      peak_memory_gib(self.device))
         self.run_log.close()
@@ -416,6 +424,15 @@ class Trainer:
     def has_own_architecture(self) -> bool:
         """Whether prediction needs this class to build the network."""
         return type(self).build_network_architecture is not Trainer.build_network_architecture
+
+    def describe_data(self, folder: Path) -> None:
+        """The plan, dataset.json and the fingerprint, into the folder of :func:`samdpo.training.manifest.trained`."""
+        self.data.write_description(manifest.shared(folder))
+        copy_file(manifest.shared(folder) / manifest.PLANS, folder / manifest.PLANS)
+
+    def starting_file(self) -> Path | None:
+        """The file of weights that training starts from; None where they are published or drawn."""
+        return self.pretrained_weights
 
     def measure_confidence(self) -> dict[str, float]:
         """Of each structure the confidence below which a person should look at a mask."""

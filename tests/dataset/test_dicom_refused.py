@@ -134,3 +134,25 @@ def test_damaged_pixels_are_a_sentence(tmp_path):
     make_series(tmp_path / "scan", STORED, change=damage)
     with pytest.raises(DatasetError, match="copy"):
         read_image(tmp_path / "scan", 1)
+
+
+def test_a_slice_that_may_not_be_read_is_called_that_and_a_series_beyond_the_bound_too_large(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from samdpo.dataset import decoding
+
+    files = make_series(tmp_path / "scan", STORED, names="slice_{}".format)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "LARGEST", STORED.size - 1)
+        patch.setattr(decoding, "_A_BYTE", 0)
+        with pytest.raises(DatasetError, match=r"scan is too large: 5 x 32 x 40 are 6,400 values"):
+            read_image(tmp_path / "scan")
+    really = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self == files[2]:
+            raise PermissionError(13, "Permission denied", str(self))
+        return really(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "slice_2 may not be read by you" in refused(tmp_path / "scan")

@@ -520,6 +520,54 @@ def test_a_json_beside_a_stack_that_is_about_something_else_says_nothing_of_its_
             read_label(tmp_path / "a.tif")
 
 
-def test_a_picture_tells_what_numbers_it_is_stored_in(tmp_path):
-    assert read_image(save(tmp_path / "a.png", RAMP)).properties["dtype"] == "uint8"
-    assert read_image(save(tmp_path / "b.png", RAMP.astype(np.uint16))).properties["dtype"] == "uint16"
+@pytest.mark.parametrize(("name", "header"), [
+    ("a.mha", "ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
+              "ElementDataFile = {}\n"),
+    ("a.nrrd", "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nencoding: raw\ndata file: {}\n\n"),
+])
+def test_voxels_of_another_file_that_a_header_names_are_not_read(tmp_path, name, header):
+    (tmp_path / "secret.txt").write_bytes(b"a" * 24)
+    (tmp_path / name).write_text(header.format(tmp_path / "secret.txt"))
+    for read in READERS:
+        with pytest.raises(DatasetError, match=r"header alone, whose voxels lie in .*secret\.txt"):
+            read(tmp_path / name)
+
+
+def test_a_stack_whose_last_pages_are_cut_off_is_damaged_and_not_shorter(tmp_path):
+    import tifffile
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for i in range(5):
+            writer.write(RAMP + i)
+    whole = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        places = [page.offset for page in file.pages]
+    for place in places[1:]:
+        (tmp_path / "a.tif").write_bytes(whole[:place])
+        with pytest.raises(DatasetError, match=r"a\.tif cannot be read .*damaged or cut off"):
+            read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_pages_that_an_ome_tiff_takes_from_another_file_are_neither_read_nor_filled_with_zeros(tmp_path, there):
+    import tifffile
+
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z + 1}1111111-1111-1111-1111-'
+        "111111111111</UUID></TiffData>" for z, name in enumerate(("a.tif", "../secret.tif"))
+    )
+    description = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:11111111-'
+        '1111-1111-1111-111111111111"><Image ID="Image:0"><Pixels ID="P:0" DimensionOrder="XYZCT" Type="uint8" '
+        'SizeX="6" SizeY="4" SizeZ="2" SizeC="1" SizeT="1"><Channel ID="C:0" SamplesPerPixel="1"/>'
+        f"{planes}</Pixels></Image></OME>"
+    )
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", RAMP, photometric="minisblack", description=description, metadata=None)
+    if there:
+        tifffile.imwrite(tmp_path / "secret.tif", RAMP, photometric="minisblack", metadata=None)
+    with pytest.raises(DatasetError, match=r"several files \(OME-TIFF\)|damaged or cut off"):
+        read_image(tmp_path / "in" / "a.tif")
+    tifffile.imwrite(tmp_path / "b.ome.tif", np.stack([RAMP, RAMP + 1]), photometric="minisblack",
+                     metadata={"axes": "ZYX"})
+    assert read_image(tmp_path / "b.ome.tif").data.shape == (1, 2, 4, 6)

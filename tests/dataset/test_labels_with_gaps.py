@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tiny_volumes as tiny
+from dicom_series import make_series
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import read_label, write_label
 from samdpo.dataset.integrity import verify_dataset_integrity
+from samdpo.dataset.orientation import orientation
 from samdpo.files import read_json, write_json
 from samdpo.inference.native import NativeCollector
 from samdpo.preprocessing.slicing import SliceGeometry
@@ -72,6 +75,7 @@ def test_predicted_values_are_those_of_dataset_json_and_the_numbers_themselves_c
 
 
 def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back_or_flagged(roots, caplog) -> None:
+    from samdpo.inference.dicom_seg import write_dicom_seg
     from samdpo.inference.predictor import Predictor
 
     mask = predicted(roots, 907, CONSECUTIVE)
@@ -99,6 +103,23 @@ def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back_or_flag
         for name, entry in again.report["structures"].items():
             assert entry["volume_ml"] == pytest.approx(found.report["structures"][name]["volume_ml"])
         assert not any("axes" in reason for reason in again.report["reasons"])
+    sagittal = sitk.DICOMOrient(image, "PIR")
+    series = roots.results / "series"
+    make_series(
+        series, sitk.GetArrayFromImage(sagittal) + 1024, spacing=sagittal.GetSpacing()[::-1],
+        origin=sagittal.GetOrigin(), direction=np.reshape(sagittal.GetDirection(), (3, 3)),
+    )
+    predictor.set_image(series)
+    of_series = predictor.predict()
+    as_stored = sitk.DICOMOrient(straight, orientation(of_series.properties))
+    np.testing.assert_array_equal(of_series.segmentation, sitk.GetArrayFromImage(as_stored))
+    frames = pydicom.dcmread(write_dicom_seg(
+        of_series.segmentation, of_series.properties["dicom_files"], predictor.plans.structures, series / "seg.dcm"))
+    for frame, pixels in zip(frames.PerFrameFunctionalGroupsSequence, np.atleast_3d(frames.pixel_array)):
+        corner = [float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient]
+        index = as_stored.TransformPhysicalPointToIndex(corner)
+        value = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        np.testing.assert_array_equal(pixels > 0, of_series.segmentation[index[2]] == value)
     half = np.sqrt(0.5)
     image.SetDirection((half, -half, 0, half, half, 0, 0, 0, 1))
     sitk.WriteImage(image, str(roots.results / "oblique_0000.nii.gz"))

@@ -156,7 +156,7 @@ def test_a_channel_that_there_is_not_and_a_label_of_another_size_get_a_sentence(
     with pytest.raises(DatasetError, match="-channel_idx 1"):
         plot_overlays(raw, tmp_path / "out", channel=1)
     iio.imwrite(raw / "labelsTr" / "a.png", np.ones((8, 8), np.uint8))
-    with pytest.raises(DatasetError, match=r"a\.png has shape \(1, 8, 8\)"):
+    with pytest.raises(DatasetError, match=r"a\.png has the size 8 x 8, but its image .* has 64 x 64"):
         plot_overlays(raw, tmp_path / "out")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import unicodedata
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -115,7 +116,7 @@ def test_only_the_cases_asked_for_are_evaluated(folders):
 
 def test_a_prediction_of_another_size_is_named(folders):
     iio.imwrite(folders / "pred" / "case_0.png", np.zeros((10, 12), np.uint8))
-    with pytest.raises(DatasetError, match=r"case_0\.png has shape \(1, 10, 12\).*\(1, 50, 60\)"):
+    with pytest.raises(DatasetError, match=r"case_0\.png has the size 12 x 10, but its reference .* has 60 x 50"):
         run(folders)
 
 
@@ -128,6 +129,64 @@ def test_a_folder_that_is_missing_or_empty_is_named(folders, folder):
     (folders / folder).rmdir()
     with pytest.raises(DatasetError, match=f"{folder} is not a folder"):
         run(folders)
+
+
+@pytest.mark.parametrize("folder", ["ref", "pred"])
+def test_values_that_dataset_json_does_not_list_are_refused_as_in_training(folders, folder):
+    file = folders / folder / "case_1.png"
+    iio.imwrite(file, np.where(iio.imread(file) > 0, np.uint8(255), np.uint8(0)))
+    with pytest.raises(DatasetError, match=rf"{folder}/case_1\.png holds the value\(s\) 255, which dataset\.json"):
+        run(folders)
+    assert not (folders / "pred" / "summary.json").exists()
+
+
+def test_fractions_are_no_labels(folders):
+    import tifffile
+
+    content = json.loads((folders / "dataset.json").read_text())
+    (folders / "dataset.json").write_text(json.dumps({**content, "file_ending": ".tif"}))
+    for name in ("ref", "pred"):
+        tifffile.imwrite(folders / name / "a.tif", np.full((9, 9), 1.0 if name == "ref" else 0.5, np.float32))
+    with pytest.raises(DatasetError, match=r"pred/a\.tif holds fractions"):
+        run(folders)
+
+
+def test_the_file_of_labels_is_the_one_that_is_named(folders):
+    other = json.loads((folders / "dataset.json").read_text())
+    other["labels"] = {"background": 0, "first": 1, "second": 2}
+    (folders / "dataset_of_two.json").write_text(json.dumps(other))
+    summary = evaluate_folder(folders / "ref", folders / "pred", folders / "dataset_of_two.json")
+    assert list(summary["samdpo"]["labels"].values()) == ["first", "second"]
+    assert list(evaluate_folder(folders / "ref", folders / "pred", folders)["samdpo"]["labels"].values())[2] == "heart"
+    with pytest.raises(DatasetError, match=r"nowhere\.json is missing"):
+        evaluate_folder(folders / "ref", folders / "pred", folders / "nowhere.json")
+
+
+def test_names_are_compared_as_text_and_two_of_one_name_are_refused(folders):
+    name = "M\u00fcller.png"
+    (folders / "ref" / "case_0.png").rename(folders / "ref" / name)
+    (folders / "pred" / "case_0.png").rename(folders / "pred" / unicodedata.normalize("NFD", name))
+    assert len(run(folders)["metric_per_case"]) == 3
+    assert len(run(folders, cases=[unicodedata.normalize("NFD", "M\u00fcller")])["metric_per_case"]) == 1
+    iio.imwrite(folders / "pred" / name, np.zeros((50, 60), np.uint8))
+    with pytest.raises(DatasetError, match="one name to a person"):
+        run(folders)
+
+
+def test_a_link_that_leads_nowhere_is_called_that(folders):
+    (folders / "pred" / "case_1.png").unlink()
+    (folders / "pred" / "case_1.png").symlink_to("/mnt/gone/case_1.png")
+    with pytest.raises(DatasetError, match=r"case_1\.png is a link to /mnt/gone/case_1\.png, which is not there"):
+        run(folders)
+
+
+def test_processes_and_a_cluster_cannot_both_be_asked_for(folders, monkeypatch, caplog):
+    monkeypatch.setattr("samdpo.cli.common.configure_logging", lambda: None)
+    words = [str(folders / "ref"), str(folders / "pred"), "-djfile", str(folders), "-np", "2", "--dask", "tcp://x:1"]
+    monkeypatch.setattr("sys.argv", ["samdpo_evaluate_folder", *words])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "-np and --dask are both given" in caplog.text
 
 
 def test_several_processes_give_the_same_summary(folders, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from samdpo.errors import DatasetError
 from samdpo.evaluation.metrics import evaluate_case
 from samdpo.evaluation.summary import evaluate_folder
 
@@ -129,3 +130,56 @@ def test_endings_in_upper_case_belong_to_the_same_cases(folders: Path) -> None:
     after = run(folders)
     assert json.dumps(after["mean"]) == json.dumps(before)
     assert after["metric_per_case"][0]["reference_file"].endswith("a.NII.GZ")
+
+
+def rewritten(folders: Path, change) -> None:
+    file = str(folders / "pred" / "a.nii.gz")
+    sitk.WriteImage(change(sitk.ReadImage(file)), file)
+
+
+def moved(image: sitk.Image, by: float) -> sitk.Image:
+    image.SetOrigin([value + by for value in image.GetOrigin()])
+    return image
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("flips", [(False, False, False), (True, True, False), (False, True, True)])
+def test_the_same_voxels_stored_in_another_order_are_compared_where_they_lie(folders: Path, order, flips) -> None:
+    before = json.dumps(run(folders)["mean"])
+    rewritten(folders, lambda image: sitk.Flip(sitk.PermuteAxes(image, order), flips))
+    assert json.dumps(run(folders)["mean"]) == before
+
+
+@pytest.mark.parametrize(("change", "key"), [
+    (lambda image: moved(image, 300), "origin"),
+    (lambda image: moved(image, 0.5), "origin"),
+    (lambda image: sitk.Flip(moved(image, 2), (True, False, False)), "origin"),
+    (lambda image: image.SetSpacing((2.0, 0.5, 4.0)) or image, "spacing"),
+    (lambda image: image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, 1)) or image, "direction"),
+    (lambda image: sitk.Crop(image, (0, 0, 1)), "size"),
+])
+def test_a_mask_that_lies_elsewhere_is_refused(folders: Path, change, key: str) -> None:
+    rewritten(folders, change)
+    with pytest.raises(DatasetError, match=rf"pred/a\.nii\.gz has the {key} .* but its reference .*ref/a\.nii\.gz has"):
+        run(folders)
+
+
+def test_a_header_rounded_to_32_bits_is_no_difference(folders: Path) -> None:
+    rewritten(folders, lambda image: moved(image, 1e-3))
+    assert len(run(folders)["metric_per_case"]) == 2
+
+
+def test_a_stack_of_pictures_is_measured_in_the_spacing_that_either_side_tells(tmp_path: Path) -> None:
+    from samdpo.dataset.images import write_label
+
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 2}, "numTraining": 1,
+               "file_ending": ".tif"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    write_label(cube(value=2), tmp_path / "ref" / "a.tif", {})
+    write_label(cube(9, value=2), tmp_path / "pred" / "a.tif", {"spacing": list(SPACING)})
+    assert not (tmp_path / "ref" / "a.json").exists()
+    assert json.loads((tmp_path / "pred" / "a.json").read_text()) == {"spacing": list(SPACING)}
+    assert run(tmp_path)["mean"]["2"]["HD95"] == pytest.approx(5.0), "one slice of 5 mm"
+    (tmp_path / "ref" / "a.json").write_text(json.dumps({"spacing": [4.0, 0.5, 2.0]}))
+    with pytest.raises(DatasetError, match=r"a\.tif has the spacing \(5, 0\.5, 2\)"):
+        run(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.errors import DatasetError
 from samdpo.planning.case_measures import count_components, measure_case, slicing_axis
-from samdpo.planning.fingerprint import extract_fingerprint, load_fingerprint, update_fingerprint
+from samdpo.planning.fingerprint import (
+    extract_fingerprint,
+    load_case_groups,
+    load_fingerprint,
+    update_fingerprint,
+)
+from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.splits import load_splits
 
 GREY = DatasetJson({"0": "X-ray"}, {"background": 0, "a": 1, "b": 2, "ignore": 3}, 1, ".png", 3)
 
@@ -134,3 +142,94 @@ def test_a_foreign_or_missing_fingerprint_says_what_to_type(tmp_path: Path) -> N
     (tmp_path / "dataset_fingerprint.json").write_text('{"spacings": []}')
     with pytest.raises(DatasetError, match="samdpo_extract_fingerprint"):
         load_fingerprint(tmp_path)
+
+
+def test_a_label_replaced_by_one_of_the_same_size_and_time_is_measured_anew(tiny_dataset: Path, tmp_path: Path) -> None:
+    label = sorted((tiny_dataset / "labelsTr").iterdir())[0]
+    pixels = np.array(Image.open(label))
+    sources, sizes = [], set()
+    for values in (pixels, pixels[::-1]):
+        Image.fromarray(values).save(label, compress_level=0)
+        os.utime(label, (1, 1))
+        sizes.add(label.stat().st_size)
+        sources.append(update_fingerprint(tiny_dataset, tmp_path)["source"])
+    assert len(sizes) == 1
+    assert sources[0] != sources[1]
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    caplog.set_level(logging.WARNING, "samdpo")
+    return caplog
+
+
+def write_groups(raw: Path, groups: object) -> None:
+    (raw / "case_groups.json").write_text(groups if isinstance(groups, str) else json.dumps(groups))
+
+
+def test_names_of_groups_that_are_no_case_are_told_with_the_one_that_is_meant(
+    tiny_dataset: Path, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_002.png": "a"})
+    for _ in range(2):
+        said.clear()
+        assert update_fingerprint(tiny_dataset, tmp_path)["groups"] == {"xray_tr_001": "a"}
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_003_0000.png": "a"})
+    update_fingerprint(tiny_dataset, tmp_path)
+    assert "names xray_tr_003_0000.png, which the dataset does not hold. Is xray_tr_003 meant?" in said.text
+
+
+def test_groups_of_which_no_name_is_a_case_are_refused(tiny_dataset: Path) -> None:
+    write_groups(tiny_dataset, {"xray_tr_001.png": "a", "xray_tr_002.png": "a"})
+    with pytest.raises(DatasetError, match="Is xray_tr_001 meant.*Not one name in the file is a case"):
+        extract_fingerprint(tiny_dataset)
+
+
+@pytest.mark.parametrize("broken", ["[", '["a"]', '{"xray_tr_001": null}', '{"xray_tr_001": ["a"]}', "[" * 100_000])
+def test_groups_that_break_after_planning_stop_whoever_needs_them(tiny_dataset: Path, roots, broken: str) -> None:
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_002": "a"})
+    plan_and_preprocess(901, preprocess=False)
+    folder = roots.preprocessed / tiny_dataset.name
+    write_groups(tiny_dataset, broken)
+    for read in (load_case_groups, load_splits):
+        with pytest.raises(DatasetError, match=r"case_groups\.json"):
+            read(folder)
+
+
+def test_groups_are_those_of_planning_until_it_is_planned_again(
+    tiny_dataset: Path, roots, said: pytest.LogCaptureFixture
+) -> None:
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_002": "a"})
+    plan_and_preprocess(901, preprocess=False)
+    folder = roots.preprocessed / tiny_dataset.name
+    assert load_case_groups(folder) == {"xray_tr_001": "a", "xray_tr_002": "a"}
+    assert "is not what it was" not in said.text
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_003": "a"})
+    assert load_case_groups(folder) == {"xray_tr_001": "a", "xray_tr_002": "a"}
+    assert "case_groups.json is not what it was when the dataset was planned" in said.text
+    plan_and_preprocess(901, preprocess=False)
+    assert load_case_groups(folder) == {"xray_tr_001": "a", "xray_tr_003": "a"}
+
+
+def test_groups_outlive_the_raw_images(tiny_dataset: Path, roots) -> None:
+    write_groups(tiny_dataset, {"xray_tr_001": "a", "xray_tr_002": "a"})
+    plan_and_preprocess(901, preprocess=False)
+    tiny_dataset.rename(tiny_dataset.with_name("gone"))
+    assert load_case_groups(roots.preprocessed / tiny_dataset.name) == {"xray_tr_001": "a", "xray_tr_002": "a"}
+
+
+def test_without_a_fingerprint_of_ours_groups_are_those_of_the_raw_dataset(tiny_dataset: Path, roots) -> None:
+    folder = roots.preprocessed / tiny_dataset.name
+    folder.mkdir()
+    write_groups(tiny_dataset, {"xray_tr_001": "a"})
+    assert load_case_groups(folder) == {"xray_tr_001": "a"}
+    (folder / "dataset_fingerprint.json").write_text('{"spacings": []}')  # as nnU-Net writes it
+    assert load_case_groups(folder) == {"xray_tr_001": "a"}
+
+
+@pytest.mark.parametrize("content", ['{"groups": ["a"]}', '{"groups": {"a": 3}}', "[3]", "{"])
+def test_a_fingerprint_that_cannot_say_the_groups_is_an_error(tmp_path: Path, roots, content: str) -> None:
+    (tmp_path / "dataset_fingerprint.json").write_text(content)
+    with pytest.raises(DatasetError, match=r"dataset_fingerprint\.json.*samdpo_extract_fingerprint"):
+        load_case_groups(tmp_path)

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits, make_splits, save_splits, update_splits
+from samdpo.errors import ConfigurationError, DatasetError, TrainingError
+from samdpo.planning.splits import (
+    SPLITS_FILE,
+    Fold,
+    complete_fold,
+    fold_of,
+    load_splits,
+    make_splits,
+    save_splits,
+    update_splits,
+)
 
 CASES = [f"case_{i:03d}" for i in range(23)]
 PATIENTS = {case: f"patient_{i // 2 if i < 16 else 99}" for i, case in enumerate(CASES)}  # pairs, and one of 7
@@ -229,3 +238,137 @@ def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
 
 def test_a_fold_needs_only_its_four_lists() -> None:
     assert Fold(["a"], ["b"], ["a"], []).labelled_fraction == 1.0
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Path:
+    """A planned dataset, as far as splits read it: 23 labelled cases and two of imagesUl."""
+    folder = tmp_path / "Dataset001_Planned"
+    folder.mkdir()
+    content = {"cases": CASES, "unlabelled_cases": ["u1", "u2"], "groups": {}}
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_folds(folder: Path, **lists: list[str]) -> None:
+    (folder / SPLITS_FILE).write_text(json.dumps([{"train": CASES[3:], "val": CASES[:3], **lists}]))
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    caplog.set_level(logging.WARNING, "samdpo")
+    return caplog
+
+
+@pytest.mark.parametrize(
+    ("lists", "sentence"),
+    [
+        ({"train": [f"{c}.png" for c in CASES[3:]]}, r"names case_003\.png, .* in 'train'.*Is case_003 meant"),
+        ({"val": ["case_000_0000"]}, "names case_000_0000 in 'val'.*Is case_000 meant"),
+        ({"val": ["cas_001"]}, "names cas_001 in 'val'.*Is case_001 meant"),
+        ({"val": ["../../elsewhere"]}, r"names \.\./\.\./elsewhere in 'val', which the dataset does not hold"),
+        ({"val": ["u1"]}, "names u1 in 'val', which imagesUl holds"),
+        ({"train": [*CASES[3:], "u2"]}, "names u2 in 'train', which imagesUl holds"),
+        ({"unlabelled": ["ghost"], "labelled": CASES[3:]}, "names ghost in 'unlabelled'"),
+        ({"train": CASES[2:]}, "has case_002 in train and in val"),
+        ({"train": CASES[:1], "val": CASES[:1]}, "has case_000 in train and in val.*fold 'all'"),
+        ({"labelled": CASES[5:], "unlabelled": ["u1", "case_001"]}, "has case_001 in unlabelled and in val"),
+    ],
+)
+def test_folds_written_by_hand_are_checked_by_whoever_reads_them(
+    planned: Path, lists: dict[str, list[str]], sentence: str
+) -> None:
+    write_folds(planned, **lists)
+    with pytest.raises(DatasetError, match=rf"splits_final\.json: fold 0 {sentence}") as caught:
+        load_splits(planned)
+    assert "samdpo_plan_experiment -d Dataset001_Planned" in str(caught.value)
+
+
+def test_planning_says_the_same_of_a_case_in_train_and_val(tmp_path: Path) -> None:
+    write_folds(tmp_path, train=CASES[2:])
+    with pytest.raises(DatasetError, match="has case_002 in train and in val"):
+        update_splits(tmp_path, CASES, {})
+
+
+def test_without_a_fingerprint_the_slices_say_which_cases_there_are(tmp_path: Path) -> None:
+    write_folds(tmp_path, val=["ghost"])
+    assert load_splits(tmp_path)[0].val == ["ghost"]  # nothing is known
+    with pytest.raises(DatasetError, match="names ghost in 'val'"):
+        load_splits(tmp_path, dict.fromkeys(CASES, True))
+
+
+def test_a_case_that_was_preprocessed_after_planning_is_known(planned: Path) -> None:
+    write_folds(planned, val=["new"])
+    assert load_splits(planned, {"new": True})[0].val == ["new"]
+
+
+def test_a_case_that_is_listed_twice_counts_once(planned: Path, said: pytest.LogCaptureFixture) -> None:
+    write_folds(planned, train=[*CASES[3:], "case_004", "case_004"])
+    fold = load_splits(planned)[0]
+    assert fold.train == fold.labelled == CASES[3:]
+    assert "lists case_004 more than once in 'train'" in said.text
+    assert update_splits(planned, CASES, {})[0].train == CASES[3:]
+
+
+def test_a_patient_in_train_and_val_is_warned_of(planned: Path, said: pytest.LogCaptureFixture) -> None:
+    file = planned / "dataset_fingerprint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "groups": {"case_002": "eve", "case_003": "eve"}}))
+    write_folds(planned)
+    load_splits(planned)
+    assert "has eve in train and in val" in said.text
+
+
+def test_a_single_patient_may_validate_on_itself(planned: Path) -> None:
+    file = planned / "dataset_fingerprint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "groups": dict.fromkeys(CASES, "eve")}))
+    save_splits(make_splits(CASES, dict.fromkeys(CASES, "eve"), labelled=0.5), planned)
+    assert load_splits(planned)[0].val == CASES
+
+
+def test_names_in_decomposed_unicode_are_the_same_cases(planned: Path) -> None:
+    file = planned / "dataset_fingerprint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "cases": [*CASES, "P\u00e9rez 1"]}))
+    write_folds(planned, val=["Pe\u0301rez 1"])
+    assert load_splits(planned)[0].val == ["P\u00e9rez 1"]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5, 1.0])
+def test_fold_all_labels_the_share_that_was_asked_for(tmp_path: Path, share: float) -> None:
+    cases = [f"c{i:03d}" for i in range(100)]
+    fold = fold_of(make_splits(cases, {}, labelled=share, ul_cases=["u"]), "all", tmp_path)
+    assert fold.train == fold.val == cases
+    assert len(fold.labelled) == round(100 * share)
+    assert sorted([*fold.labelled, *fold.unlabelled]) == [*cases, "u"]
+
+
+def test_fold_all_chooses_as_a_fold_does(planned: Path) -> None:
+    file = planned / "dataset_fingerprint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "groups": PATIENTS}))
+    splits = make_splits(CASES, PATIENTS, labelled=0.2, unlabelled=0.4, seed=7)
+    save_splits(splits, planned)
+    fold = fold_of(load_splits(planned), "all", planned)
+    assert fold == complete_fold(CASES, CASES, PATIENTS, 7, 0.2, 0.4)
+    assert not {PATIENTS[c] for c in fold.labelled} & {PATIENTS[c] for c in set(CASES) - set(fold.labelled)}
+
+
+def test_fold_all_loses_no_case_of_folds_that_do_not_hold_all(tmp_path: Path) -> None:
+    ids = [f"c{i:03d}" for i in range(100)]
+    splits = [
+        Fold(ids[:40], ids[40:50], ids[:40], []), Fold(ids[50:90], ids[90:], ids[50:90], []),
+    ]
+    fold = fold_of(splits, "all", tmp_path)
+    assert fold.train == fold.val == fold.labelled == ids
+
+
+def test_fold_all_takes_the_labelled_cases_that_were_chosen_by_hand(planned: Path) -> None:
+    write_folds(planned, labelled=CASES[3:5], unlabelled=["u1"])
+    fold = fold_of(load_splits(planned), "all", planned)
+    assert fold.labelled == CASES[3:5]
+    assert fold.unlabelled == [*CASES[:3], *CASES[5:], "u1"]
+
+
+@pytest.mark.parametrize("fold", ["5", 5, "-1", "first", "²"])
+def test_a_fold_that_does_not_exist_is_refused(tmp_path: Path, fold: int | str) -> None:
+    with pytest.raises(TrainingError, match="has folds 0 to 4, and 'all'"):
+        fold_of(make_splits(CASES, {}), fold, tmp_path)

@@ -6,6 +6,7 @@ import math
 import uuid
 from datetime import datetime, timezone
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,37 @@ def test_tau_is_one_for_the_same_order_and_minus_one_for_the_opposite():
     assert kendall_tau([4, 3, 2, 1], [1, 2, 3, 4]) == pytest.approx(-1)
     assert kendall_tau([4, 3, 2, 1], [4, 3, 1, 2]) == pytest.approx(4 / 6)  # 5 of 6 pairs agree, 1 does not
     assert math.isnan(kendall_tau([1, 1, 1, 1], [1, 2, 3, 4]))
+
+
+def test_tau_is_kendalls_tau_b():
+    from scipy.stats import kendalltau
+
+    generator = np.random.default_rng(0)
+    for count in (2, 3, 5, 8):
+        for first, second in generator.integers(0, 4, (12, 2, count)).tolist():
+            expected = kendalltau(first, second, variant="b").statistic
+            assert kendall_tau(first, second) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_mean_over_all_pairs_is_that_of_the_pairs():
+    generator = np.random.default_rng(0)
+    given = {(item, f"person {who}"): generator.integers(1, 4, 4).tolist()
+             for item in range(20) for who in range(9) if generator.random() < 0.6}
+    pairs = pairwise_tau(given).values()
+    compared = sum(count for _, count in pairs)
+    mean = sum(tau * count for tau, count in pairs) / compared
+    assert mean_tau(given) == (pytest.approx(mean), compared)
+
+
+def test_thousands_of_people_on_one_item_are_compared_without_going_through_the_pairs():
+    """There are four million pairs of 3,000 people."""
+    generator = np.random.default_rng(0)
+    given = {(1, f"person {who:05d}"): generator.permutation(8).tolist() for who in range(3000)}
+    tau, compared = mean_tau(given)
+    assert compared == 3000 * 2999 // 2 and abs(tau) < 0.02
+    assert abs(krippendorff_alpha(given)) < 0.02
+    pairs = pairwise_tau(given, most=30)
+    assert len(pairs) == 30 * 29 // 2 and all(count == 1 for _, count in pairs.values())
 
 
 def scored(*judgements: Judgement):

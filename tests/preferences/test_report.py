@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from datetime import datetime, timezone
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ranking_people import judgement
+from sqlalchemy import text
 
 from samdpo.cli.preferences import main
+from samdpo.errors import ModelFolderError
 from samdpo.preferences.agreement import kendall_tau
 from samdpo.preferences.database.database import PreferenceDatabase
 from samdpo.preferences.database.locate import VARIABLE, default_database_url
@@ -105,6 +108,40 @@ def test_the_command_prints_a_table_and_writes_json(judged, monkeypatch, capsys,
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["3", "0", "1", "2.0", "1.00", "100%"]
     (written,) = json.loads((tmp_path / "report.json").read_text())
     assert written["annotators"]["bob"]["none_acceptable"] == 1 and written["alpha"] is not None
+
+
+def test_any_name_and_many_people_are_reported(judged, monkeypatch, capsys, tmp_path):
+    """An older version's import has let any text in."""
+    monkeypatch.setenv("COLUMNS", "160")
+    database = PreferenceDatabase.open(default_database_url(DATASET))
+    item = judged.items[0]
+    for number in range(110):
+        database.record(judgement(item, f"person {number}", ranks=(1, 2, 3, 4)))
+    with database._engine.begin() as connection:
+        for number, name in enumerate(["[/bold]", "[red]x", "a\nb\x1b[2J", "x" * 10**6]):
+            connection.execute(text("UPDATE judgement SET annotator = :name WHERE annotator = :was"),
+                               {"name": name, "was": f"person {number}"})
+    database.close()
+    run(monkeypatch, "report", "902", "--json", str(tmp_path / "report.json"))
+    said = capsys.readouterr().out
+    assert "[/bold]" in said and "[red]x" in said and "a\\nb\\x1b[2J" in said and "\x1b" not in said
+    assert len(said) < 200_000 and "more pairs" in said
+    assert len(json.loads((tmp_path / "report.json").read_text())[0]["annotators"]) == 112
+
+
+def test_candidates_of_another_set_are_not_taken_for_these(judged, caplog):
+    wrong = dataclasses.replace(judged.candidate_set, id="t")
+    with pytest.raises(ModelFolderError, match="holds the candidates s, expected t"):
+        StoredCandidates.find(wrong)
+
+
+@pytest.mark.parametrize("case", ["../../outside", "/etc/x", "", 5])
+def test_stored_candidates_name_cases_and_no_paths(judged, case):
+    content = json.loads((judged.folder / "candidates.json").read_text())
+    content["items"][0]["case"] = case
+    (judged.folder / "candidates.json").write_text(json.dumps(content))
+    with pytest.raises(ModelFolderError, match="'case'"):
+        StoredCandidates.open(judged.folder)
 
 
 def test_without_the_candidates_the_rest_is_still_reported(judged, monkeypatch, capsys, caplog):

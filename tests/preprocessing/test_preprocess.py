@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from samdpo.dataset.cases import labelled_cases
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
-from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.errors import ConfigurationError, DatasetError, PlansError
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.plans import Plans
 from samdpo.preprocessing import preprocess as module
@@ -202,3 +205,200 @@ def test_labels_named_by_the_dataset_key_are_found(tiny_dataset: Path) -> None:
     store = preprocess_dataset(901, plan_and_preprocess(901, preprocess=False))
     assert "renamed_0" in store.cases()
     assert (store.folder.parent / "gt_segmentations" / "renamed_7.png").is_file()
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    caplog.set_level(logging.INFO, "samdpo")
+    return caplog
+
+
+def with_folder(plans: Plans, name: str) -> Plans:
+    found = replace(plans.preprocessing)
+    object.__setattr__(found, "data_identifier", name)  # as a plan that was not read by us may hold it
+    return replace(plans, preprocessing=found)
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "../elsewhere", "a/b", "/tmp/x", ".hidden", "gt_segmentations"])
+@pytest.mark.parametrize("clean", [False, True])
+def test_slices_go_into_a_folder_of_their_own_below_the_dataset(
+    plans: Plans, roots, name: str, clean: bool
+) -> None:
+    folder = roots.preprocessed / TINY
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(PlansError, match="'preprocessing.data_identifier' is"):
+        preprocess_dataset(901, with_folder(plans, name), clean=clean)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_folder_of_the_users_is_neither_filled_nor_emptied(plans: Plans, roots, clean: bool) -> None:
+    mine = roots.preprocessed / TINY / "bystander"
+    mine.mkdir()
+    (mine / "thesis.json").write_text('{"hash": "x"}')
+    (mine / "photo.png").write_text("")
+    with pytest.raises(ConfigurationError, match=r"bystander holds photo\.png"):
+        preprocess_dataset(901, with_folder(plans, "bystander"), clean=clean)
+    assert sorted(file.name for file in mine.iterdir()) == ["photo.png", "thesis.json"]
+
+
+def test_a_users_json_among_the_slices_and_a_file_among_the_truths_stay(store: SliceStore, plans: Plans) -> None:
+    mine = [store.folder / "thesis.json", store.folder.parent / "gt_segmentations" / "notes.txt"]
+    for file in mine:
+        file.write_text("{}")
+    preprocess_dataset(901, plans)
+    with pytest.raises(ConfigurationError, match=r"holds thesis\.json"):
+        preprocess_dataset(901, plans, clean=True)
+    assert all(file.is_file() for file in mine)
+    assert len(store.cases()) == 12
+
+
+def test_truths_follow_the_content_of_labels_whose_time_does_not_change(
+    tiny_dataset: Path, plans: Plans
+) -> None:
+    def dated() -> None:
+        for file in tiny_dataset.rglob("*"):
+            os.utime(file, (315532800, 315532800))
+
+    dated()
+    store = preprocess_dataset(901, plans)
+    case = next(c for c in store.cases() if store.has_label(c))
+    label = tiny_dataset / "labelsTr" / f"{case}.png"
+    pixels = np.array(Image.open(label))
+    pixels[: len(pixels) // 2] = 0
+    Image.fromarray(pixels).save(label)
+    dated()
+    store = preprocess_dataset(901, plan_and_preprocess(901, preprocess=False))
+    truth = store.folder.parent / "gt_segmentations" / label.name
+    assert np.array_equal(read_label(truth)[0], pixels)
+    assert truth.read_bytes() == label.read_bytes()
+    assert np.array_equal(store.geometry(case).label_to_native(store.label(case, 0)[None])[0], pixels)
+    truth.write_bytes(truth.read_bytes()[:50])
+    preprocess_dataset(901, plans)
+    assert truth.read_bytes() == label.read_bytes()
+
+
+def test_the_truth_of_a_case_that_is_gone_is_removed_unless_somebody_has_changed_it(
+    store: SliceStore, plans: Plans, tiny_dataset: Path
+) -> None:
+    first, second = [c for c in store.cases() if store.has_label(c)][:2]
+    truths = store.folder.parent / "gt_segmentations"
+    Image.new("L", (3, 3)).save(truths / f"{second}.png")
+    for case in (first, second):
+        (tiny_dataset / "labelsTr" / f"{case}.png").unlink()
+        (tiny_dataset / "imagesTr" / f"{case}_0000.png").unlink()
+    preprocess_dataset(901, plans)
+    assert not (truths / f"{first}.png").exists()
+    assert (truths / f"{second}.png").is_file()
+
+
+def test_a_damaged_case_is_made_anew(store: SliceStore, plans: Plans, said: pytest.LogCaptureFixture) -> None:
+    labelled = [case for case in store.cases() if store.has_label(case)]
+    before = {case: store.label(case, 0) for case in labelled}
+    content = bytearray(store.image_file(labelled[0]).read_bytes())
+    content[len(content) // 2] ^= 16
+    store.image_file(labelled[0]).write_bytes(content)
+    store.label_file(labelled[1]).write_bytes(store.label_file(labelled[1]).read_bytes()[:-40])
+    record = store.folder / f"{labelled[2]}.json"
+    record.write_text(record.read_text().replace('"image_size": 256', '"image_size": 255'))
+    dates = times(store)
+    again = preprocess_dataset(901, plans)
+    assert f"The slices of {', '.join(labelled[:3])} are damaged" in said.text
+    assert {case for case, date in times(again).items() if date != dates[case]} == set(labelled[:3])
+    assert all(np.array_equal(again.label(case, 0), label) for case, label in before.items())
+    assert not any(again.damaged(case) for case in again.cases())
+
+
+def test_temporary_files_of_killed_runs_are_removed(store: SliceStore, plans: Plans) -> None:
+    from samdpo import files
+
+    gone = f".tmp-{files._this_machine()}-2147483646-0123456789ab_x.b2nd"
+    left = [store.folder / gone, store.folder.parent / gone, store.folder.parent / "gt_segmentations" / gone]
+    for file in left:
+        file.write_text("half")
+    preprocess_dataset(901, plans)
+    assert not any(file.exists() for file in left)
+
+
+@pytest.fixture
+def spots(roots) -> Path:
+    """Dataset904_Spots: 4 pictures of 600 x 600 pixels with spots of 1 pixel, and in the first one a large disc."""
+    raw = roots.raw / "Dataset904_Spots"
+    generator = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    for number in range(4):
+        label = np.zeros((600, 600), np.uint8)
+        for y, x in ((100, 200), (301, 307), (500, 44)):
+            label[y, x] = 1
+        if number == 0:
+            label[100:200, 400:500] = 2
+        image = generator.integers(60, 90, label.shape).astype(np.uint8) + 100 * (label > 0).astype(np.uint8)
+        Image.fromarray(image).save(raw / "imagesTr" / f"s{number}_0000.png")
+        Image.fromarray(label).save(raw / "labelsTr" / f"s{number}.png")
+    (raw / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "X-ray"}, "labels": {"background": 0, "spot": 1, "disc": 2}, "numTraining": 4,
+        "file_ending": ".png",
+    }))
+    return raw
+
+
+def test_objects_too_small_for_the_grid_are_told_and_never_taught_as_absence(
+    spots: Path, said: pytest.LogCaptureFixture
+) -> None:
+    store = SliceStore(module.preprocessed_folder(904) / plan_and_preprocess(904).preprocessing.data_identifier)
+    lost = sum(store.summaries()[case].small_objects["spot"][1] for case in store.cases())
+    assert lost
+    assert f"spot: {lost} of 12 outlined objects ({100 * lost / 12:.3g}%)" in said.text
+    assert "disc:" not in said.text
+    for case in store.cases():
+        assert (store.label(case, 0) == 1).sum() == 3
+        assert store.properties(case)["slices_of"]["spot"] == [0]
+
+
+def test_only_cases_that_lost_objects_are_made_anew_from_a_store_of_an_older_version(spots: Path) -> None:
+    """Whose records know of no small objects; the hash, by which prompts are kept, changes for these alone."""
+    for number in (1, 2):  # in these nothing is lost
+        label = np.zeros((600, 600), np.uint8)
+        label[50:300, 50:300] = 1
+        Image.fromarray(label).save(spots / "labelsTr" / f"s{number}.png")
+    plans = plan_and_preprocess(904)
+    store = SliceStore(module.preprocessed_folder(904) / plans.preprocessing.data_identifier)
+    first = {case: entry.hash for case, entry in store.summaries().items()}
+    for case in store.cases():
+        record = store.folder / f"{case}.json"
+        content = json.loads(record.read_text())
+        content["hash"] = content["source"]
+        for key in ("source", "small_objects", "checksums", "checksum"):
+            del content[key]
+        record.write_text(json.dumps(content))
+    old = {case: entry.hash for case, entry in SliceStore(store.folder).summaries().items()}
+    new = {case: entry.hash for case, entry in preprocess_dataset(904, plans).summaries().items()}
+    assert new == first
+    assert {case for case in new if new[case] != old[case]} == {"s0", "s3"}
+
+
+def test_truths_of_a_tiff_stack_keep_their_spacing(roots) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    raw = roots.raw / "Dataset905_Stacks"
+    generator = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    label = np.zeros((3, 20, 24), np.uint8)
+    label[1, 5:15, 5:15] = 1
+    for name in ("st_000", "st_001"):
+        image = generator.integers(0, 255, label.shape).astype(np.uint8)
+        tifffile.imwrite(raw / "imagesTr" / f"{name}_0000.tif", image, photometric="minisblack")
+        tifffile.imwrite(raw / "labelsTr" / f"{name}.tif", label, photometric="minisblack")
+        (raw / "imagesTr" / f"{name}.json").write_text('{"spacing": [3, 0.5, 0.5]}')
+    (raw / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "MR"}, "labels": {"background": 0, "spot": 1}, "numTraining": 2, "file_ending": ".tif",
+    }))
+    plans = plan_and_preprocess(905)
+    truth = module.preprocessed_folder(905) / "gt_segmentations" / "st_000.tif"
+    assert read_image(truth).spacing == (3.0, 0.5, 0.5)
+    (raw / "imagesTr" / "st_000.json").write_text('{"spacing": [4, 0.5, 0.5]}')
+    store = preprocess_dataset(905, plans)
+    assert store.properties("st_000")["spacing"] == [4.0, 0.5, 0.5]
+    assert read_image(truth).spacing == (4.0, 0.5, 0.5)

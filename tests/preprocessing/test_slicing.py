@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -82,3 +82,67 @@ def test_an_array_of_another_shape_is_refused() -> None:
         SliceGeometry(0, (1, 5, 6)).to_slices(np.zeros((1, 1, 6, 5)))
     with pytest.raises(ValueError, match="slices"):
         SliceGeometry(0, (1, 5, 6)).to_native(np.zeros((2, 1, 256, 256)))
+
+
+def cut_with_small(label: np.ndarray, labels: dict[str, int], axis: int = 0) -> tuple[np.ndarray, dict]:
+    geometry = SliceGeometry(axis, label.shape)
+    cut = geometry.label_to_slices(label)
+    return cut, keep_small_objects(geometry, label, cut, labels, -1)
+
+
+def test_an_object_between_the_pixels_of_the_grid_keeps_the_one_under_its_centre() -> None:
+    label = np.zeros((2, 1500, 1400), np.int16)
+    places = [(3, 5), (700, 811), (1498, 0)]
+    for y, x in places:
+        label[1, y : y + 2, x : x + 2] = 3
+    cut, counts = cut_with_small(label, {"spot": 3})
+    assert counts["spot"][0] == 3
+    assert counts["spot"][2] == 0
+    assert not cut[0].any()
+    assert sorted(zip(*(i.tolist() for i in np.nonzero(cut[1])))) == sorted(
+        (int((y + 1) * 256 / 1500), int((x + 1) * 256 / 1400)) for y, x in places
+    )
+
+
+def test_a_label_that_loses_nothing_is_cut_as_ever() -> None:
+    label = blob((1, 1024, 700)).astype(np.int16)
+    cut, counts = cut_with_small(label, {"blob": 1})
+    assert counts == {"blob": [1, 0, 0]}
+    assert np.array_equal(cut, SliceGeometry(0, label.shape).label_to_slices(label))
+    assert cut_with_small(label[:, :256, :200], {"blob": 1})[1] == {}
+
+
+def test_small_objects_are_kept_along_any_axis() -> None:
+    label = np.zeros((600, 3, 700), np.int16)
+    label[301, 1, 401] = 1
+    cut, counts = cut_with_small(label, {"spot": 1}, axis=1)
+    assert counts == {"spot": [1, 1, 0]}
+    assert np.argwhere(cut).tolist() == [[1, int(301.5 * 256 / 600), int(401.5 * 256 / 700)]]
+
+
+def test_an_object_inside_another_structure_is_not_taught_as_absent() -> None:
+    label = np.full((1, 1024, 1024), 1, np.int16)
+    label[0, 401, 401] = 2
+    cut, counts = cut_with_small(label, {"organ": 1, "spot": 2})
+    assert counts["spot"] == [1, 1, 1]
+    assert cut[0, 100, 100] == -1
+    assert (cut == -1).sum() == 1
+
+
+def test_pixels_that_are_ignored_may_be_given_to_an_object() -> None:
+    label = np.full((1, 1024, 1024), -1, np.int16)
+    label[0, 401, 401] = 2
+    cut, counts = cut_with_small(label, {"spot": 2})
+    assert counts["spot"] == [1, 1, 0]
+    assert np.argwhere(cut == 2).tolist() == [[0, 100, 100]]
+
+
+def test_each_of_many_objects_has_a_pixel() -> None:
+    generator = np.random.default_rng(0)
+    label = np.zeros((1, 900, 900), np.int16)
+    label[0, generator.integers(0, 900, 60), generator.integers(0, 900, 60)] = 1
+    cut, counts = cut_with_small(label, {"spot": 1})
+    assert counts["spot"][1] > 40
+    assert counts["spot"][2] == 0
+    native = {(int((y + 0.5) * 256 / 900), int((x + 0.5) * 256 / 900)) for _, y, x in np.argwhere(label)}
+    assert {(y, x) for _, y, x in np.argwhere(cut).tolist()} == native

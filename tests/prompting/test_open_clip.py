@@ -11,8 +11,9 @@ import torch
 from clip_folders import ClipParts, make_parts, write_clip
 
 from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.files import read_json, write_json
 from samdpo.prompting.image_text import ImageTextModel
-from samdpo.prompting.open_clip_files import find_open_clip
+from samdpo.prompting.open_clip_files import CONFIG, TOKENIZER, find_open_clip
 from samdpo.prompting.open_clip_loading import OpenClip, load_open_clip, shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
 from samdpo.prompting.open_clip_text import text_tower_folder
@@ -131,6 +132,52 @@ def test_what_the_hub_lacks_is_not_asked_for_twice_and_the_weights_come_last(tin
     assert find_open_clip("hf-hub:owner/tiny").weights == tiny[0] / "open_clip_model.safetensors"
     assert len(asked) == len(set(asked)) and asked[0] == "open_clip_config.json"
     assert asked[-1] == "open_clip_model.safetensors"
+
+
+def test_what_only_a_model_folder_names_is_not_downloaded_but_biomedclip_is_known(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setenv("samdpo_weights", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, file: asked.append(repository))
+    with pytest.raises(ConfigurationError, match="Prediction downloads nothing .* hf download owner/other"):
+        find_open_clip("hf-hub:owner/other", may_download=False)
+    assert not asked
+    with pytest.raises(ConfigurationError, match="BiomedCLIP"):
+        find_open_clip("biomedclip", may_download=False)
+    assert set(asked) == {"microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"}
+
+
+def test_a_tokenizer_that_a_folder_names_is_not_downloaded_for_it(tiny, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("the network was asked"))
+    shutil.copytree(tiny[0], tmp_path / "clip")
+    for file in TOKENIZER:
+        (tmp_path / "clip" / file).unlink(missing_ok=True)
+    config = read_json(tmp_path / "clip" / CONFIG)
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "owner/words"}
+    write_json(tmp_path / "clip" / CONFIG, config)
+    with pytest.raises(ConfigurationError, match=r"open_clip_config\.json names owner/words.* hf download owner/words"):
+        load_open_clip(find_open_clip(f"local-dir:{tmp_path / 'clip'}", may_download=False))
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:../x", "hf-hub:/etc", "hf-hub:a/b/c", "hf-hub:", "hf-hub:a/..", "hf-hub:owner"]
+)
+def test_an_address_of_the_hub_is_an_owner_and_a_name(name):
+    with pytest.raises(ConfigurationError, match="expected hf-hub:OWNER/NAME"):
+        find_open_clip(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:owner/name", "local-dir:/x", "hf_hub:x", 5])
+def test_an_image_tower_comes_from_nowhere_else(tiny, tmp_path, name):
+    shutil.copytree(tiny[0], tmp_path / "clip")
+    config = read_json(tmp_path / "clip" / CONFIG)
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
+    write_json(tmp_path / "clip" / CONFIG, config)
+    with pytest.raises(ConfigurationError, match="'timm_model_name' is .* expected the name of an architecture"):
+        load_open_clip(find_open_clip(f"local-dir:{tmp_path / 'clip'}"))
 
 
 def test_a_repository_that_holds_no_open_clip_model_is_a_sentence(tmp_path, monkeypatch):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from samdpo.errors import ConfigurationError
+from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.files import read_json, write_json
+from samdpo.planning.run import plan_and_preprocess
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.training.fold_data import FoldData
 
 
 def prompt(name: str, label: int, present: bool, seed: int) -> StructurePrompt:
@@ -77,3 +81,44 @@ def test_a_slice_that_does_not_exist_is_refused(tmp_path):
     store.put("case_1", volume())
     with pytest.raises(ConfigurationError, match="3 slices, slice 7"):
         store.get("case_1", 7)
+
+
+def test_folds_and_groups_are_read_before_any_prompt_is_made(tiny_dataset, roots):
+    """By training, ``samdpo_prompt`` and the page alike."""
+    plans = plan_and_preprocess(901)
+    folder = roots.preprocessed / tiny_dataset.name
+    splits = folder / "splits_final.json"
+    good = splits.read_text()
+    content = read_json(splits)
+    for fold in content:
+        fold["val"] = [f"{case}.png" for case in fold["val"]]
+    write_json(splits, content)
+    readers = (
+        lambda: make_prompts(plans, 0, "cpu"), lambda: make_prompts(plans, "all", "cpu"),
+        lambda: FoldData.load(plans, 0, "cpu", with_prompts=False),
+    )
+    for read in readers:
+        with pytest.raises(DatasetError, match=r"splits_final\.json: fold 0 names xray_tr_\d+\.png.*meant"):
+            read()
+    splits.write_text(good)
+    (tiny_dataset / "case_groups.json").write_text("[]")
+    for read in readers:
+        with pytest.raises(DatasetError, match=r"case_groups\.json must map"):
+            read()
+
+
+def test_the_key_of_prompts_knows_who_is_kept_apart(tiny_dataset, monkeypatch):
+    keys = []
+
+    def record(folder, key):
+        keys.append(key)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samdpo.prompting.prompt_store.PromptStore", record)
+    for groups in ({}, {"xray_tr_001": "a", "xray_tr_002": "a"}, {"xray_tr_001": "a", "xray_tr_003": "a"}, {}):
+        (tiny_dataset / "case_groups.json").write_text(json.dumps(groups))
+        plans = plan_and_preprocess(901)
+        with pytest.raises(KeyboardInterrupt):
+            make_prompts(plans, "all", "cpu")
+    assert keys[0] == keys[3]
+    assert len(set(keys)) == 3

@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 
-from samdpo.files import read_json
+from samdpo.errors import ConfigurationError, PlansError
+from samdpo.files import read_json, write_json
 from samdpo.inference.predictor import Predictor
 from samdpo.networks.weights import load_weights
+from samdpo.schema import merge
 from samdpo.training.checkpoints import FINAL
 
 SOURCE = '''
@@ -51,7 +53,7 @@ def test_a_variant_overrides_one_hook_and_logs_what_it_likes(planned, outside):
     assert len(trainer.run_log.history["brightness"]) == 2
 
 
-def test_a_variant_with_another_architecture_predicts_with_it(planned, outside):
+def test_a_variant_with_another_architecture_predicts_with_it(planned, outside, monkeypatch):
     trainer = planned.train("finetune", trainer="my_variants:DeeperTrainer")
     assert "text_projection.1.weight" in load_weights(trainer.fold_folder / FINAL)
     assert read_json(trainer.fold_folder / "model.json")["custom_architecture"]
@@ -59,12 +61,43 @@ def test_a_variant_with_another_architecture_predicts_with_it(planned, outside):
     assert isinstance(predictor.folds[0].network.text_projection, torch.nn.Sequential)
     predictor.set_image(planned.raw / "imagesTs" / "xray_ts_001_0000.png")
     assert predictor.predict().segmentation.shape == (1, 96, 112)
+    assert trainer.prediction_command().endswith(" -f 0 -tr my_variants:DeeperTrainer")
+    monkeypatch.delitem(sys.modules, "my_variants")  # as in another process
+    with pytest.raises(ConfigurationError, match="type -tr my_variants:DeeperTrainer"):
+        Predictor.from_model_folder(trainer.folder, device="cpu")
+    again = Predictor.from_model_folder(trainer.folder, device="cpu", trainer="my_variants:DeeperTrainer")
+    assert isinstance(again.folds[0].network.text_projection, torch.nn.Sequential)
 
 
 def test_a_class_from_a_folder_of_variants_is_found_again_when_predicting(planned, outside, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(outside))
     trainer = planned.train("finetune", trainer="DeeperTrainer")
+    monkeypatch.delitem(sys.modules, "samdpo_ext_my_variants")  # as in another process
     assert Predictor.from_model_folder(trainer.folder, device="cpu").plans.plans_name == "samdpoPlans"
+    monkeypatch.delitem(sys.modules, "samdpo_ext_my_variants")
+    monkeypatch.delenv("nnUNet_extTrainer")
+    with pytest.raises(ConfigurationError, match="let nnUNet_extTrainer name the folder of its file"):
+        Predictor.from_model_folder(trainer.folder, device="cpu")
+
+
+def test_a_plan_is_data_too_and_its_trainer_is_typed(planned, outside):
+    file = planned.preprocessed / "samdpoPlans.json"
+    write_json(file, merge(read_json(file), {"configurations": {"finetune": {"trainer": "my_variants:BrightTrainer"}}}))
+    with pytest.raises(ConfigurationError, match=r"samdpoPlans\.json names the trainer.*type -tr my_variants:Bright"):
+        planned.trainer("finetune")
+    assert "my_variants" not in sys.modules
+    trainer = planned.trainer("finetune", "trainer=my_variants:DeeperTrainer")
+    assert type(trainer).__name__ == "DeeperTrainer"
+    assert type(planned.trainer("finetune")).__name__ == "BrightTrainer", "whose module is loaded now"
+
+
+def test_an_objective_that_the_trainer_does_not_read_is_refused(planned):
+    with pytest.raises(PlansError, match="'preferences', which FinetuneTrainer does not read: it learns by 'superv"):
+        planned.trainer("finetune", "objective=preferences")
+    planned.train("finetune", "epochs=1")
+    with pytest.raises(PlansError, match="'supervised', which AlignTrainer does not read"):
+        planned.trainer("align", "objective=supervised")
+    assert planned.trainer("align", "objective=self_training").stage.objective == "self_training"
 
 
 def test_align_finds_the_only_finetuned_model_of_another_trainer(planned, outside):

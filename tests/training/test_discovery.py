@@ -1,10 +1,15 @@
+import importlib
+import os
 import sys
+import types
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from samdpo.errors import ConfigurationError
+from samdpo.planning.planners import get_planner
 from samdpo.training.align import AlignTrainer
-from samdpo.training.discovery import find_trainer
+from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.finetune import FinetuneTrainer
 
 SOURCE = """
@@ -64,3 +69,70 @@ def test_a_class_that_is_no_trainer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
     with pytest.raises(ConfigurationError, match="not a subclass"):
         find_trainer("NoTrainer")
+
+
+def named_by_a_file(name, typed=None):
+    return trainer_of_file(name, "model.json", typed)
+
+
+def test_a_name_in_a_file_finds_what_is_built_in_installed_or_in_the_users_folders(tmp_path, monkeypatch):
+    assert named_by_a_file("samdpo.training.align:AlignTrainer") is AlignTrainer
+    assert named_by_a_file("AlignTrainer") is AlignTrainer
+    assert named_by_a_file("samdpo.somewhere_else_in_another_version:AlignTrainer") is AlignTrainer
+    (tmp_path / "ext_named.py").write_text(SOURCE.format(name="OfAFile"))
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert named_by_a_file("samdpo_ext_ext_named:OfAFile").__name__ == "OfAFile"
+    entry = EntryPoint("Another", "samdpo.training.finetune:FinetuneTrainer", "samdpo.trainers")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] * (group == "samdpo.trainers"))
+    assert named_by_a_file("Another") is FinetuneTrainer
+
+
+def test_a_name_in_a_file_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "named_by_data.py").write_text("raise AssertionError('this was run')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    with pytest.raises(ConfigurationError, match="type -tr named_by_data:AlignTrainer, or let nnUNet_extTrainer"):
+        named_by_a_file("named_by_data:AlignTrainer")
+    assert "named_by_data" not in sys.modules and sys.path == before
+
+
+def test_a_class_that_is_loaded_already_needs_no_import(monkeypatch):
+    own = type("Own", (FinetuneTrainer,), {"__module__": "loaded_by_the_user"})
+    monkeypatch.setitem(sys.modules, "loaded_by_the_user", types.SimpleNamespace(Own=own, system=os.system))
+    assert named_by_a_file("loaded_by_the_user:Own") is own
+    with pytest.raises(ConfigurationError, match="is not run for it"):
+        named_by_a_file("loaded_by_the_user:system")
+
+
+def test_what_is_typed_must_be_the_class_that_the_file_names():
+    assert named_by_a_file("somewhere:AlignTrainer", "AlignTrainer") is AlignTrainer
+    assert named_by_a_file("somewhere:AlignTrainer", AlignTrainer) is AlignTrainer
+    with pytest.raises(ConfigurationError, match="-tr names the class 'FinetuneTrainer'"):
+        named_by_a_file("somewhere:AlignTrainer", "FinetuneTrainer")
+
+
+@pytest.mark.parametrize("name", [":", "a:", ":X", "a b:X", "../x:Y", "a.:X", "x:y.z", "x:y:z"])
+def test_what_is_no_name_of_a_class_is_a_sentence(name):
+    with pytest.raises(ConfigurationError, match=r"names no trainer; write package\.module:Class"):
+        find_trainer(name)
+    with pytest.raises(ConfigurationError, match=r"names no planner; write package\.module:Class"):
+        get_planner(name)
+
+
+def test_installed_modules_win_over_those_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "this_is_mine.py").write_text(SOURCE.format(name="Mine"))
+    (tmp_path / "colorsys.py").write_text("raise AssertionError('the standard library has one')")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    monkeypatch.chdir(tmp_path)
+    find_trainer("this_is_mine:Mine")
+    importlib.import_module("colorsys")
+
+
+def test_a_file_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkeypatch):
+    (tmp_path / "a_latin.py").write_bytes(b"# caf\xe9")
+    (tmp_path / "b_link.py").symlink_to(tmp_path / "nowhere.py")
+    (tmp_path / "c_found.py").write_text(SOURCE.format(name="Found"))
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert find_trainer("Found").__name__ == "Found"

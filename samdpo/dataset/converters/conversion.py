@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samdpo.dataset.cases import load_groups
 from samdpo.dataset.converters.duplicates import duplicate_groups
 from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
 from samdpo.dataset.converters.target import claim_folder, finish_folder
@@ -174,8 +175,7 @@ def _write_groups(folder: Path, conversion: Conversion, processes: int) -> None:
     )
     groups = duplicate_groups(images, ending, processes)
     file = folder / "case_groups.json"
-    if file.exists():
-        groups |= read_json(file, error=DatasetError, remedy="Delete it and type the same command again.")
+    groups |= load_groups(folder)
     if groups:
         write_json(file, groups)
 

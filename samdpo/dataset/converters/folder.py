@@ -168,10 +168,12 @@ def _check_labels(labels: Sequence[str]) -> None:
 
 def _pairs(images: Path, masks: Path, sources: Sequence[StructureSource]) -> list[Entry]:
     together = images.expanduser().resolve() == masks.expanduser().resolve()
+    of_images = picture_members(images)
     if sources:
-        found = pair_structures(picture_members(images), masks, sources, together)
+        found = pair_structures(of_images, masks, sources, together)
     else:
-        pairs = pair_by_stem(picture_members(images), picture_members(masks, masks=True), together)
+        of_masks = of_images if together else picture_members(masks, masks=True)
+        pairs = pair_by_stem(of_images, of_masks, together)
         found = [(case, image, (mask,), ()) for case, image, mask in pairs]
     if not found:
         raise DatasetError(f"{images} and {masks} hold no image with a mask. Name the folders that hold them.")

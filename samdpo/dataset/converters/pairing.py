@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from samdpo.dataset.converters.source import Member, is_archive, list_members
 from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MASK_SUFFIXES = ("_mask", "_label", "_seg")
 _MOST_STRUCTURES = 30  # more endings of names are numbers of something else
+_JOINTS = "_-. "  # between a case's name and what follows
 _CHANNEL = "_0000"  # nnU-Net's images have it, its labels do not
 
 
@@ -34,6 +35,7 @@ def picture_members(source: Path, masks: bool = False) -> list[Member]:
     for member in members:
         if ending_of(member.name):
             by_folder[member.folder].append(member)
+    _tell_left_out(source, members, by_folder)
     if "" in by_folder:
         return by_folder[""]
     if not by_folder:
@@ -70,6 +72,7 @@ def pair_by_stem(
         masks = [m for m in masks if stem(m).lower().endswith(MASK_SUFFIXES)]
     by_case = _unique(images, "images")
     by_stem = _unique(masks, "masks")
+    every_mask = list(by_stem)
     plain = _case_names(by_case)
     found, bare = [], []
     for case, image in sorted(by_case.items()):
@@ -85,8 +88,10 @@ def pair_by_stem(
         else:
             bare.append(image)
     if bare or by_stem:
-        suffixes = _suffixes(list(by_case), list(by_stem))
-        advice = f" If each mask shows one structure: --structures {suffixes}" if suffixes and not together else ""
+        # In one folder a second mask of a case, such as a_mask_1 beside a_mask, looks like an image without a mask.
+        extra = [stem(m) for m in bare] if together else []
+        suffixes = _suffixes([case for case in by_case if case not in extra], [*every_mask, *extra])
+        advice = f" If each mask shows one structure: --structures {suffixes}" if suffixes else ""
         lines = [f"{m} has no mask: expected a file called {stem(m)}, or {stem(m)}_mask." for m in bare[:10]]
         lines += [f"{m} has no image of the same name." for m in list(by_stem.values())[:10]]
         raise DatasetError(
@@ -94,6 +99,19 @@ def pair_by_stem(
                        "images without a mask into a folder of their own and name it after --unlabelled." + advice])
         )
     return found
+
+
+def _tell_left_out(source: Path, members: Sequence[Member], by_folder: Mapping[str, Sequence[Member]]) -> None:
+    """What lies beside the images of ``source`` and is not converted."""
+    others = Counter(PurePosixPath(m.name).suffix.lower() or "without ending" for m in members if not ending_of(m.name))
+    if others and by_folder:
+        kinds = ", ".join(f"{ending} ({number})" for ending, number in others.most_common(5))
+        log.warning("%d files of %s are left out, since they are no images that are read: %s.", others.total(), source,
+                    kinds)
+    below = {folder: len(images) for folder, images in by_folder.items() if folder}
+    if "" in by_folder and below:
+        log.warning("Images in folders inside %s are left out: %s.", source,
+                    ", ".join(f"{folder} ({number})" for folder, number in sorted(below.items())[:5]))
 
 
 @dataclass(frozen=True)
@@ -149,12 +167,8 @@ def pair_structures(
     everything = [member for member in list_members(masks.expanduser()) if ending_of(member.name)]
     folders = {one: _in_folder(everything, one.source) for one in sources}
     suffixes = sorted((one.source for one in sources if not folders[one]), key=len, reverse=True)
-    loose = picture_members(masks) if suffixes else []
-    by_suffix = {suffix: {} for suffix in suffixes}  # -> stem without it -> mask
-    for member in loose:
-        fitting = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
-        if fitting is not None:
-            by_suffix[fitting][stem(member)[: -len(fitting)]] = member
+    loose = [] if not suffixes else list(images) if together else picture_members(masks, masks=True)
+    by_suffix, others = _by_suffix(loose, suffixes)
     if together:
         images = [m for m in images if not stem(m).endswith(tuple(suffixes))]
     by_case = _unique(images, "images")
@@ -179,22 +193,43 @@ def pair_structures(
                 )
             found[case] += [(left.pop(name), one.value) for name in fitting]
         alone += left.values()
-    if not together and suffixes:
-        used = {id(member) for of in by_suffix.values() for member in of.values()}
-        alone += [member for member in loose if id(member) not in used]
+    if not together and others:
+        names = tuple({*by_case, *plain.values()})
+        alone += [member for member in others if not stem(member).startswith(names)]
+        log.warning("%d files of %s are of no structure that --structures names and are left out, for example %s.",
+                    len(others), masks, others[0].name)
     bare = [by_case[case] for case, of in found.items() if not of]
     if bare or alone:
         raise DatasetError("\n".join([
             *(f"{m} has no mask of any structure." for m in bare[:10]),
-            *(f"{m} belongs to no image, or to no structure of --structures." for m in alone[:10]),
-            f"{len(bare)} image(s) and {len(alone)} mask(s) stand alone. Rename them, name their structure too, or put "
-            "images without a mask into a folder of their own and name it after --unlabelled.",
+            *(f"{m} belongs to no image." for m in alone[:10]),
+            f"{len(bare)} image(s) and {len(alone)} mask(s) stand alone. Rename them, or put images without a mask "
+            "into a folder of their own and name it after --unlabelled.",
         ]))
     _tell_missing(sources, found)
     return [
         (plain[case], image, tuple(mask for mask, _ in found[case]), tuple(value for _, value in found[case]))
         for case, image in sorted(by_case.items())
     ]
+
+
+def _by_suffix(
+    members: Sequence[Member], suffixes: Sequence[str]
+) -> tuple[dict[str, dict[str, Member]], list[Member]]:
+    """Suffix -> name of the case -> its mask, and the files with none of ``suffixes``, which come longest first."""
+    found: dict[str, dict[str, Member]] = {suffix: {} for suffix in suffixes}
+    others = []
+    for member in members:
+        suffix = next((suffix for suffix in suffixes if stem(member).endswith(suffix)), None)
+        if suffix is None:
+            others.append(member)
+            continue
+        name = stem(member)[: -len(suffix)]
+        name = name if suffix[0] in _JOINTS else name.rstrip(_JOINTS)
+        other = found[suffix].setdefault(name, member)
+        if other is not member:
+            raise DatasetError(f"{other} and {member} are both the mask {suffix} of {name}. Remove one of them.")
+    return found, others
 
 
 def _tell_missing(sources: Sequence[StructureSource], found: Mapping[str, Sequence[tuple[Member, int]]]) -> None:

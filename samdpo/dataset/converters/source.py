@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -16,10 +17,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from samdpo.dataset.decoding import check_size
+from samdpo.dataset.decoding import check_file, check_size
+from samdpo.dataset.images import ending_of
 from samdpo.dataset.nifti import refuse_cut_nifti
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, unreadable
+
+log = logging.getLogger(__name__)
 
 _ZIP = re.compile(r"\.zip$", re.I)
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz)$", re.I)
@@ -82,7 +86,11 @@ def list_members(container: Path) -> list[Member]:
             entries = [(e.filename, e.file_size) for e in _zip(container).infolist() if not e.is_dir()]
         else:
             # Links and devices are left out: what they point at is not part of the archive.
-            entries = [(e.name, e.size) for e in _tar(container)[0].getmembers() if e.isfile()]
+            everything = _tar(container)[0].getmembers()
+            entries = [(e.name, e.size) for e in everything if e.isfile()]
+            links = [e.name for e in everything if (e.issym() or e.islnk()) and ending_of(e.name)]
+            if links:
+                log.warning("%d links in %s are left out, for example %s.", len(links), container, links[0])
     except _DAMAGED as error:
         raise _damaged(container, error) from error
     members = []
@@ -145,7 +153,11 @@ def _walk(folder: Path) -> Iterator[Member]:
             folders.clear()
         for name in sorted(files):
             file = Path(place) / name
-            if not _is_junk(PurePosixPath(name)) and file.is_file():
+            if _is_junk(PurePosixPath(name)):
+                continue
+            if file.is_symlink() and ending_of(name):
+                check_file(file)  # a link to nothing would be left out without a word
+            if file.is_file():
                 path = (inside / name).as_posix()
                 yield Member(folder, path, file.stat().st_size, order, path)
                 order += 1

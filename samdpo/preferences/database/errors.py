@@ -21,5 +21,21 @@ class AlreadyJudgedError(DatabaseError):
     """This person has judged this item already, under another client key."""
 
 
+class NotHandedOutError(DatabaseError):
+    """This person judges an item that the page has not handed to them."""
+
+
+class EnoughJudgedError(DatabaseError):
+    """Others have judged this item as often as it needs, while this person's lease had run out."""
+
+
 class ClientKeyError(DatabaseError):
-    """A client key that is known comes with another item or another person."""
+    """A client key that is known comes with another item, another person or another answer."""
+
+
+class ConcurrencyError(DatabaseError):
+    """PostgreSQL ended a transaction that waited for another one which waited for it; it can be done again."""
+
+
+class ContradictionError(DatabaseError):
+    """What is to be added contradicts what the database holds, or itself."""

@@ -1,7 +1,8 @@
 """A database's sets, items and judgements as a file of JSON lines, and back.
 
 A line is ``{"kind": "candidate_set" | "item" | "judgement", …}``: the sets, then their items, then the judgements in
-the order they came, those that were undone among them.
+the order they came, those that were undone among them. What is imported is anybody's: every field passes the checks
+of what the page receives, and the file is added in one transaction or not at all.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from samdpo.errors import ConfigurationError
-from samdpo.files import write_text
+from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.files import parse_json, unreadable, write_text
 from samdpo.preferences.database import as_json
 from samdpo.preferences.database.database import PreferenceDatabase
-from samdpo.preferences.database.errors import AlreadyJudgedError
+from samdpo.preferences.database.errors import ClientKeyError, ContradictionError, UnknownItemError
 from samdpo.preferences.database.records import CandidateSet, Item, Judgement
 
 log = logging.getLogger(__name__)
+
+_KINDS = {"candidate_set": CandidateSet, "item": Item, "judgement": Judgement}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def export_jsonl(database: PreferenceDatabase, file: Path, sets: Sequence[Candid
 
 
 def import_jsonl(database: PreferenceDatabase, file: Path, dataset: str | None = None) -> Imported:
-    """Add what ``file`` holds; doing it again changes nothing.
+    """Add what ``file`` holds, in one transaction; doing it again changes nothing.
 
     Args:
         database: to add to.
@@ -60,7 +64,8 @@ def import_jsonl(database: PreferenceDatabase, file: Path, dataset: str | None =
         dataset: full name of the dataset it should be about; None takes any.
 
     Raises:
-        ConfigurationError: a line is broken or about another dataset; nothing of the file is added.
+        ConfigurationError: a line is broken, about another dataset, or contradicts another line or the database;
+            nothing of the file is added.
     """
     contents = read_jsonl(file)
     others = sorted({one.dataset for one in contents.sets} - {dataset})
@@ -68,16 +73,14 @@ def import_jsonl(database: PreferenceDatabase, file: Path, dataset: str | None =
         raise ConfigurationError(
             f"{file} has judgements of {', '.join(others)}, expected {dataset}. Nothing is imported."
         )
-    for one in contents.sets:
-        database.add_candidate_set(one, [item for item in contents.items if item.candidate_set == one.id])
-    counts = {"new": 0, "known": 0, "refused": 0}
-    for judgement in contents.judgements:
-        try:
-            counts["new" if database.record(judgement) else "known"] += 1
-        except AlreadyJudgedError as error:
-            log.warning("Left out: %s", error)
-            counts["refused"] += 1
-    return Imported(**counts)
+    try:
+        outcomes = database.add_all(contents.sets, contents.items, contents.judgements)
+    except (ContradictionError, ClientKeyError, UnknownItemError) as error:
+        raise ConfigurationError(f"{file}: {error} Nothing is imported.") from error
+    for judgement, outcome in zip(contents.judgements, outcomes, strict=True):
+        if outcome == "refused":
+            log.warning("Left out: %r has judged item %d already.", judgement.annotator, judgement.item)
+    return Imported(*(outcomes.count(outcome) for outcome in ("new", "known", "refused")))
 
 
 def read_jsonl(file: Path) -> Contents:
@@ -87,22 +90,17 @@ def read_jsonl(file: Path) -> Contents:
         ConfigurationError: the file is missing or a line is broken; the text names the line.
     """
     contents = Contents()
+    places: dict[type, list[Any]] = {CandidateSet: contents.sets, Item: contents.items, Judgement: contents.judgements}
     for number, line in _lines(file):
         try:
-            content = json.loads(line)
-            kind = content.pop("kind")
-            if kind == "candidate_set":
-                contents.sets.append(as_json.set_from_json(content))
-            elif kind == "item":
-                contents.items.append(as_json.item_from_json(content))
-            elif kind == "judgement":
-                contents.judgements.append(as_json.judgement_from_json(content))
-            else:
-                raise ValueError(f"the kind {kind!r} is none of candidate_set, item, judgement")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            content = parse_json(line, "it")
+            kind = content.pop("kind") if isinstance(content, dict) and "kind" in content else None
+            if not isinstance(kind, str) or kind not in _KINDS:
+                raise ValueError(f"the kind {str(kind)[:80]!r} is none of {', '.join(_KINDS)}")
+            places[_KINDS[kind]].append(as_json.checked_from_json(_KINDS[kind], content))
+        except (ValueError, SamdpoError) as error:
             raise ConfigurationError(
-                f"Line {number} of {file} is not what samdpo_preferences export writes: {reason}. Nothing is imported."
+                f"Line {number} of {file} is not what samdpo_preferences export writes: {error}. Nothing is imported."
             ) from error
     _check_whole(contents, file)
     return contents
@@ -110,21 +108,30 @@ def read_jsonl(file: Path) -> Contents:
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} cannot be read as text ({error}).") from error
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} cannot be read as text ({error}). Nothing is imported.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{unreadable(file, error)} Nothing is imported.") from error
+    # Not splitlines, which also ends a line at characters that JSON may hold within a text.
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _check_whole(contents: Contents, file: Path) -> None:
     sets, items = {one.id for one in contents.sets}, {item.id: item for item in contents.items}
     for item in contents.items:
         if item.candidate_set not in sets:
-            raise ConfigurationError(f"{file} has items of the set {item.candidate_set}, but not the set itself.")
+            raise ConfigurationError(
+                f"{file} has items of the set {item.candidate_set}, but not the set itself. Nothing is imported."
+            )
     for judgement in contents.judgements:
         if judgement.item not in items:
-            raise ConfigurationError(f"{file} has a judgement of the item {judgement.item}, but not the item itself.")
+            raise ConfigurationError(
+                f"{file} has a judgement of the item {judgement.item}, but not the item itself. Nothing is imported."
+            )
         try:
             judgement.check_candidates(items[judgement.item].candidates)
         except ValueError as error:
-            raise ConfigurationError(f"{file}, judgement {judgement.client_key}: {error}") from error
+            raise ConfigurationError(
+                f"{file}, judgement {judgement.client_key}: {error} Nothing is imported."
+            ) from error

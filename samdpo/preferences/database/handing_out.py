@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from samdpo.preferences.database.records import OverlapRule
 from samdpo.preferences.database.tables import ItemRow, JudgementRow, LeaseRow
 
+LONGEST_LEASE = 7 * 24 * 3600.0  # seconds; who has not judged an item in a week will not
 ORDER_OF_WORK = (ItemRow.position.desc(), ItemRow.id.desc())  # as the index has it, read backwards
 
 
@@ -24,7 +25,7 @@ def next_for(
     lease are passed over, and after the lock is had the item is looked at again: it may have been leased between
     the query's view of the data and the lock. Where everything free is locked, the query waits instead.
     """
-    held = session.scalars(_held_by(annotator, candidate_set, now).limit(1)).first()
+    held = session.scalars(_held_by(annotator, candidate_set, overlap, now).limit(1)).first()
     if held is not None:
         return held
     free = _free_for(annotator, candidate_set, overlap, now)
@@ -43,14 +44,15 @@ def count_left(session: Session, annotator: str, candidate_set: str, overlap: Ov
     """How many items :func:`next_for` could hand to a person now."""
     mine = select(ItemRow.id).where(
         ItemRow.candidate_set == candidate_set,
-        or_(_is_free(annotator, overlap, now), ItemRow.id.in_(_held(annotator, now))), ~_judged_by(annotator),
+        or_(_is_free(annotator, overlap, now), and_(_is_open(overlap), ItemRow.id.in_(_held(annotator, now)))),
+        ~_judged_by(annotator),
     )
     return session.scalar(select(func.count()).select_from(mine.subquery())) or 0
 
 
 def lease(session: Session, item: int, annotator: str, now: datetime, seconds: float) -> None:
-    """Lease an item to a person, or for longer."""
-    expires = now + timedelta(seconds=seconds)
+    """Lease an item to a person, or for longer; the row stays when the lease has run out, as what was handed out."""
+    expires = now + timedelta(seconds=min(seconds, LONGEST_LEASE))
     row = session.get(LeaseRow, (item, annotator))
     if row is None:
         session.add(LeaseRow(item=item, annotator=annotator, taken=now, expires=expires))
@@ -58,12 +60,13 @@ def lease(session: Session, item: int, annotator: str, now: datetime, seconds: f
         row.taken, row.expires = now, expires
 
 
-def _held_by(annotator: str, candidate_set: str, now: datetime) -> Select[tuple[ItemRow]]:
+def _held_by(annotator: str, candidate_set: str, overlap: OverlapRule, now: datetime) -> Select[tuple[ItemRow]]:
+    # Somebody whose lease had run out may have judged it before this person; then it is not needed any more.
     return (
         select(ItemRow)
         .join(LeaseRow, LeaseRow.item == ItemRow.id)
         .where(ItemRow.candidate_set == candidate_set, LeaseRow.annotator == annotator, LeaseRow.expires > now,
-               ~_judged_by(annotator))
+               _is_open(overlap), ~_judged_by(annotator))
         .order_by(LeaseRow.taken.desc())
     )
 
@@ -78,7 +81,7 @@ def _free_for(annotator: str, candidate_set: str, overlap: OverlapRule, now: dat
 
 def _is_free(annotator: str, overlap: OverlapRule, now: datetime) -> ColumnElement[bool]:
     """Fewer people have judged it, or are at it, than it needs."""
-    needed = case((ItemRow.overlap_draw < overlap.share, overlap.people), else_=1)
+    needed = _needed(overlap)
     at_it = (
         select(func.count())
         .select_from(LeaseRow)
@@ -88,6 +91,15 @@ def _is_free(annotator: str, overlap: OverlapRule, now: datetime) -> ColumnEleme
     )
     # The first comparison is implied by the second and spares it for everything that is done.
     return and_(ItemRow.judged < needed, ItemRow.judged + at_it < needed)
+
+
+def _is_open(overlap: OverlapRule) -> ColumnElement[bool]:
+    """Fewer people have judged it than it needs."""
+    return ItemRow.judged < _needed(overlap)
+
+
+def _needed(overlap: OverlapRule) -> ColumnElement[int]:
+    return case((ItemRow.overlap_draw < overlap.share, overlap.people), else_=1)
 
 
 def _judged_by(annotator: str) -> ColumnElement[bool]:

@@ -12,7 +12,7 @@ FILE = "preferences.sqlite"
 
 def default_database_url(dataset: int | str) -> str:
     """``sqlite:///…/nnUNet_results/DatasetXXX_Name/preferences.sqlite`` of a dataset given by id or name."""
-    return f"sqlite:///{results_root(writable=True) / dataset_name(dataset) / FILE}"
+    return f"sqlite:///{results_root() / dataset_name(dataset) / FILE}"
 
 
 def database_url(dataset: int | str, given: str | None = None) -> str:

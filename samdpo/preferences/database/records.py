@@ -1,20 +1,119 @@
-"""What the preference database holds, as plain frozen dataclasses."""
+"""What the preference database holds, as frozen dataclasses whose fields say their kind and range.
+
+A record that is made does not look at kinds and ranges, so that what an older version stored can be read.
+:func:`checked` does; everything that comes in from elsewhere passes it: the page, an import, other programs. The page
+checks what a browser sends with the same types.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, get_args
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from samdpo.errors import ConfigurationError
+from samdpo.names import name_problem
 
 Mode = Literal["ranking", "rating", "best"]
 Verdict = Literal["ranked", "none_acceptable", "skipped"]
 
 HIGHEST_RATING = 4  # stars; 1 is the worst (paper Sec. 3.2)
+MOST_CANDIDATES = 8  # keys, colours and dashes that can be told apart
+LARGEST_ID = 2**53 - 1  # of an item, see item_id
+LONGEST = 24 * 3600  # seconds on one item
+LONGEST_NAME = 64  # characters of a person's name
+MOST_PEOPLE = 1000  # that one item can need
+EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)  # before there was anything to judge
+_AHEAD = timedelta(days=1)  # that the clock of another machine may be ahead of ours
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))  # as phones and some keyboards type them
+_HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))
+_IN_NAMES = " _.@'-\u00b7"  # beside letters, marks and digits; the last is the middle dot of Catalan
+_JOINERS = "\u200c\u200d"  # that Persian and the scripts of India need within words
+_VIRAMA = 9  # Unicode's combining class of the sign after which a joiner is written
+
+
+def clean_name(text: str) -> str | None:
+    """A person's name as it is stored: one form of each letter, single spaces; None where it is not a name.
+
+    Letters of any script with their marks, digits, ``_ . @ ' -`` and spaces; 64 characters at most. A typographic
+    apostrophe becomes ``'``, which another keyboard types for the same name.
+    """
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in text.strip()):
+        return None
+    name = unicodedata.normalize("NFC", " ".join(text.split())).translate(_APOSTROPHES).translate(_HYPHENS)
+    if not 0 < len(name) <= LONGEST_NAME or not (name[0].isalnum() or name[0] == "_"):
+        return None
+    fits = all(
+        c.isalnum() or c in _IN_NAMES or unicodedata.category(c) in ("Mn", "Mc") or _joins(c, before)
+        for c, before in zip(name[1:], name)
+    )
+    return name if fits else None
+
+
+def _joins(character: str, before: str) -> bool:
+    """Whether it is a joiner where scripts have one; anywhere else nobody could see that it is there."""
+    return character in _JOINERS and (
+        unicodedata.bidirectional(before) == "AL" or unicodedata.combining(before) == _VIRAMA
+    )
+
+
+def _person(text: str) -> str:
+    name = clean_name(text)
+    if name is None:
+        raise ValueError(
+            f"no name; expected letters and digits of any script, spaces and _ . @ ' -, at most {LONGEST_NAME} of them"
+        )
+    return name
+
+
+def _key(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise ValueError("no UUID") from None
+
+
+def _plain_name(text: str) -> str:
+    problem = name_problem(text)
+    if problem:
+        raise ValueError(f"it is {problem}; expected a plain name")
+    return text
+
+
+def _printable(text: str) -> str:
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        raise ValueError("it holds control characters")
+    return text
+
+
+def _moment(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError("no time zone; expected one, such as UTC")
+    if not EARLIEST <= time <= datetime.now(timezone.utc) + _AHEAD:
+        raise ValueError(f"{time.isoformat()}; expected a time from the year 2000 until now")
+    return time
+
+
+# Strict: neither a boolean nor a text is a number, and no number is a text.
+Rank = Annotated[int, Field(strict=True, ge=1, le=MOST_CANDIDATES)]
+Rating = Annotated[int, Field(strict=True, ge=1, le=HIGHEST_RATING)]
+Candidate = Annotated[int, Field(strict=True, ge=0, lt=MOST_CANDIDATES)]
+ItemId = Annotated[int, Field(strict=True, ge=0, le=LARGEST_ID)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=LONGEST, allow_inf_nan=False)]
+ClientKey = Annotated[str, Field(strict=True, max_length=64), AfterValidator(_key)]
+PersonName = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_person)]
+PlainName = Annotated[str, Field(strict=True), AfterValidator(_plain_name)]
+Text = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_printable)]
+Moment = Annotated[datetime, Field(strict=True), AfterValidator(_moment)]
+SetId = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 @dataclass(frozen=True)
@@ -33,15 +132,15 @@ class CandidateSet:
         folder: where the candidates lie, see :class:`samdpo.preferences.stored_candidates.StoredCandidates`.
     """
 
-    id: str
-    dataset: str
-    fold: str
-    stage: str
-    plans_name: str
-    model_hash: str
-    plan_hash: str
-    created: datetime
-    folder: str
+    id: SetId
+    dataset: PlainName
+    fold: Annotated[str, Field(strict=True, pattern=r"^(all|[0-9]{1,3})$")]
+    stage: PlainName
+    plans_name: PlainName
+    model_hash: Text
+    plan_hash: Text
+    created: Moment
+    folder: Annotated[str, Field(strict=True, max_length=4096), AfterValidator(_printable)]
 
 
 @dataclass(frozen=True)
@@ -58,13 +157,13 @@ class Item:
         candidates: how many there are.
     """
 
-    id: int
-    candidate_set: str
-    case: str
-    slice_index: int
-    structure: str
-    position: float
-    candidates: int
+    id: ItemId
+    candidate_set: SetId
+    case: PlainName
+    slice_index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+    structure: Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_printable)]
+    position: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+    candidates: Annotated[int, Field(strict=True, ge=2, le=MOST_CANDIDATES)]
 
 
 @dataclass(frozen=True)
@@ -88,17 +187,17 @@ class Judgement:
         ValueError: the fields contradict each other; the text says how.
     """
 
-    item: int
-    annotator: str
+    item: ItemId
+    annotator: PersonName
     mode: Mode
-    ranks: tuple[int, ...] | None
-    ratings: tuple[int, ...] | None
-    best: int | None
+    ranks: tuple[Rank, ...] | None
+    ratings: tuple[Rating, ...] | None
+    best: Candidate | None
     verdict: Verdict
-    seconds: float
-    client_key: str
-    time: datetime
-    undone: datetime | None = None
+    seconds: Seconds
+    client_key: ClientKey
+    time: Moment
+    undone: Moment | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -135,9 +234,54 @@ class Judgement:
         """Raise ValueError unless the answer is about ``count`` candidates."""
         answer = self.ranks if self.mode == "ranking" else self.ratings
         if answer is not None and len(answer) != count:
-            raise ValueError(f"The item has {count} candidates; found an answer about {len(answer)}.")
+            raise ValueError(f"The item {self.item} has {count} candidates; found an answer about {len(answer)}.")
         if self.best is not None and not 0 <= self.best < count:
             raise ValueError(f"best is {self.best}; expected a candidate from 0 to {count - 1}.")
+
+
+Record = TypeVar("Record", CandidateSet, Item, Judgement)
+
+
+def checked(record: Record) -> Record:
+    """The record with the kind and range of every field checked, names and keys brought to their one form.
+
+    Raises:
+        ValueError: the text names the field.
+    """
+    return checked_record(type(record), vars(record))
+
+
+def checked_record(cls: type[Record], values: Mapping[str, Any]) -> Record:
+    """A record of these values, checked as by :func:`checked`."""
+    try:
+        found = cls(**dict(_fields_of(cls).model_validate(dict(values))))
+    except ValidationError as error:
+        raise ValueError(first_problem(error.errors())) from error
+    if isinstance(found, Judgement):
+        if found.ranks is not None and not is_ranking(found.ranks):
+            raise ValueError(f"ranks are {list(found.ranks)}; expected 1, 2, … without gaps, equal ones for ties")
+        if found.undone is not None and found.undone < found.time:
+            raise ValueError(f"undone is {found.undone.isoformat()}, before its time {found.time.isoformat()}")
+    return found
+
+
+def first_problem(errors: Sequence[Any]) -> str:
+    """pydantic's first error as ``field: what is wrong``: the place and the rule, never the value that was sent."""
+    where = ".".join(str(part) for part in errors[0]["loc"])
+    return f"{where}: {errors[0]['msg'].removeprefix('Value error, ')}"
+
+
+def is_ranking(ranks: Sequence[int]) -> bool:
+    """Whether ranks count from 1 without gaps; a tie of two may take one rank (1 2 2 3) or two of them (1 2 2 4)."""
+    dense = sorted(set(ranks)) == list(range(1, len(set(ranks)) + 1))
+    return dense or all(rank == 1 + sum(other < rank for other in ranks) for rank in ranks)
+
+
+@lru_cache
+def _fields_of(cls: type) -> type[BaseModel]:
+    """The fields of a record as a model that checks them, by the types that the record itself names."""
+    fields = {name: (kind, ...) for name, kind in get_type_hints(cls, include_extras=True).items()}
+    return create_model(cls.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **fields)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -170,8 +314,10 @@ class OverlapRule:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ConfigurationError(f"The overlap's share is {self.share}; expected 0 to 1, for example 0.1.")
-        if self.people < 1:
-            raise ConfigurationError(f"The overlap's people are {self.people}; expected at least 1.")
+        if not 1 <= self.people <= MOST_PEOPLE:
+            raise ConfigurationError(
+                f"The overlap's people are {self.people}; expected at least 1, and {MOST_PEOPLE} at most."
+            )
 
     def needed(self, item: Item) -> int:
         """How many people's judgements an item needs."""

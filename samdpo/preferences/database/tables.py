@@ -128,3 +128,26 @@ class LeaseRow(Base):
     annotator: Mapped[str] = mapped_column(primary_key=True)
     taken: Mapped[datetime]
     expires: Mapped[datetime]
+
+
+class UndoRow(Base):
+    """An undo by the key that the browser made for it: the same key sent again takes back nothing more."""
+
+    __tablename__ = "undo"
+
+    annotator: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    candidate_set: Mapped[str] = mapped_column(ForeignKey("candidate_set.id"))
+    judgement: Mapped[int | None] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), ForeignKey("judgement.id")
+    )
+    time: Mapped[datetime]
+
+
+class EndedSessionRow(Base):
+    """A session that its owner has signed out of, kept until it would have ended by itself."""
+
+    __tablename__ = "ended_session"
+
+    signature: Mapped[str] = mapped_column(primary_key=True)
+    ends: Mapped[datetime]

@@ -11,9 +11,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from starlette.responses import JSONResponse
 
+from samdpo.preferences.database.records import LARGEST_ID
 from samdpo.preferences.page.access import Access
 from samdpo.preferences.page.ranking_page import RankingPage
-from samdpo.preferences.page.received import LARGEST_ID, ReceivedJudgement, ReceivedUndo
+from samdpo.preferences.page.received import ReceivedJudgement, ReceivedUndo
 from samdpo.preferences.page.sessions import Session
 
 ItemId = Annotated[int, Path(ge=0, le=LARGEST_ID)]

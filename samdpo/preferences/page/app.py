@@ -11,7 +11,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
-from samdpo.preferences.database.errors import AlreadyJudgedError, ClientKeyError, DatabaseError, UnknownItemError
+from samdpo.preferences.database.errors import (
+    AlreadyJudgedError,
+    ClientKeyError,
+    DatabaseError,
+    EnoughJudgedError,
+    NotHandedOutError,
+    UnknownItemError,
+)
+from samdpo.preferences.database.records import first_problem
 from samdpo.preferences.page.access import Access
 from samdpo.preferences.page.api_routes import api_routes
 from samdpo.preferences.page.attempts import SignInAttempts
@@ -34,7 +42,7 @@ def create_app(page: RankingPage, tokens: Tokens) -> FastAPI:
         page: what is judged.
         tokens: who may sign in.
     """
-    access = Access(Sessions(tokens), page.settings.secure)
+    access = Access(Sessions(tokens, ended=page.database), page.settings)
     app = FastAPI(title="samdpo", openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(page_routes(page, access, tokens, SignInAttempts()))
     app.include_router(api_routes(page, access))
@@ -47,10 +55,7 @@ def create_app(page: RankingPage, tokens: Tokens) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def not_understood(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = error.errors()[0]
-        # The place and the rule, never the value: what was sent is not sent back.
-        where = ".".join(str(part) for part in found["loc"])
-        return JSONResponse({"message": f"{where}: {found['msg']}"}, 422)
+        return JSONResponse({"message": first_problem(error.errors())}, 422)
 
     @app.exception_handler(AnswerError)
     async def contradicts(_: Request, error: AnswerError) -> JSONResponse:
@@ -61,6 +66,8 @@ def create_app(page: RankingPage, tokens: Tokens) -> FastAPI:
         return JSONResponse({"message": str(error)}, 404)
 
     @app.exception_handler(AlreadyJudgedError)
+    @app.exception_handler(EnoughJudgedError)
+    @app.exception_handler(NotHandedOutError)
     @app.exception_handler(ClientKeyError)
     @app.exception_handler(OtherModeError)
     async def conflict(_: Request, error: Exception) -> JSONResponse:

@@ -1,8 +1,9 @@
-"""What every request passes before anything reads it, and the headers of every answer."""
+"""What every request passes before anything reads it, and the headers of every answer, also of a fault's."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
@@ -10,7 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from samdpo.preferences.page.settings import PageSettings
 
+log = logging.getLogger(__name__)
+
 LARGEST_BODY = 8 * 1024  # bytes; a judgement has a few hundred
+LARGEST_HEAD = 16 * 1024  # bytes of address and headers
+MOST_HEADERS = 100
 _READS = ("GET", "HEAD", "OPTIONS")
 _POLICY = "; ".join((
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
@@ -29,7 +34,7 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: checks ``Host`` and ``Origin``, bounds bodies, sets security headers.
+    """ASGI middleware: checks ``Host`` and ``Origin``, bounds heads and bodies, sets security headers.
 
     A page of another site can make a browser send requests here, under a name that it points at this machine (DNS
     rebinding) or as a form (CSRF). The first has a foreign ``Host``, the second a foreign ``Origin``.
@@ -48,9 +53,20 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = _with_headers(send, static=scope["path"].startswith("/static/"))
+        send = _WithHeaders(send, static=scope["path"].startswith("/static/"))
+        try:
+            await self._pass(scope, receive, send)
+        except Exception:
+            if send.started:
+                raise
+            log.exception("A fault of the page at %s %s; nothing of this request is stored.", scope["method"],
+                          ascii(scope["path"][:200]))
+            answer = JSONResponse({"message": "The page has a fault; its terminal tells which."}, 500)
+            await answer(scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], headers)
+        refusal = _too_large(scope) or self._refusal(scope["method"], headers)
         if refusal is None and scope["method"] not in _READS:
             body = await _bounded_body(headers, receive)
             if body is None:
@@ -72,7 +88,8 @@ class Guard:
 
     def _knows(self, host: str) -> bool:
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            parts = urlsplit(f"//{host}")
+            name, _ = parts.hostname or "", parts.port
         except ValueError:
             return False
         if name in self._names:
@@ -84,29 +101,45 @@ class Guard:
         return True
 
 
-def _with_headers(send: Send, static: bool) -> Send:
-    # Patients' images are kept nowhere; scripts and styles may be, if the browser asks whether they have changed.
-    headers = {**_HEADERS, "cache-control": "no-cache" if static else "no-store"}
+class _WithHeaders:
+    """Sends with the security headers; ``started`` is whether an answer has begun."""
 
-    async def sending(message: Message) -> None:
+    def __init__(self, send: Send, static: bool) -> None:
+        # Patients' images are kept nowhere; scripts and styles may be, if the browser asks whether they have changed.
+        headers = {**_HEADERS, "cache-control": "no-cache" if static else "no-store"}
+        self._added = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            added = [(name.encode(), value.encode()) for name, value in headers.items()]
-            message = {**message, "headers": [*message.get("headers", []), *added]}
-        await send(message)
+            self.started = True
+            message = {**message, "headers": [*message.get("headers", []), *self._added]}
+        await self._send(message)
 
-    return sending
+
+def _too_large(scope: Scope) -> JSONResponse | None:
+    """The server bounds only heads that come in pieces."""
+    headers = scope["headers"]
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    size += sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+    if size > LARGEST_HEAD or len(headers) > MOST_HEADERS:
+        return JSONResponse(
+            {"message": f"Address and headers have {LARGEST_HEAD} bytes and {MOST_HEADERS} headers at most."}, 431
+        )
+    return None
 
 
 async def _bounded_body(headers: dict[str, str], receive: Receive) -> bytes | None:
-    """The whole body; None where it is, or says it is, too large."""
+    """The whole body; None where it is, or says it is, too large, or where the browser has gone before its end."""
     said = headers.get("content-length", "0")
-    if not said.isdigit() or int(said) > LARGEST_BODY:
+    if not (said.isascii() and said.isdecimal()) or len(said) > 9 or int(said) > LARGEST_BODY:
         return None
     body, more = b"", True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > LARGEST_BODY:

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 from starlette.templating import Jinja2Templates
 
@@ -48,23 +47,24 @@ def page_routes(page: RankingPage, access: Access, tokens: Tokens, attempts: Sig
     @router.post("/sign-in")
     async def sign_in(request: Request) -> Response:
         address = request.client.host if request.client else ""
-        wait = attempts.wait(address)
+        form = SignInForm.read(await request.body())
+        wait = attempts.begin(address)
         if wait > 0:
             message = f"Too many attempts. Try again in {math.ceil(wait / 60)} min."
             response = sign_in_page(request, message, status=429)
             response.headers["retry-after"] = str(math.ceil(wait))
             return response
-        form = SignInForm.read(await request.body())
         name = clean_name(form.name) if form else None
         if form is None or name is None:
+            attempts.succeeded(address)  # no token was tried
             return sign_in_page(request, "Type your name in letters, and the token.", status=422)
-        if not await run_in_threadpool(tokens.accepts, name, form.token.strip()):
-            attempts.failed(address)
+        if not tokens.accepts(name, form.token.strip()):
             log.warning("Somebody at %s tried to sign in as %s with a wrong token.", address, name)
             return sign_in_page(request, "This name and token do not belong together.", name, status=403)
+        attempts.succeeded(address)
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            access.cookie, access.sessions.start(name), max_age=LIFETIME, path="/", secure=access.secure,
+            access.cookie(request), access.sessions.start(name), max_age=LIFETIME, path="/", secure=access.secure,
             httponly=True, samesite="strict",
         )
         log.info("%s has signed in.", name)
@@ -72,9 +72,10 @@ def page_routes(page: RankingPage, access: Access, tokens: Tokens, attempts: Sig
 
     @router.post("/sign-out")
     def sign_out(request: Request, _: Session = writer) -> Response:
-        access.sessions.end(request.cookies[access.cookie])
+        cookie = access.cookie(request)
+        access.sessions.end(request.cookies[cookie])
         response = Response(status_code=204)
-        response.delete_cookie(access.cookie, path="/", secure=access.secure, httponly=True, samesite="strict")
+        response.delete_cookie(cookie, path="/", secure=access.secure, httponly=True, samesite="strict")
         return response
 
     return router

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from threading import Lock
 from typing import Any
 
 from samdpo.errors import ConfigurationError
 from samdpo.preferences.database.database import PreferenceDatabase
-from samdpo.preferences.database.errors import UnknownItemError
-from samdpo.preferences.database.records import CandidateSet, Item
+from samdpo.preferences.database.errors import AlreadyJudgedError, EnoughJudgedError, UnknownItemError
+from samdpo.preferences.database.records import MOST_CANDIDATES, CandidateSet, Item
 from samdpo.preferences.page.item_views import ItemViews
 from samdpo.preferences.page.progress_board import ProgressBoard
-from samdpo.preferences.page.received import MOST_CANDIDATES, ReceivedJudgement, ReceivedUndo, shown_answer
+from samdpo.preferences.page.received import ReceivedJudgement, ReceivedUndo, shown_answer
 from samdpo.preferences.page.settings import PageSettings
 from samdpo.preferences.page.upcoming import Upcoming
 
@@ -46,7 +45,7 @@ class RankingPage:
         self.candidate_set = candidate_set
         self.settings = settings
         self.views = views
-        self._database = database
+        self.database = database
         items = database.items(candidate_set.id)
         self._items = {item.id: item for item in items}
         self.volumes = any(item.slice_index > 0 for item in items)
@@ -57,12 +56,10 @@ class RankingPage:
             )
         self._upcoming = Upcoming(items, (judgement.item for judgement in database.judgements(candidate_set.id)))
         self._progress = ProgressBoard(lambda name: database.progress(name, candidate_set.id, settings.overlap))
-        self._undone: dict[str, tuple[str, dict[str, Any] | None]] = {}
-        self._undo_lock = Lock()
 
     def item(self, item: int) -> Item:
         """The item of this id in this candidate set; raises UnknownItemError where there is none."""
-        found = self._items.get(item) or self._database.item(item)  # another start may have added some meanwhile
+        found = self._items.get(item) or self.database.item(item)  # another start may have added some meanwhile
         if found is None or found.candidate_set != self.candidate_set.id:
             raise UnknownItemError(f"There is no item {item} in candidate set {self.candidate_set.id}.")
         return found
@@ -70,7 +67,7 @@ class RankingPage:
     def next(self, annotator: str) -> dict[str, Any]:
         """Hand out the next item: its id or None, this person's progress, and ids of items to load ahead."""
         settings = self.settings
-        item = self._database.next_item(annotator, self.candidate_set.id, settings.overlap, settings.lease_seconds)
+        item = self.database.next_item(annotator, self.candidate_set.id, settings.overlap, settings.lease_seconds)
         if item is None:
             self._progress.forget(annotator)
         return {
@@ -84,7 +81,8 @@ class RankingPage:
 
         Raises:
             OtherModeError: the browser asks for something else than this page.
-            UnknownItemError, AlreadyJudgedError, ClientKeyError: as the database says.
+            UnknownItemError, AlreadyJudgedError, ClientKeyError, NotHandedOutError, EnoughJudgedError: as the database
+                says.
             AnswerError: the answer does not fit the item.
         """
         if received.mode != self.settings.mode:
@@ -93,26 +91,26 @@ class RankingPage:
             )
         item = self.item(received.item)
         judgement = received.as_judgement(annotator, self.views.order(item, annotator))
-        if self._database.record(judgement):
-            self._progress.count(judgement)
+        try:
+            if self.database.record(judgement, self.settings.overlap):
+                self._progress.count(judgement)
+        except (AlreadyJudgedError, EnoughJudgedError):
+            self._progress.forget(annotator)  # others have done more than the board knows
+            raise
         return self.next(annotator)
 
     def undo(self, annotator: str, received: ReceivedUndo) -> dict[str, Any]:
         """Take back this person's last judgement and hand out its item again, with the answer that was given.
 
-        The same ``undo_key`` sent again, after a lost reply, takes back nothing more.
+        The same ``undo_key`` sent again, after a lost reply, takes back nothing more; after a restart, or to another
+        server, neither.
         """
-        key = str(received.undo_key)
-        with self._undo_lock:
-            known, answer = self._undone.get(annotator, ("", None))
-            if known != key:
-                judgement = self._database.undo_last(
-                    annotator, self.candidate_set.id, lease_seconds=self.settings.lease_seconds
-                )
-                self._progress.forget(annotator)
-                answer = None
-                if judgement is not None:
-                    order = self.views.order(self.item(judgement.item), annotator)
-                    answer = {"item": judgement.item, **shown_answer(judgement, order)}
-                self._undone[annotator] = (key, answer)
+        judgement = self.database.undo_last(
+            annotator, self.candidate_set.id, self.settings.lease_seconds, received.undo_key
+        )
+        self._progress.forget(annotator)
+        answer = None
+        if judgement is not None:
+            order = self.views.order(self.item(judgement.item), annotator)
+            answer = {"item": judgement.item, **shown_answer(judgement, order)}
         return {"undone": answer, **self.next(annotator)}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Annotated
 from urllib.parse import parse_qs
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samdpo.preferences.database.records import HIGHEST_RATING, Judgement, Mode, Verdict
+from samdpo.preferences.database.records import (
+    MOST_CANDIDATES,
+    Candidate,
+    ClientKey,
+    ItemId,
+    Judgement,
+    Mode,
+    Rank,
+    Rating,
+    Seconds,
+    Verdict,
+)
 from samdpo.preferences.page.display_order import to_display, to_stored
-
-MOST_CANDIDATES = 8  # keys, colours and dashes that can be told apart
-LARGEST_ID = 2**53 - 1  # of an item, see item_id
-LONGEST = 24 * 3600  # seconds on one item
-_Rank = Annotated[int, Field(ge=1, le=MOST_CANDIDATES)]
-_Rating = Annotated[int, Field(ge=1, le=HIGHEST_RATING)]
 
 
 class AnswerError(Exception):
@@ -25,18 +28,18 @@ class AnswerError(Exception):
 
 
 class ReceivedJudgement(BaseModel):
-    """A judgement about candidates in the order in which this person sees them."""
+    """A judgement about candidates in the order in which this person sees them; kinds and ranges as in the records."""
 
     model_config = ConfigDict(extra="forbid")
 
-    item: int = Field(ge=0, le=LARGEST_ID)
+    item: ItemId
     mode: Mode
     verdict: Verdict
-    ranks: list[_Rank] | None = Field(default=None, max_length=MOST_CANDIDATES)
-    ratings: list[_Rating] | None = Field(default=None, max_length=MOST_CANDIDATES)
-    best: int | None = Field(default=None, ge=0, lt=MOST_CANDIDATES)
-    seconds: float = Field(ge=0, le=LONGEST, allow_inf_nan=False)
-    client_key: UUID
+    ranks: list[Rank] | None = Field(default=None, max_length=MOST_CANDIDATES)
+    ratings: list[Rating] | None = Field(default=None, max_length=MOST_CANDIDATES)
+    best: Candidate | None = None
+    seconds: Seconds
+    client_key: ClientKey
 
     @model_validator(mode="after")
     def _ranks_have_no_gaps(self) -> ReceivedJudgement:
@@ -69,7 +72,7 @@ class ReceivedJudgement(BaseModel):
                 best=None if self.best is None else order[self.best],
                 verdict=self.verdict,
                 seconds=self.seconds,
-                client_key=str(self.client_key),
+                client_key=self.client_key,
                 time=datetime.now(timezone.utc),
             )
         except ValueError as error:
@@ -92,7 +95,7 @@ class ReceivedUndo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    undo_key: UUID
+    undo_key: ClientKey
 
 
 class SignInForm(BaseModel):

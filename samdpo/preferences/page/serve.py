@@ -2,17 +2,92 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+import time
 import webbrowser
+from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.page.guard import LARGEST_HEAD
 
+REQUEST_SECONDS = 10.0  # for a request to arrive whole, and for a browser to take more of an answer
 _MOST_CONNECTIONS = 512
-_LARGEST_HEADERS = 16 * 1024  # bytes
+_CROWDED = 448  # connections from which on the one that has kept us waiting longest makes room for a new one
+
+
+class ImpatientProtocol(H11Protocol):
+    """HTTP/1.1 that drops who keeps it waiting, so that nobody can take all connections and sit on them.
+
+    A connection is dropped where a request has not arrived whole some seconds after the connection was opened or after
+    its first byte, where an answer is not taken, and, when there are many, where it has kept us waiting longest.
+    uvicorn itself limits only the time between two requests.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._until_request: asyncio.TimerHandle | None = None
+        self._until_taken: asyncio.TimerHandle | None = None
+        self.waiting_since: float | None = None  # time.monotonic() since when a request is on its way
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room where there is little, and give the first request its time."""
+        super().connection_made(transport)
+        if len(self.connections) > _CROWDED:
+            slow = [one for one in self.connections if one is not self and getattr(one, "waiting_since", None)]
+            if slow:
+                min(slow, key=lambda one: one.waiting_since).drop()
+        self._wait_for_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a request that is not whole has its time."""
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._wait_for_request()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is waited for any more."""
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The browser does not take the answer as fast as it comes."""
+        super().pause_writing()
+        if self._until_taken is None:
+            self._until_taken = self.loop.call_later(REQUEST_SECONDS, self.drop)
+
+    def resume_writing(self) -> None:
+        """It has taken some."""
+        if self._until_taken is not None:
+            self._until_taken.cancel()
+            self._until_taken = None
+        super().resume_writing()
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        self.connections.discard(self)
+        self._stop_waiting()
+        self.transport.abort()
+
+    def _wait_for_request(self) -> None:
+        if self._until_request is None:
+            self.waiting_since = time.monotonic()
+            self._until_request = self.loop.call_later(REQUEST_SECONDS, self.drop)
+
+    def _stop_waiting(self) -> None:
+        self.waiting_since = None
+        if self._until_request is not None:
+            self._until_request.cancel()
+            self._until_request = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,6 +117,15 @@ def address_of(listening: socket.socket, host: str) -> str:
     return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
 
 
+def configuration(app: FastAPI, behind_proxy: bool) -> uvicorn.Config:
+    """How uvicorn serves the page; see :func:`serve`."""
+    return uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off",
+        http=ImpatientProtocol, limit_concurrency=_MOST_CONNECTIONS, h11_max_incomplete_event_size=LARGEST_HEAD,
+        proxy_headers=behind_proxy, forwarded_allow_ips="127.0.0.1,::1", timeout_graceful_shutdown=5,
+    )
+
+
 def serve(app: FastAPI, listening: socket.socket, open_at: str | None, behind_proxy: bool) -> None:
     """Answer requests until Ctrl-C or SIGTERM; requests in progress are finished first.
 
@@ -52,17 +136,12 @@ def serve(app: FastAPI, listening: socket.socket, open_at: str | None, behind_pr
         behind_proxy: take the client's address from a proxy on this machine, so that failed sign-ins are counted
             by person.
     """
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off",
-        limit_concurrency=_MOST_CONNECTIONS, h11_max_incomplete_event_size=_LARGEST_HEADERS,
-        proxy_headers=behind_proxy, forwarded_allow_ips="127.0.0.1,::1", timeout_graceful_shutdown=5,
-    )
     if open_at is not None:
         opener = threading.Timer(0.5, webbrowser.open, (open_at,))
         opener.daemon = True
         opener.start()
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(configuration(app, behind_proxy)).run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn raises it again once it has ended; here it is how one stops
         pass
     finally:

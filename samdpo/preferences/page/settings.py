@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.database.handing_out import LONGEST_LEASE
 from samdpo.preferences.database.records import Mode, OverlapRule
 from samdpo.preferences.page.tokens import MINIMUM_BITS, Tokens
+
+_HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,12 @@ class PageSettings:
     Attributes:
         mode: what is asked for.
         overlap: which items go to several people.
-        lease_seconds: how long an item waits for the person who sees it.
+        lease_seconds: how long an item waits for the person who sees it; a week at most.
         host_names: names, lower case and without port, that a request's ``Host`` may hold beside IP addresses.
         address: ``https://annotate.example.org`` where a reverse proxy leads to the page, else None.
+
+    Raises:
+        ConfigurationError: the lease is no such time.
     """
 
     mode: Mode = "ranking"
@@ -29,6 +36,12 @@ class PageSettings:
     lease_seconds: float = 900.0
     host_names: frozenset[str] = frozenset({"localhost"})
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lease_seconds <= LONGEST_LEASE:
+            raise ConfigurationError(
+                f"--lease is {self.lease_seconds}; expected seconds, {LONGEST_LEASE:.0f} (a week) at most."
+            )
 
     @property
     def secure(self) -> bool:
@@ -60,8 +73,8 @@ def check_reachable(host: str, address: str | None, tokens: Tokens) -> None:
         where = address or host
         raise ConfigurationError(
             f"Other machines can reach {where}, and a token has {bits:.0f} bits at most; at least {MINIMUM_BITS} are "
-            "needed there (22 random letters and digits). Leave --token out and one is made, or stay with "
-            "--host 127.0.0.1."
+            "needed there (22 characters drawn at random; words and letters of one case count 2 bits a letter). Leave "
+            "--token out, and samdpo_annotate makes one and prints it; or stay with --host 127.0.0.1."
         )
 
 
@@ -79,13 +92,20 @@ def check_address(address: str | None) -> str | None:
     """``--address`` without a slash at its end.
 
     Raises:
-        ConfigurationError: not an http(s) address, or one with a path.
+        ConfigurationError: not an http(s) address, or one with a path, a user or a port that there is not.
     """
     if address is None:
         return None
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+    try:
+        parts = urlsplit(address)
+        wrong = parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname
+    except ValueError:  # half a bracket, a port that is no number
+        wrong = True
+    if wrong or "@" in address or parts.path.strip("/") or parts.query or parts.fragment or not _HOST.fullmatch(
+        parts.netloc
+    ):
         raise ConfigurationError(
-            f"--address is {address!r}; expected what people type, without a path: https://annotate.example.org"
+            f"--address is {address.rpartition('@')[2]!r}{' after a user' if '@' in address else ''}; expected what "
+            "people type, without a path or a user: https://annotate.example.org"
         )
     return f"{parts.scheme}://{parts.netloc}"

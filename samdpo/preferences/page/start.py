@@ -22,6 +22,8 @@ from samdpo.preprocessing.store import SliceStore
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 10.0  # seconds for the database: less than the browser's (static/js/api.js), so that requests do not pile up
+
 
 @dataclass(frozen=True)
 class Reception:
@@ -40,7 +42,7 @@ class Reception:
             DatabaseError: the database cannot be opened.
             ConfigurationError: the address is in use.
         """
-        return cls(PreferenceDatabase.open(url), listen(host, port), host, tokens)
+        return cls(PreferenceDatabase.open(url, patience=PATIENCE), listen(host, port), host, tokens)
 
 
 def run_page(

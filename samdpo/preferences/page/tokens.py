@@ -8,17 +8,19 @@ import math
 import re
 import secrets
 import stat
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.database.records import clean_name
 
 log = logging.getLogger(__name__)
 
 MINIMUM_BITS = 128  # of a token that others than this machine's users can try
 SHORTEST = 8  # characters of any token
-_NAME = re.compile(r"[\w][\w .@'-]{0,63}")
+_WORD = re.compile(r"[A-Z]?[a-z]{4,}|[A-Z]{5,}")
+_NO_WORD = re.compile(r"(?i)[^aeiouy]{4,}|^[^aeiouy]*$")  # nobody could say it
+_RUN = 8  # characters of 'abcdefgh' or '11111111', which are too many to be chance
 _DIFFERENT = 8  # characters a random token of 128 bits has at least; 'aaaa…' has one
 
 
@@ -47,7 +49,11 @@ class Tokens:
 
     def weakest_bits(self) -> float:
         """Strength of the weakest token, as :func:`strength` measures it."""
-        return min(strength(token) for token in (*self.personal.values(), self.shared) if token is not None)
+        return min(strength(token) for token in self.all())
+
+    def all(self) -> set[str]:
+        """Every token there is."""
+        return {*self.personal.values(), *([] if self.shared is None else [self.shared])}
 
 
 def make_tokens(token: str | None, users: Path | None) -> Tokens:
@@ -64,7 +70,14 @@ def make_tokens(token: str | None, users: Path | None) -> Tokens:
         raise ConfigurationError(
             f"--token has {len(token)} characters; at least {SHORTEST} are needed. Leave it out, and one is made."
         )
-    return Tokens(token or secrets.token_urlsafe(24), {})
+    return Tokens(token or new_token(), {})
+
+
+def new_token() -> str:
+    """A random token of 192 bits; the rare one that looks as if it were made up is drawn again."""
+    while strength(token := secrets.token_urlsafe(24)) < MINIMUM_BITS:
+        pass
+    return token
 
 
 def read_users(file: Path) -> dict[str, str]:
@@ -95,29 +108,51 @@ def read_users(file: Path) -> dict[str, str]:
             raise ConfigurationError(f"{where}: {name} is there twice.")
         users[name] = words[-1]
     if not users:
-        raise ConfigurationError(f"--users {file} names nobody. Expected lines like: anna {secrets.token_urlsafe(24)}")
+        raise ConfigurationError(f"--users {file} names nobody. Expected lines like: anna {new_token()}")
     return users
 
 
-def clean_name(text: str) -> str | None:
-    """A person's name as it is stored: one form of each letter, single spaces; None where it is not a name.
-
-    Letters of any script, digits, ``_ . @ ' -`` and spaces; 64 characters at most.
-    """
-    name = " ".join(unicodedata.normalize("NFC", text).split())
-    return name if _NAME.fullmatch(name) else None
-
-
 def strength(token: str) -> float:
-    """Bits that a random token of this length and these kinds of characters has; 0 for one that repeats a few."""
+    """Bits that somebody who guesses has to guess; of a random token those of its length and alphabet.
+
+    What people make up is counted by what such texts are worth: two bits a letter of words and of letters of one case
+    (Shannon's estimate for text is one to one and a half), nothing for repetitions and for runs like ``abcd`` or
+    ``4321``, and nothing at all where there are only few different characters.
+    """
     if len(set(token)) < _DIFFERENT:
         return 0.0
-    if re.fullmatch(r"[0-9]+", token):
-        alphabet = 10
-    elif re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", token):
-        alphabet = 16
-    elif re.fullmatch(r"[a-z0-9]+|[A-Z0-9]+", token):
-        alphabet = 36
-    else:
-        alphabet = 64
-    return len(token) * math.log2(alphabet)
+    token = _without_runs(_once(token))
+    hexadecimal = token.replace("-", "")
+    if re.fullmatch(r"[0-9]+", hexadecimal):
+        return len(hexadecimal) * math.log2(10)
+    if re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", hexadecimal):
+        return len(hexadecimal) * math.log2(16)
+    letters = [c for c in token if c.isalpha()]
+    long = len(token) >= 25
+    one_case = min(sum(c.isupper() for c in letters), sum(c.islower() for c in letters)) <= long
+    in_words = sum(len(word) for word in _WORD.findall(token) if not _NO_WORD.search(word))
+    # Of random tokens of 22 characters one in 100,000 has that many letters in words; longer ones have fewer.
+    if one_case or in_words >= (0.75 if long else 0.9) * len(letters):
+        return len(letters) * 2 + (len(token) - len(letters)) * math.log2(10)
+    return len(token) * math.log2(64)
+
+
+def _once(token: str) -> str:
+    """The part of which a token is made by repeating it, or the token."""
+    period = (token + token).find(token, 1)
+    return token[:period]
+
+
+def _without_runs(token: str) -> str:
+    """The token with long runs that go up or down by one, or stay, cut to the two characters that they begin with."""
+    kept, start = [], 0
+    for end in range(1, len(token) + 1):
+        step = ord(token[end]) - ord(token[end - 1]) if end < len(token) else None
+        if end - start < 2 and step in (-1, 0, 1):
+            continue
+        if step is not None and end - start >= 2 and step == ord(token[end - 1]) - ord(token[end - 2]):
+            continue
+        run = token[start:end]
+        kept.append(run[:2] if len(run) >= _RUN else run)
+        start = end
+    return "".join(kept)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.errors import ConfigurationError
-from samdpo.files import read_json, write_json
+from samdpo.files import locked, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +77,12 @@ class AnswerCache:
         if self.file is None or not self._pending:
             return
         started = time.monotonic()
-        images = self._read()
-        for key, entry in self._pending.items():
-            there = images.setdefault(key, {**entry, "answers": {}})
-            there["answers"] = {**there["answers"], **entry["answers"]}
-        write_json(self.file, {"model": self.model, "note": _NOTE, "images": images})
+        with locked(self.file.with_name(f".{self.file.name}.lock")):  # other runs read, add and write too
+            images = self._read()
+            for key, entry in self._pending.items():
+                there = images.setdefault(key, {**entry, "answers": {}})
+                there["answers"] = {**there["answers"], **entry["answers"]}
+            write_json(self.file, {"model": self.model, "note": _NOTE, "images": images})
         self._images, self._pending = images, {}
         self._written = time.monotonic()
         self._writing = self._written - started

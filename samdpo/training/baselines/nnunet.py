@@ -22,13 +22,13 @@ from samdpo.names import check_name
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
-from samdpo.training import checkpoints
+from samdpo.training import checkpoints, manifest
 from samdpo.training.baselines.nnunet_checks import check_plans, check_preprocessed, read_checkpoint
 from samdpo.training.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.training.baselines.nnunet_raw import RawForm, write_raw_dataset
 from samdpo.training.baselines.nnunet_worker import PLANS, RESULT, WEIGHTS, model_folder
 from samdpo.training.description import cost_of, describe_fold
-from samdpo.training.resume import check_settings
+from samdpo.training.resume import check_settings, made_of
 from samdpo.training.run_log import RunLog, write_debug
 from samdpo.training.trainer import Trainer
 
@@ -104,12 +104,13 @@ class NnUNetTrainer(Trainer):
     def settings(self) -> dict[str, Any]:
         """What a continued run must share with the one it continues."""
         heeded = {name: getattr(self.stage, name) for name in ("epochs", "minutes", "seed", "held_back")}
-        return {**heeded, "cases": hash_of(sorted({case for case, _ in self.train_keys}))}
+        return {**heeded, "cases": hash_of(sorted(self.do_split()[0]))}
 
     def run_training(self) -> None:
         """Hand the cases over, let nnU-Net plan, preprocess and train, take over its weights."""
         self.run_log = RunLog(self.fold_folder)
-        self.data.write_description(self.folder)
+        if not (self.folder / manifest.PLANS).is_file():
+            self.data.write_description(self.folder)
         if not self.resuming:
             self.hand_over()
         write_json(self.nnunet / SETTINGS, self.settings())
@@ -152,11 +153,11 @@ class NnUNetTrainer(Trainer):
         self.run_log.history = result["history"]
         self.run_log.draw()
         self.stopwatch.add("train", result["seconds"], result["iterations"] * result["batch_size"])
-        write_json(self.fold_folder / "model.json", self.describe())
-        write_json(self.fold_folder / "cost.json", {**cost_of(self), "peak_memory_gib": result["peak_memory_gib"]})
-        # The weights come last: a fold counts as trained when they are there.
-        os.replace(self.nnunet / WEIGHTS, self.fold_folder / checkpoints.FINAL)
-        checkpoints.remove_latest(self.fold_folder)
+        with manifest.trained(self.fold_folder, made_of(self)) as folder:
+            write_json(folder / "model.json", self.describe())
+            write_json(folder / "cost.json", {**cost_of(self), "peak_memory_gib": result["peak_memory_gib"]})
+            os.replace(self.nnunet / WEIGHTS, folder / checkpoints.FINAL)
+            self.describe_data(folder)
         log.info("nnU-Net did %d iterations in %.1f minutes.", result["iterations"], self.budget.seconds / 60)
         self.run_log.close()
 
@@ -176,7 +177,8 @@ class NnUNetTrainer(Trainer):
     def nnunets_model(self, trained: dict[str, Any]) -> Path:
         """nnU-Net's model folder, of which ``result.json`` says the configuration."""
         configuration = check_name(
-            trained.get("configuration"), f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError
+            trained.get("configuration") if isinstance(trained, dict) else None,
+            f"{self.nnunet / RESULT}: 'configuration'", ModelFolderError,
         )
         return model_folder(self.nnunet, self.plans.dataset_name, configuration)
 
@@ -186,7 +188,7 @@ class NnUNetTrainer(Trainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """nnU-Net predicts the fold's validation cases from the raw images; we evaluate as for every stage."""
-        name, source, output = self.plans.dataset_name, raw_folder(self.plans.dataset_name), self.nnunet / "predicted"
+        source, output = raw_folder(self.plans.dataset_name), self.nnunet / "predicted"
         remedy = "Train it again without --val."
         form = RawForm.from_dict(read_json(self.nnunet / FORM, error=ModelFolderError, remedy=remedy))
         trained = read_json(self.nnunet / RESULT, error=ModelFolderError, remedy=remedy)

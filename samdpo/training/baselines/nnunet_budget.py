@@ -93,9 +93,8 @@ class BudgetTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Go on from a resumable checkpoint. What is drawn from then on differs from a run without a stop."""
-        content = read_checkpoint(Path(filename_or_checkpoint), self.device)  # nnU-Net's own reader would unpickle it
-        super().load_checkpoint(content)
-        told = content["budget"]
+        told = read_checkpoint(Path(filename_or_checkpoint))["budget"]  # before nnU-Net's own reader unpickles it
+        super().load_checkpoint(filename_or_checkpoint)
         self.iterations, self.budget.seconds, self.history = (told[k] for k in ("iterations", "seconds", "history"))
 
     def plot_network_architecture(self) -> None:

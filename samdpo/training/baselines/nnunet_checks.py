@@ -2,8 +2,8 @@
 
 The results are a folder that may come from elsewhere. So checkpoints are read with ``weights_only``, the pickled
 properties of its preprocessed cases may hold arrays and numbers alone, and its plans may name networks and layers of
-the libraries it uses, no other class. What is handed to nnU-Net after that is the file that was looked at: whoever can
-replace it within that second can run programs here anyway.
+the libraries it uses, no other class. nnU-Net then reads the same files with readers of its own: what somebody puts in
+their place within that second is not looked at.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMPY = {  # numpy 2 has moved them
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
 
 
-def read_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint of nnU-Net: tensors, numbers and texts alone.
 
     Raises:
@@ -40,7 +40,7 @@ def read_checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str,
     if not file.is_file():
         raise ModelFolderError(f"{file} does not exist. Train the stage again.")
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers, zip readers and torch each raise their own kinds
         raise ModelFolderError(
             f"{file} is not a whole checkpoint of tensors, numbers and texts ({type(error).__name__}). {remedy}"

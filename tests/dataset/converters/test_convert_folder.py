@@ -458,3 +458,53 @@ def test_masks_of_one_case_that_differ_in_size_are_refused(roots, tmp_path):
     save(heart[:-1], tmp_path / "masks" / "a_2.png")
     assert "a_2.png has the size (20, 23), but a_1.png of the same image has (20, 24)" in refusal(
         tmp_path / "images", tmp_path / "masks", "Mine", structures=["lung=_1", "heart=_2"])
+
+
+def test_what_is_left_out_of_a_folder_is_told(images, tmp_path, caplog):
+    save(picture(), images / "site2" / "c.png")
+    (images / "d.gif").write_bytes(b"GIF89a")
+    (images / "notes.txt").touch()
+    own_folder(images, tmp_path / "masks", "Chest")
+    assert f"2 files of {images} are left out, since they are no images that are read: .gif (1), .txt" in caplog.text
+    assert f"Images in folders inside {images} are left out: site2 (1)" in caplog.text
+
+
+def test_a_name_that_cannot_be_a_cases_is_refused(images, tmp_path):
+    (images / "case 1.png").rename(images / "case\x1b[31m.png")
+    (tmp_path / "masks" / "case 1_mask.png").rename(tmp_path / "masks" / "case\x1b[31m.png")
+    with pytest.raises(DatasetError, match="written with control characters.*Rename the file"):
+        own_folder(images, tmp_path / "masks", "Chest")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_several_masks_of_one_structure_are_told_the_flag_that_unites_them(roots, tmp_path, together):
+    lung, other = two_files(tmp_path)
+    images, masks = tmp_path / "images", tmp_path / ("images" if together else "masks")
+    for case in ("a", "b"):
+        save(picture(), images / f"{case}.png")
+        save(lung, masks / f"{case}_mask.png")
+    save(other, masks / "a_mask_1.png")
+    assert "--structures NAME=_mask NAME=_mask_1" in refusal(images, masks, "Mine")
+    assert not list(roots.raw.iterdir())
+    folder = run_conversion(own_folder(images, masks, "Mine", structures=["tumour=mask", "tumour=mask_1"]), 5)
+    np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], (lung > 0) | (other > 0))
+
+
+def test_structures_that_are_not_named_are_left_out_with_a_warning_and_two_files_of_one_are_refused(
+    roots, tmp_path, caplog
+):
+    lung, heart = two_files(tmp_path)
+    save(picture(), tmp_path / "images" / "a.png")
+    save(lung, tmp_path / "masks" / "a_lung.png")
+    save(heart, tmp_path / "masks" / "a_heart.png")
+    given = tmp_path / "images", tmp_path / "masks", "Mine"
+    folder = run_conversion(own_folder(*given, structures=["lung=_lung"]), 5)
+    np.testing.assert_array_equal(read_label(folder / "labelsTr" / "a.png")[0], lung > 0)
+    assert "1 files of" in caplog.text and "left out, for example a_heart.png" in caplog.text
+    save(lung, tmp_path / "masks" / "b_heart.png")
+    with pytest.raises(DatasetError, match=r"b_heart.png belongs to no image"):
+        own_folder(*given, structures=["lung=_lung"])
+    (tmp_path / "masks" / "b_heart.png").unlink()
+    save(lung, tmp_path / "masks" / "a_lung.bmp")
+    with pytest.raises(DatasetError, match=r"a_lung\..* are both the mask _lung of a"):
+        own_folder(*given, structures=["lung=_lung"])

@@ -153,3 +153,32 @@ def test_a_dataset_that_was_converted_before_is_no_download(tmp_path):
     for source in (tmp_path, converted):
         with pytest.raises(DatasetError, match="does not hold AMOS22"):
             find(source)
+
+
+def test_a_link_to_nothing_is_named_and_links_of_an_archive_are_counted(tmp_path, caplog):
+    import tarfile
+
+    folder = tmp_path / "images"
+    scan(folder / "a.nii.gz")
+    (folder / "b.nii.gz").symlink_to("/mnt/gone/b.nii.gz")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(folder, "images")
+    with pytest.raises(DatasetError, match=r"b\.nii\.gz is a link to /mnt/gone/b\.nii\.gz, which is not there"):
+        list_members(folder)
+    assert [member.name for member in list_members(tmp_path / "images.tar")] == ["a.nii.gz"]
+    assert "1 links in" in caplog.text and "images/b.nii.gz" in caplog.text
+
+
+def test_what_an_archive_would_unpack_is_bounded_by_its_own_size_and_by_the_disk(tree, tmp_path, monkeypatch):
+    from samdpo.dataset import decoding
+
+    archive = zipped(tree, tmp_path / "amos22.zip")
+    member = list_members(archive)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "LARGEST", 10)
+        patch.setattr(decoding, "_A_BYTE", 0)
+        with pytest.raises(DatasetError, match=f"{member.name} is too large"), local_file(member):
+            pass
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
+    with pytest.raises(DatasetError, match=r"when it is unpacked, but .* has 3 free.*TMPDIR"), local_file(member):
+        pass

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from judged_items import SET, judge, make_items
+from sqlalchemy import text
 from waiting import PATIENCE
 
 from samdpo.preferences.database.database import PreferenceDatabase
+from samdpo.preferences.database.errors import DatabaseError, EnoughJudgedError
 from samdpo.preferences.database.records import OverlapRule
 
 HERE = Path(__file__).parent
@@ -96,6 +99,54 @@ def test_two_clicks_at_once_are_one_judgement(database, items):
         new = list(pool.map(database.record, [one] * 8))
     assert sorted(new) == [False] * 7 + [True]
     assert database.judgements() == [one]
+
+
+def test_late_answers_at_once_are_taken_as_often_as_the_item_needs(database, items):
+    """The rule is checked in the transaction that stores."""
+    two, people = OverlapRule(1.0, 2), [f"person {i}" for i in range(8)]
+    for name in people:
+        assert database.next_item(name, SET.id, two, lease_seconds=0) == items[0]
+
+    def answer(name: str) -> bool:
+        try:
+            return database.record(judge(items[0], name), two)
+        except EnoughJudgedError:
+            return False
+
+    with ThreadPoolExecutor(len(people)) as pool:
+        assert sum(pool.map(answer, people)) == 2
+    assert len(database.judgements()) == 2
+
+
+def test_one_undo_that_reaches_two_servers_at_once_takes_back_one_judgement(database, url, items):
+    for item in items[:4]:
+        database.record(judge(item))
+    other = PreferenceDatabase.open(url)
+    for taken_back in range(1, 3):
+        key = str(uuid.uuid4())
+        with ThreadPoolExecutor(6) as pool:
+            undone = list(pool.map(
+                lambda one, key=key: one.undo_last("ann", SET.id, undo_key=key), [database, other] * 3
+            ))
+        assert len({one.item for one in undone}) == 1
+        assert len(database.judgements()) == 4 - taken_back
+    other.close()
+
+
+def test_while_somebody_else_writes_requests_wait_together_and_not_one_after_the_other(url, items):
+    database = PreferenceDatabase.open(url, patience=1.0)
+    database.add_candidate_set(SET, items)
+    with database._engine.begin() as holding, ThreadPoolExecutor(8) as pool:
+        holding.execute(text("UPDATE item SET judged = 0"))  # and does not end
+        began = time.monotonic()
+        answers = [pool.submit(database.record, judge(item)) for item in [*items, *items][:8]]
+        for answer in answers:
+            with pytest.raises(DatabaseError, match="did not do its work"):
+                answer.result()
+        waited = time.monotonic() - began
+    assert waited < 8 * 1.0, "each has waited for those before"
+    assert database.record(judge(items[0])), "and then work goes on"
+    database.close()
 
 
 def test_what_was_acknowledged_before_a_kill_is_there(url):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from judged_items import SET, judge, make_items
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from samdpo.paths import dataset_name
 from samdpo.preferences.database.connect import make_engine
 from samdpo.preferences.database.database import PreferenceDatabase
 from samdpo.preferences.database.errors import DatabaseError, NewerSchemaError
 from samdpo.preferences.database.locate import VARIABLE, database_url, default_database_url
+from samdpo.preferences.database.records import OverlapRule
 from samdpo.preferences.database.schema import MIGRATIONS, migrate, revision
 from samdpo.preferences.database.tables import Base
 
@@ -24,7 +27,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "9999"
-down_revision = "0001"
+down_revision = "0002"
 
 
 def upgrade():
@@ -63,6 +66,64 @@ def test_an_older_database_is_brought_up_to_date_and_keeps_its_judgements(url, l
     engine.dispose()
 
 
+def test_the_first_versions_database_is_brought_up_to_date_and_keeps_everything(url, tmp_path):
+    first = shutil.copytree(MIGRATIONS, tmp_path / "first", ignore=shutil.ignore_patterns("__pycache__", "r0002*"))
+    engine = make_engine(url)
+    migrate(engine, first)
+    items = make_items(3)
+    old = PreferenceDatabase(engine)
+    old.add_candidate_set(SET, items)
+    assert old.next_item("ann", SET.id, OverlapRule()) == items[0]
+    given = judge(items[1], "bob")
+    old.record(given)
+    old.close()
+    database = PreferenceDatabase.open(url)
+    assert (database.candidate_sets(), database.items(SET.id), database.judgements()) == ([SET], items, [given])
+    assert database.record(judge(items[0]), OverlapRule()), "what was handed out before still is"
+    assert database.undo_last("bob", SET.id, undo_key="k").client_key == given.client_key
+    assert database.undo_last("bob", SET.id, undo_key="k").client_key == given.client_key
+    with database._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("INSERT INTO alembic_version VALUES ('0001')", r"names 2 versions .*'0001', '0002'.*alembic_version"),
+        ("DROP TABLE lease", r"lacks lease\.item"),
+        ("ALTER TABLE judgement DROP COLUMN seconds", r"judgement\.seconds"),
+        ("UPDATE alembic_version SET version_num = 'abcd'", "'abcd', which this version of samdpo does not know"),
+    ],
+)
+def test_a_damaged_database_is_refused_with_what_is_wrong_and_left_as_it_is(url, damage, said):
+    PreferenceDatabase.open(url).close()
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(damage))
+    with engine.connect() as connection:
+        before = connection.execute(text("SELECT version_num FROM alembic_version")).all()
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match=said):
+            PreferenceDatabase.open(url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == before
+    engine.dispose()
+
+
+def test_a_database_that_may_not_be_written_is_called_that(tmp_path):
+    url = f"sqlite:///{tmp_path / 'preferences.sqlite'}"
+    engine = make_engine(url)
+
+    @event.listens_for(engine, "begin")
+    def forbid(connection) -> None:
+        raise OperationalError("BEGIN IMMEDIATE", {}, sqlite3.OperationalError("attempt to write a readonly database"))
+
+    with pytest.raises(DatabaseError, match=r"may not be written \(attempt to write a readonly database\).*chmod u\+w"):
+        migrate(engine)
+    engine.dispose()
+
+
 def test_a_newer_database_is_refused_and_left_as_it_is(url, later):
     engine = make_engine(url)
     migrate(engine, later)
@@ -83,7 +144,7 @@ def test_a_migration_that_fails_changes_nothing(url, later):
     engine.dispose()
     database = PreferenceDatabase.open(url)
     with database._engine.connect() as connection:
-        assert revision(connection) == "0001"
+        assert revision(connection) == "0002"
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     database.close()
 
@@ -105,12 +166,22 @@ def test_acknowledged_means_on_disk(url):
     [
         ("preferences.sqlite", "is not a database URL"), ("mysql://host/name", "'mysql'"), ("sqlite://", "in memory"),
         ("postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=2", "cannot be opened"),
+        ("postgresql:/nobody:secret@127.0.0.1/none", "is not a database URL"),
+        ("postgresql+psycopg://nobody:secret@127.0.0.1:1/none?colour=blue", "cannot be opened"),
+        ("postgresql+asyncpg://nobody:secret@127.0.0.1:1/none", "asyncpg"),
+        ("postgresql+nothing://nobody:secret@127.0.0.1:1/none", "nothing"),
+        ("sqlite:///file:x?mode=memory&uri=true", "options"), ("sqlite:///x.sqlite?colour=blue", "options"),
+        ("sqlite:///x.sqlite?timeout=soon", "options"), ("sqlite://host/x.sqlite", "host"),
+        ("sqlite+aiosqlite:///x.sqlite", "aiosqlite"), ("sqlite:///a\0b", "name of a file"),
+        ("sqlite:////proc/nowhere/x.sqlite", "cannot be made"),
     ],
 )
-def test_what_is_no_database_is_refused_in_a_sentence(given, said):
+def test_what_is_no_database_is_refused_in_a_sentence(given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DatabaseError, match=said) as error:
         PreferenceDatabase.open(given)
     assert "secret" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_database_is_refused_and_stays(tmp_path):

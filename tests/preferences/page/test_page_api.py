@@ -180,6 +180,18 @@ def test_when_everything_is_judged_there_is_no_item(client) -> None:
         ({"seconds": 1e9}, "seconds"),
         ({"seconds": "soon"}, "seconds"),
         ({"client_key": "1; DROP TABLE judgements"}, "client_key"),
+        ({"ranks": [True, True, True, True]}, "ranks"),
+        ({"ranks": ["1", "2", "3", "4"]}, "ranks"),
+        ({"ranks": [1.0, 2.0, 3.0, 4.0]}, "ranks"),
+        ({"ranks": "1234"}, "ranks"),
+        ({"ranks": None, "best": True}, "best"),
+        ({"ranks": None, "ratings": [True, "4", 1, 1]}, "ratings"),
+        ({"seconds": True}, "seconds"),
+        ({"seconds": "2.5"}, "seconds"),
+        ({"item": True}, "item"),
+        ({"item": "1"}, "item"),
+        ({"client_key": 7}, "client_key"),
+        ({"verdict": ["ranked"]}, "verdict"),
         ({"item": "../../etc/passwd"}, "item"),
         ({"item": -1}, "item"),
         ({"item": 2**53}, "item"),
@@ -222,7 +234,7 @@ def test_a_page_of_an_earlier_start_with_another_mode_is_told_to_load_again(clie
 def test_a_database_that_does_not_answer_is_worth_another_try(client, database, monkeypatch) -> None:
     from samdpo.preferences.database.errors import DatabaseError
 
-    def locked(judgement) -> bool:
+    def locked(judgement, overlap) -> bool:
         raise DatabaseError("sqlite:////secret/place is locked")
 
     item = client.next()["item"]

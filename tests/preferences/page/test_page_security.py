@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,8 @@ from page_client import ORIGIN, TOKEN
 
 import samdpo.preferences.page
 from samdpo.preferences.page.attempts import PER_ADDRESS
-from samdpo.preferences.page.guard import LARGEST_BODY
-from samdpo.preferences.page.tokens import Tokens
+from samdpo.preferences.page.guard import LARGEST_BODY, LARGEST_HEAD, MOST_HEADERS
+from samdpo.preferences.page.tokens import Tokens, clean_name
 
 PACKAGE = Path(samdpo.preferences.page.__file__).parent
 WRITES = [("/api/next", {}), ("/api/judgements", {"item": 1}), ("/api/undo", {}), ("/sign-out", {})]
@@ -96,6 +100,43 @@ def test_signing_out_ends_the_session(client) -> None:
     assert client.get("/api/items/1", cookies=cookie).status_code == 401
 
 
+@pytest.mark.parametrize("payload", [b"[" * 9000, b'{"a":' * 2000, b"9" * 5000, b"\xff", b"[]", b'["anna", 1e999, ""]'])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_cookie_of_anything_is_nobody_and_makes_no_noise(make_client, caplog, payload: bytes, signed: bool) -> None:
+    client = make_client()
+    encoded = base64.urlsafe_b64encode(payload).decode()
+    # Whoever has a token can sign anything with it.
+    key = hmac.new(TOKEN.encode(), f"samdpo session {encoded}".encode(), hashlib.sha256).hexdigest()
+    response = client.get("/", headers={"cookie": f"samdpo_session={encoded}.{key if signed else '0' * 64}"},
+                          follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "/sign-in")
+    assert "content-security-policy" in response.headers
+    assert caplog.text == ""
+
+
+def test_of_many_attempts_at_once_no_more_are_looked_at_than_one_after_the_other(make_client) -> None:
+    client = make_client()
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda number: client.sign_in("anna", f"guess {number}").status_code, range(30)))
+    assert codes.count(403) == PER_ADDRESS and codes.count(429) == 30 - PER_ADDRESS
+
+
+def test_signing_in_rightly_is_no_failure(make_client) -> None:
+    client = make_client()
+    for _ in range(3 * PER_ADDRESS):
+        assert client.sign_in().status_code == 200
+    assert client.sign_in("<b>").status_code == 422
+    assert client.sign_in("anna", "guess").status_code == 403
+
+
+@pytest.mark.parametrize("name", ["हिन्दी", "مُحَمَّد", "O’Brien", "Nguyễn Văn", "ஜெயலலிதா", "נָתָן", "李 小龍"])
+def test_people_of_any_script_sign_in_and_judge_under_their_name(make_client, database, name: str) -> None:
+    client = make_client()
+    assert client.sign_in(name).status_code == 200
+    assert client.judge(client.next()["item"]).status_code == 200
+    assert database.judgements("drawn")[0].annotator == clean_name(name)
+
+
 # ---- requests from elsewhere ----------------------------------------------------------------------------------------
 
 
@@ -115,7 +156,9 @@ def test_a_write_from_another_origin_is_refused(client, database, origin: str) -
     assert database.judgements() == []
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "[::1", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize("host", [
+    "evil.example", "localhost.evil.example", "", "[::1", "127.0.0.1.evil.example", "localhost:0x50", "localhost:99999",
+])
 def test_a_name_that_is_not_the_pages_is_refused(client, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 400
 
@@ -138,6 +181,14 @@ def test_a_large_body_that_does_not_say_its_size_is_refused(client) -> None:
             yield b"x" * 100
 
     assert client.post("/api/judgements", content=pieces()).status_code == 413
+
+
+@pytest.mark.parametrize("request_of", [
+    {"url": "/sign-in?" + "a" * LARGEST_HEAD}, {"url": "/sign-in", "headers": {"x": "a" * LARGEST_HEAD}},
+    {"url": "/sign-in", "headers": {f"x-{number}": "a" for number in range(MOST_HEADERS)}},
+])
+def test_a_large_head_is_refused(client, request_of: dict) -> None:
+    assert client.get(**request_of).status_code == 431
 
 
 @pytest.mark.parametrize("path", [
@@ -167,6 +218,18 @@ def test_every_answer_has_the_security_headers(client, path: str) -> None:
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
+
+
+def test_a_fault_of_the_page_has_them_too_and_tells_nothing(client, database, monkeypatch, caplog) -> None:
+    def broken(*_) -> None:
+        raise RecursionError("a secret of the server")
+
+    monkeypatch.setattr(database, "next_item", broken)
+    answer = client.post("/api/next", json={})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text and "secret" in caplog.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_patients_images_are_not_kept_by_the_browser(client) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import secrets
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from samdpo.errors import ConfigurationError
 from samdpo.preferences.page.attempts import IN_ALL, PER_ADDRESS, WINDOW, SignInAttempts
 from samdpo.preferences.page.sessions import LIFETIME, Sessions
-from samdpo.preferences.page.settings import check_address, check_reachable, names_of
+from samdpo.preferences.page.settings import PageSettings, check_address, check_reachable, names_of
 from samdpo.preferences.page.tokens import Tokens, clean_name, make_tokens, read_users, strength
 
 STRONG = "mF3-kq8ZtR1v_0LxYw7sQd"  # 22 characters
@@ -48,6 +50,18 @@ OF_120_BITS = "9be3a4df3ffa4a6bcdb0ada9b5068e"
 @pytest.mark.parametrize("token", ["a" * 64, "abcabc" * 10, "0123456789" * 2, "short", OF_120_BITS])
 def test_weak_tokens_are_below_128_bits(token: str) -> None:
     assert strength(token) < 128
+
+
+@pytest.mark.parametrize("token", [
+    "correcthorsebatterystaple", "Correct-Horse-Battery-Staple-7", "Correct7Horse8Battery9Staple0",
+    "MyHospitalSecretToken2024", "thequickbrownfoxjumpsoverthelazydog", "radiologieabteilungmünchen2024",
+    "abcdefghijklmnopqrstuvwxyz012345", "QWERTYUIOPqwertyuiopASDFGH", "aB3$eF7!" * 4, "0123456789abcdef" * 3,
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Password1234567890Password", "Donaudampfschifffahrtsgesellschaft",
+])
+def test_what_people_make_up_is_not_counted_as_if_it_were_random(token: str) -> None:
+    assert strength(token) < 80
+    with pytest.raises(ConfigurationError, match="samdpo_annotate makes one"):
+        check_reachable("0.0.0.0", None, Tokens(token, {}))
 
 
 @pytest.mark.parametrize("make", [lambda: secrets.token_hex(16), lambda: secrets.token_urlsafe(17), lambda: STRONG])
@@ -87,12 +101,19 @@ def test_a_file_that_others_can_read_is_warned_of(tmp_path: Path, caplog: pytest
     assert "chmod 600" in caplog.text
 
 
-@pytest.mark.parametrize(("typed", "name"), [("  Anna   B ", "Anna B"), ("Åsa", "Åsa"), ("张伟", "张伟")])
+@pytest.mark.parametrize(("typed", "name"), [
+    ("  Anna   B ", "Anna B"), ("Åsa", "Åsa"), ("A\u030asa", "Åsa"), ("张伟", "张伟"), ("हिन्दी", "हिन्दी"),
+    ("O\u2019Brien", "O'Brien"), ("d\u2018Arc", "d'Arc"), ("Anne\u2010Marie", "Anne-Marie"), ("Gal\u00b7la", "Gal·la"),
+    ("علی\u200cرضا", "علی\u200cرضا"), ("क्\u200dष", "क्\u200dष"), ("anna@example.org", "anna@example.org"),
+])
 def test_names_are_stored_in_one_form(typed: str, name: str) -> None:
     assert clean_name(typed) == name
 
 
-@pytest.mark.parametrize("typed", ["", " ", "<script>", "a\x00b", "x" * 65, "../etc", "a/b"])
+@pytest.mark.parametrize("typed", [
+    "", " ", "<script>", "a\x00b", "x" * 65, "../etc", "a/b", "a\nb", "a\tb", "a\x85b", "a\u200bb", "a\u200db",
+    "a\u202eb", "\ufeffa", "\u0301a", "\ud800", "-a", "a;b", '"a"',
+])
 def test_what_is_no_name_is_refused(typed: str) -> None:
     assert clean_name(typed) is None
 
@@ -124,10 +145,25 @@ def test_the_page_is_known_by_the_names_it_was_given() -> None:
                                                                          "annotate.example.org"}
 
 
-@pytest.mark.parametrize("address", ["annotate.example.org", "ftp://a.b", "https://a.b/path", "https://"])
+@pytest.mark.parametrize("address", [
+    "annotate.example.org", "ftp://a.b", "https://a.b/path", "https://", "https://user:pw@a.b", "https://user@a.b",
+    "https://a.b:port", "https://a.b:99999", "https://[::1", "https://a b", "https://a.b#here", "https://a.b?x", "",
+])
 def test_an_address_that_nobody_can_type_is_refused(address: str) -> None:
-    with pytest.raises(ConfigurationError, match="--address"):
+    with pytest.raises(ConfigurationError, match="--address") as error:
         check_address(address)
+    assert "pw" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["https://annotate.example.org", "http://127.0.0.1:8080", "https://[::1]:8443"])
+def test_an_address_that_people_type_is_taken(address: str) -> None:
+    assert check_address(address) == check_address(address + "/") == address
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e18, -1.0, 604801.0])
+def test_a_lease_without_end_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="--lease"):
+        PageSettings(lease_seconds=seconds)
 
 
 # ---- sessions -------------------------------------------------------------------------------------------------------
@@ -180,6 +216,14 @@ def test_csrf_tokens_differ_between_sessions() -> None:
     assert sessions.read(sessions.start("anna")).csrf != sessions.read(sessions.start("anna")).csrf
 
 
+def test_with_personal_tokens_a_session_is_signed_with_ones_own() -> None:
+    people = Tokens(None, {"anna": STRONG, "ben": STRONG[::-1]})
+    payload, _, _ = Sessions(people).start("anna").partition(".")
+    of_ben = hmac.new(STRONG[::-1].encode(), f"samdpo session {payload}".encode(), hashlib.sha256).hexdigest()
+    assert Sessions(people).read(f"{payload}.{of_ben}") is None
+    assert Sessions(people).read(Sessions(people).start("ben")).name == "ben"
+
+
 # ---- attempts -------------------------------------------------------------------------------------------------------
 
 
@@ -201,3 +245,11 @@ def test_many_addresses_together_have_to_wait() -> None:
     for number in range(IN_ALL):
         attempts.failed(str(number))
     assert attempts.wait("new") > 0
+
+
+def test_an_attempt_counts_before_it_is_known_whether_it_fails() -> None:
+    attempts = SignInAttempts(Clock())
+    assert [attempts.begin("here") for _ in range(PER_ADDRESS)] == [0] * PER_ADDRESS
+    assert attempts.begin("here") == attempts.wait("here") == WINDOW
+    attempts.succeeded("here")
+    assert attempts.wait("here") == 0

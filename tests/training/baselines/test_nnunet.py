@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import os
+import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +18,15 @@ from trained_models import NUMBER, PHANTOMS, Phantoms, _as_current, copied
 from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
-from samdpo.files import read_json
+from samdpo.files import read_json, write_json
 from samdpo.inference.predictor import Predictor
 from samdpo.networks.weights import load_weights
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.training import checkpoints
+from samdpo.training.baselines.nnunet_checks import check_plans, check_preprocessed, read_checkpoint
 from samdpo.training.baselines.nnunet_process import run_nnunet
+from samdpo.training.baselines.nnunet_raw import RawForm
 from samdpo.training.description import data_hashes
 from samdpo.training.run import get_trainer
 
@@ -118,6 +124,68 @@ def test_the_weights_are_those_with_which_nnunets_own_command_predicts(trained):
 def test_our_predictor_says_which_command_predicts(trained):
     with pytest.raises(ModelFolderError, match="nnUNetv2_predict_from_modelfolder -i"):
         Predictor.from_model_folder(fold_of(trained).parent, device="cpu")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_a_checkpoint_that_holds_more_than_tensors_is_not_unpickled(trained, tmp_path, monkeypatch):
+    """Neither where a training goes on nor where nnU-Net predicts with it."""
+    monkeypatch.chdir(tmp_path)
+    model = fold_of(trained) / "nnunet" / "results" / PHANTOMS / "nnUNetTrainer__nnUNetPlans__2d"
+    final = model / "fold_0" / "checkpoint_final.pth"
+    content, whole = read_checkpoint(final), final.read_bytes()
+    trainer = trained.trainer("nnunet", "epochs=2", f"minutes={MINUTES}", processes=1)
+    trainer.initialize()
+    trainer.latest.parent.mkdir()
+    try:
+        for wrong in ({**content, "logging": Harmful()}, Harmful(), {**content, "trainer_name": "Another"}, [1]):
+            for file in (final, trainer.latest):
+                torch.save(wrong, file)
+            with pytest.raises(ModelFolderError, match=r"checkpoint_latest\.pth .*Nothing of it was run"):
+                trainer.load_checkpoint()
+            with pytest.raises(ModelFolderError, match=r"checkpoint_final\.pth .*Nothing of it was run"):
+                trainer.perform_actual_validation()
+    finally:
+        final.write_bytes(whole)
+        shutil.rmtree(trainer.latest.parent)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nnunets_plans_name_networks_and_layers_of_its_own_libraries(trained, tmp_path):
+    plans = fold_of(trained) / "nnunet" / "preprocessed" / PHANTOMS / "nnUNetPlans.json"
+    check_plans(plans)
+    content = read_json(plans)
+    for wrong in ("os.system", "subprocess.Popen", "torch.nn.functional.torch.os.system", "torch.nn.Linear.x", 5):
+        for key in ("network_class_name", "conv_op"):
+            changed = copy.deepcopy(content)
+            architecture = changed["configurations"]["2d"]["architecture"]
+            (architecture if key in architecture else architecture["arch_kwargs"])[key] = wrong
+            write_json(tmp_path / "plans.json", changed)
+            with pytest.raises(ModelFolderError, match=r"plans\.json: 'configurations\.2d\.architecture' names"):
+                check_plans(tmp_path / "plans.json")
+
+
+def test_pickled_properties_of_its_cases_hold_arrays_alone(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    preprocessed = fold_of(trained) / "nnunet" / "preprocessed"
+    assert list(preprocessed.rglob("*.pkl"))
+    check_preprocessed(preprocessed)
+    (tmp_path / "case.pkl").write_bytes(pickle.dumps({"spacing": Harmful()}))
+    with pytest.raises(TrainingError, match=r"case\.pkl holds something else.*names posix\.system"):
+        check_preprocessed(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", [
+    {}, {"ending": "/../x.png", "linked": True, "values": []}, {"ending": ".png", "linked": True, "values": 5},
+    {"ending": ".png", "linked": True, "values": [["a", 1]]},
+])
+def test_a_form_that_is_none_is_a_sentence(form):
+    with pytest.raises(ModelFolderError, match="nnU-Net was given"):
+        RawForm.from_dict(form)
 
 
 @pytest.mark.slow
