@@ -34,12 +34,10 @@ class Browser(httpx.Client):
         self.headers["x-csrf-token"] = re.search(r'csrf-token" content="(\w+)"', page)[1]
 
     def at(self, address: str) -> Browser:
-        """The same cookies and token, sent to another server."""
-        other = browser(address)
-        for name in ("x-csrf-token", "cookie"):
-            if name in self.headers:
-                other.headers[name] = self.headers[name]
-        other.headers["cookie"] = "; ".join(f"{c.name}={c.value}" for c in self.cookies.jar)
+        """The same session at another server; a cookie's name may hold the port, which a proxy keeps the same."""
+        other, ports = browser(address), [str(url.port) for url in (self.base_url, httpx.URL(address))]
+        other.headers["x-csrf-token"] = self.headers["x-csrf-token"]
+        other.headers["cookie"] = "; ".join(f"{c.name.replace(*ports)}={c.value}" for c in self.cookies.jar)
         return other
 
     def next(self) -> int:
