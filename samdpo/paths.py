@@ -136,6 +136,14 @@ def model_folder(id_or_name: int | str, trainer: str, plans: str, stage: str, *,
     return results_root(writable=writable) / dataset_name(id_or_name) / MODEL_SEPARATOR.join((trainer, plans, stage))
 
 
+def model_parts(name: str) -> tuple[str, str, str] | None:
+    """(trainer, plan, stage) of a model folder's name; the plan's may hold the separator. None of another folder."""
+    if name.count(MODEL_SEPARATOR) < 2:
+        return None
+    trainer, *plans, stage = name.split(MODEL_SEPARATOR)
+    return trainer, MODEL_SEPARATOR.join(plans), stage
+
+
 def plans_option(plans: str) -> str:
     """What a command to type needs where the plan is not the usual one: `` -p mine``."""
     return "" if plans == PLANS_NAME else f" -p {shlex.quote(plans)}"

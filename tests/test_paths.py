@@ -11,7 +11,7 @@ import pytest
 
 from samdpo.cli import plan_and_preprocess as commands
 from samdpo.errors import ConfigurationError
-from samdpo.paths import dataset_name, preprocessed_folder, preprocessed_root, raw_folder, results_root
+from samdpo.paths import dataset_name, model_parts, preprocessed_folder, preprocessed_root, raw_folder, results_root
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.preferences.database.locate import database_url
@@ -79,3 +79,12 @@ def test_a_model_predicts_where_nothing_may_be_written(finetuned, read_only: Non
     predictor = Predictor.from_model_folder(find_model(901, None, None, None), device="cpu")
     predictor.set_image(input_cases(finetuned.raw / "imagesTs", ".png", 1)[0].images[0])
     assert predictor.predict().segmentation.any()
+
+
+@pytest.mark.parametrize(("name", "parts"), [
+    ("AlignTrainer__samdpoPlans__align", ("AlignTrainer", "samdpoPlans", "align")),
+    ("AlignTrainer__my__plan__align", ("AlignTrainer", "my__plan", "align")),
+    ("AlignTrainer__align", None), ("validation", None), ("", None),
+])
+def test_a_model_folder_is_taken_apart_at_its_first_and_last_separator(name: str, parts: object) -> None:
+    assert model_parts(name) == parts

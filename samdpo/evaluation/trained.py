@@ -10,7 +10,7 @@ from typing import Any
 
 from samdpo.errors import ConfigurationError
 from samdpo.inference.model_folder import read_plans, trained_folds
-from samdpo.paths import MODEL_SEPARATOR, fold_folder, plans_option, results_root
+from samdpo.paths import fold_folder, model_parts, plans_option, results_root
 from samdpo.training import checkpoints
 from samdpo.training.description import read_description
 from samdpo.training.discovery import BUILT_IN, name_to_type
@@ -99,8 +99,8 @@ def trained_models(
         ConfigurationError: no model at all, or none of a trainer, plan or stage that is asked for.
     """
     root = results_root() / dataset
-    split = [(folder, folder.name.split(MODEL_SEPARATOR)) for folder in sorted(root.glob("*__*__*"))]
-    every = [TrainedModel(f, *parts) for f, parts in split if len(parts) == 3 and any(f.glob("fold_*"))]
+    split = [(folder, model_parts(folder.name)) for folder in sorted(root.glob("*__*__*"))]
+    every = [TrainedModel(f, *parts) for f, parts in split if parts and any(f.glob("fold_*"))]
     if not every:
         raise ConfigurationError(
             f"{root} has no trained model. Train one with: samdpo_train {int(dataset[7:10])} finetune 0"

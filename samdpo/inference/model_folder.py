@@ -14,7 +14,7 @@ from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
-from samdpo.paths import LATEST_STAGES, dataset_name, results_root
+from samdpo.paths import LATEST_STAGES, dataset_name, model_parts, results_root
 from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.prompter import Prompter
@@ -145,10 +145,11 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
     pattern = dataset_name(dataset) if dataset is not None else "Dataset*"
     models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, "checkpoint_final.safetensors")]
     wanted = (None if trainer is None else class_name(trainer), plans, stage)
-    fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, m.name.split("__")))]
+    parts = {model: model_parts(model.name) or () for model in models}
+    fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, parts[m]))]
     if len(fitting) > 1 and len({m.parent for m in fitting}) == 1:
         for latest in LATEST_STAGES:
-            of_stage = [m for m in fitting if m.name.split("__")[2] == latest]
+            of_stage = [m for m in fitting if parts[m][-1] == latest]
             if of_stage:
                 fitting = of_stage
                 break

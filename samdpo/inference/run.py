@@ -20,7 +20,7 @@ from samdpo.dataset.dicom import is_series
 from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
 from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, SamdpoError
-from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
+from samdpo.files import atomic_path, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
 from samdpo.inference.dicom_seg import check_dicom_seg
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.inference.model_folder import read_plans, trained_folds
@@ -135,6 +135,7 @@ def predict_folder(
     todo, started = [c for c in cases if c.identifier not in done], time.perf_counter()
     flagged = [case for case, look_at in done.items() if look_at]
     output.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(output)
     # At the start too: a run that is killed leaves word of what it was.
     write_json(arguments, {**asked, "finished": False, "look_at": sorted(flagged)})
     for name in ("plans.json", "dataset.json"):

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_PLANS = {  # what else lies beside the plans
+    "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
+    "case_groups": "the groups of cases",
+}
+
 
 def plan_and_preprocess(
     dataset: int | str,
@@ -156,18 +161,27 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
     """Write a new plan over an old one; the old one's configurations that the new one does not have stay.
 
     Raises:
-        PlansError: the old file cannot be read, or what it adds has a wrong key or type. It is then left alone.
+        PlansError: the old file is no plan, cannot be read, or what it adds has a wrong key or type. It is then left
+            alone.
     """
     data = to_dict(plans)
+    if file.stem in _NO_PLANS:
+        raise PlansError(f"{file} is no plan but {_NO_PLANS[file.stem]}. Choose another -overwrite_plans_name.")
     if file.is_file():
         old = read_json(file, error=PlansError, remedy="Correct it, or delete it and plan again.")
-        if isinstance(old, dict) and "inherits_from" in old:
+        if not isinstance(old, dict) or not {"inherits_from", "configurations"} & old.keys():
+            raise PlansError(
+                f"{file} is no plan, and planning would overwrite it. Plan under another name with "
+                "-overwrite_plans_name, or delete the file if it is not needed."
+            )
+        if "inherits_from" in old:
             raise PlansError(
                 f"{file} is a variant that inherits from {old['inherits_from']!r}; planning would overwrite it. Plan "
                 "under another name with -overwrite_plans_name."
             )
-        configurations = old.get("configurations", {}) if isinstance(old, dict) else {}
-        kept = {k: v for k, v in configurations.items() if k not in data["configurations"]}
+        configurations = old.get("configurations")
+        kept = {k: v for k, v in configurations.items() if k not in data["configurations"]} if (
+            isinstance(configurations, dict)) else {}
         if kept:
             data["configurations"].update(kept)
             log.info("Kept from the old plan: %s", ", ".join(kept))

@@ -56,6 +56,13 @@ def test_several_models_are_listed_with_the_flags_that_tell_them_apart(aligned):
     assert find_model(901, "MineTrainer", None, None).name.startswith("MineTrainer")
 
 
+def test_a_plan_may_have_two_underscores_in_its_name(aligned):
+    mine = aligned.finetuned.rename(aligned.results / "FinetuneTrainer__my__plan__finetune")
+    assert find_model(901, None, "my__plan", None) == mine
+    assert find_model(901, "FinetuneTrainer", None, "finetune") == mine
+    assert find_model(901, None, None, None) == aligned.aligned
+
+
 def test_where_no_model_fits_those_there_are_are_listed(planned):
     with pytest.raises(ConfigurationError, match=r"No model is trained yet.*samdpo_train DATASET finetune 0"):
         find_model(None, None, None, None)

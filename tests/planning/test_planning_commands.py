@@ -111,6 +111,20 @@ def test_a_variant_by_hand_is_not_overwritten(
     assert "inherits from 'samdpoPlans'" in said
 
 
+@pytest.mark.parametrize("name", ["splits_final", "dataset", "dataset_fingerprint", "notes"])
+def test_what_is_no_plan_is_not_overwritten(
+    run: Run, caplog: pytest.LogCaptureFixture, roots, tiny_dataset: Path, name: str
+) -> None:
+    run("-d", "901", "--no_pp")
+    file = roots.preprocessed / TINY / f"{name}.json"
+    if name == "notes":
+        file.write_text('{"mine": 1}')
+    before = file.read_bytes() if file.is_file() else None
+    said = fails(run, caplog, "-d", "901", "--no_pp", "-overwrite_plans_name", name)
+    assert f"{name}.json is no plan" in said
+    assert (file.read_bytes() if file.is_file() else None) == before
+
+
 def test_an_unset_variable_is_named(
     run: Run, caplog: pytest.LogCaptureFixture, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
