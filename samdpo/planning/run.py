@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import read_json, remove_abandoned, write_json
+from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
@@ -60,6 +61,7 @@ def plan_and_preprocess(
         backbone: of the network; None for the planner's own.
     """
     get_planner(planner)  # a wrong name is told before minutes of work
+    plans_name = checked_plans_name(plans_name)
     if backbone:
         checked_backbone(backbone)
     check_fractions(labelled, unlabelled)
@@ -101,6 +103,7 @@ def plan_experiment(
         PlansError: a configuration that the user added does not fit.
     """
     check_fractions(labelled, unlabelled)
+    plans_name = checked_plans_name(plans_name)
     planner_class = get_planner(planner)
     chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
     name, folder = dataset_name(dataset), preprocessed_folder(dataset, writable=True)
@@ -112,11 +115,11 @@ def plan_experiment(
     )
     labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
     worker = planner_class(
-        fingerprint, contents, name, plans_name=plans_name or PLANS_NAME, memory_gib=memory_gib,
+        fingerprint, contents, name, plans_name=plans_name, memory_gib=memory_gib,
         labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
         **chosen,
     )
-    file = folder / f"{plans_name or PLANS_NAME}.json"
+    file = folder / f"{plans_name}.json"
     plans = save_with_additions(worker.plan(), file)
     if hasattr(worker, "describe"):
         log.info("%s", worker.describe())
@@ -132,6 +135,18 @@ def preprocess_planned(
 
     plans = load_plans(preprocessed_folder(dataset) / f"{plans_name}.json")
     return preprocess_dataset(dataset, plans, processes, clean)
+
+
+def checked_plans_name(name: str | None) -> str:
+    """``name``, or the usual one where it is None or empty, if a plan and the folders of its slices may be called so.
+
+    Raises:
+        PlansError: a path, or the name of what else lies there.
+    """
+    name = check_name(name or PLANS_NAME, "-overwrite_plans_name", PlansError)
+    if name in _NO_PLANS:
+        raise PlansError(f"-overwrite_plans_name {name}: {name}.json is no plan but {_NO_PLANS[name]}. Choose another.")
+    return name
 
 
 def checked_backbone(name: str) -> str:
@@ -165,8 +180,6 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
             alone.
     """
     data = to_dict(plans)
-    if file.stem in _NO_PLANS:
-        raise PlansError(f"{file} is no plan but {_NO_PLANS[file.stem]}. Choose another -overwrite_plans_name.")
     if file.is_file():
         old = read_json(file, error=PlansError, remedy="Correct it, or delete it and plan again.")
         if not isinstance(old, dict) or not {"inherits_from", "configurations"} & old.keys():

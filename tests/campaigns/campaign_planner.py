@@ -15,7 +15,7 @@ class CampaignPlanner(LitePlanner):
         return NetworkPlan(backbone="tiny_sam")
 
     def plan_prompting(self) -> PromptingPlan:
-        return replace(super().plan_prompting(), tower_steps=10, cross_fit_folds=2)
+        return replace(super().plan_prompting(), tower_steps=3, cross_fit_folds=2)
 
     def plan_stages(self) -> dict[str, StagePlan]:
         stages = super().plan_stages()

@@ -125,6 +125,14 @@ def test_what_is_no_plan_is_not_overwritten(
     assert (file.read_bytes() if file.is_file() else None) == before
 
 
+@pytest.mark.parametrize("name", ["../mine", "/mine", "a/b", "."])
+def test_a_plan_that_is_called_like_a_path_is_refused_before_work(
+    run: Run, caplog: pytest.LogCaptureFixture, roots, tiny_dataset: Path, name: str
+) -> None:
+    assert "-overwrite_plans_name is" in fails(run, caplog, "-d", "901", "-overwrite_plans_name", name)
+    assert not list(roots.preprocessed.rglob("*.json"))
+
+
 def test_an_unset_variable_is_named(
     run: Run, caplog: pytest.LogCaptureFixture, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
