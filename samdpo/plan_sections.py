@@ -10,6 +10,13 @@ from samdpo.names import name_problem
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
 HIGHEST_LABEL = 32767  # label maps are int16
 LARGEST_IMAGE = 8192  # pixels of a slice's side
+_WIDEST = 1 << 16  # of layers and batches; what is wider is a slip, and would only fill the memory
+
+
+def _check_range(section: object, name: str, least: int, most: int) -> None:
+    value = getattr(section, name)
+    if not least <= value <= most:
+        raise ValueError(f"'{name}' is {value}; expected {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,8 @@ class PreprocessingPlan:
         if problem := name_problem(self.data_identifier):  # a folder is called so
             raise ValueError(f"'data_identifier' is {self.data_identifier!r}, which is {problem}; expected a plain "
                              "name")
-        if not 0 < self.image_size <= LARGEST_IMAGE:
-            raise ValueError(f"'image_size' is {self.image_size}; expected 1 to {LARGEST_IMAGE} pixels")
-        if self.slicing_axis not in (0, 1, 2):
-            raise ValueError(f"'slicing_axis' is {self.slicing_axis}; expected 0, 1 or 2, for z, y or x")
+        _check_range(self, "image_size", 1, LARGEST_IMAGE)
+        _check_range(self, "slicing_axis", 0, 2)
         channels = len(self.normalization)
         if min(self.channel_mapping) < 0 or (channels and max(self.channel_mapping) >= channels):
             raise ValueError(
@@ -109,6 +114,8 @@ class PromptingPlan:
                 f"'image_text_model' is {name!r}; expected {LITE_TOWERS}, {BIOMEDCLIP}, hf-hub:OWNER/NAME or "
                 "local-dir:FOLDER"
             )
+        _check_range(self, "tower_dim", 1, _WIDEST)
+        _check_range(self, "vlm_batch_size", 1, _WIDEST)
         if not self.fits_towers and self.saliency == "similarity":
             raise ValueError(f"{name} gives no similarity map of its own; set 'saliency' to 'gscorecam'")
         if self.fits_towers and self.text_encoder == "image_text_model":
@@ -130,6 +137,9 @@ class LoraPlan:
     alpha: float = 16.0  # their product is scaled by alpha / rank
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_range(self, "rank", 1, _WIDEST)
+
 
 @dataclass(frozen=True)
 class NetworkPlan:
@@ -144,6 +154,12 @@ class NetworkPlan:
     frozen_stages: int = 0  # leading encoder stages that stage 1 does not train; -1 freezes the whole encoder
     lora: LoraPlan = field(default_factory=LoraPlan)
     outputs: int = 0  # structures that a network without prompts tells apart; 0 for networks that are prompted
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("input_size", 0, LARGEST_IMAGE), ("text_dim", 1, _WIDEST), ("outputs", 0, HIGHEST_LABEL),
+        ):
+            _check_range(self, name, least, most)
 
 
 @dataclass(frozen=True)
