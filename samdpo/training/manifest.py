@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST, PLANS = "manifest.json", "plans.json"
 _BEGUN, _TRAINED, _SHARED = "begun.json", "trained", "model_folder"
-_GO_ON = "free some space and type the same command with --c"
+_GO_ON = "type the same command with --c"
 _PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _ANEW = "Start the training again without --c."
 _COPY = "Copy the whole model folder once more, or train the fold again."
