@@ -62,9 +62,9 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
         load_into(trainer.network, weights, "the resumable checkpoint")
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state.get("scaler", {}))
-        trainer.current_epoch, trainer.best_metric = state["epoch"], state["best_metric"]
+        trainer.current_epoch, trainer.best_metric = int(state["epoch"]), float(state["best_metric"])
         trainer.mask_cut, trainer.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
-        trainer.run_log = RunLog(trainer.fold_folder, state["history"], writes=trainer.processes.is_main)
+        trainer.run_log = RunLog(trainer.fold_folder, dict(state["history"]), writes=trainer.processes.is_main)
         if load_more is not None:
             load_more(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
