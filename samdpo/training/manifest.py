@@ -181,7 +181,8 @@ def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:
 
 def settings_of(fold: Path) -> dict[str, Any] | None:
     """The settings that a finished fold was trained with; None of a fold of an older version."""
-    return _made_of(fold).get("settings")
+    found = _made_of(fold).get("settings")
+    return found if isinstance(found, dict) else None
 
 
 def prompts_of(fold: Path) -> str | None:

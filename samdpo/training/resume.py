@@ -101,6 +101,18 @@ def changed_settings(trainer: Trainer, before: Mapping[str, Any]) -> list[str]:
     return [name for name, value in now.items() if then.get(name) != value and name not in _MAY_CHANGE]
 
 
+def changed_since(trainer: Trainer, before: Mapping[str, Any]) -> list[str]:
+    """As :func:`changed_settings`, but for settings that an older version did not have, which are not compared."""
+    now = _as_json(trainer.settings())
+    return [name for name in now if name not in _MAY_CHANGE and name in before and _differs(before[name], now[name])]
+
+
+def _differs(then: Any, now: Any) -> bool:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(_differs(then[name], now[name]) for name in now if name in then)
+    return then != now
+
+
 def made_of(trainer: Trainer) -> manifest.MadeOf:
     """What an initialised trainer starts from; equal for two trainings that end with the same weights (on CPU).
 
