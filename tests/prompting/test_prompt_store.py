@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import read_json, write_json
+from samdpo.files import read_json, write_json, write_text
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore, make_prompts
@@ -74,6 +74,27 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ConfigurationError, match=r"case_1\.npz is damaged"):
         store.get("case_1", 0)
+
+
+def test_a_changed_digit_is_noticed_and_the_case_is_made_again(tmp_path):
+    store = PromptStore(tmp_path, "key")
+    store.put("case_1", volume())
+    file = tmp_path / "case_1.json"
+    text = file.read_text()
+    write_text(file, text.replace('"slice": 1', '"slice": 0'))
+    assert text != file.read_text()
+    again = PromptStore(tmp_path, "key")
+    assert again.cases() == [] and not again.has("case_1")
+    with pytest.raises(ConfigurationError, match=r"case_1\.json is damaged .*once more"):
+        again.get("case_1", 0)
+
+
+def test_prompts_of_an_older_version_have_no_checksum_and_count(tmp_path):
+    PromptStore(tmp_path, "key").put("case_1", volume())
+    content = read_json(tmp_path / "case_1.json")
+    del content["checksum"]
+    write_json(tmp_path / "case_1.json", content)
+    assert PromptStore(tmp_path, "key").cases() == ["case_1"]
 
 
 def test_a_slice_that_does_not_exist_is_refused(tmp_path):
