@@ -86,10 +86,11 @@ def cannot_open(engine: Engine, error: DBAPIError) -> DatabaseError:
 
 def _parse(url: str) -> URL:
     try:
+        url.encode()  # an argument of other bytes than UTF-8 cannot be told to any driver
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, ValueError) as error:
-        raise DatabaseError(f"{shown(url)!r} is not a database URL. {_EXPECTED}") from error
+        raise DatabaseError(f"{shown(url)[:200]!a} is not a database URL. {_EXPECTED}") from error
     if backend not in ("sqlite", "postgresql"):
         raise DatabaseError(
             f"The preference database can be sqlite or postgresql; the URL names {backend!r}. {_EXPECTED}"
@@ -97,10 +98,11 @@ def _parse(url: str) -> URL:
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise DatabaseError("A preference database in memory would be lost; expected sqlite:///FILE.")
-        if parsed.query or parsed.host or parsed.username or "\0" in str(parsed.database):
+        more = parsed.query or parsed.host or parsed.username or "\0" in str(parsed.database)
+        if more or parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
             raise DatabaseError(
-                f"{shown(parsed)} is more than the name of a file: SQLite is given neither options nor a host here. "
-                "Expected sqlite:///FILE, with four slashes where FILE begins with one."
+                f"{shown(parsed)} is more than the name of a file: SQLite is given neither a driver nor options nor a "
+                "host here. Expected sqlite:///FILE, with four slashes where FILE begins with one."
             )
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 

@@ -254,7 +254,8 @@ def checked(record: Record) -> Record:
 def checked_record(cls: type[Record], values: Mapping[str, Any]) -> Record:
     """A record of these values, checked as by :func:`checked`."""
     try:
-        found = cls(**dict(_fields_of(cls).model_validate(dict(values))))
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        found = cls(**dict(_fields_of(cls).model_validate(values)))
     except ValidationError as error:
         raise ValueError(first_problem(error.errors())) from error
     if isinstance(found, Judgement):

@@ -173,6 +173,8 @@ def test_acknowledged_means_on_disk(url):
         ("sqlite:///file:x?mode=memory&uri=true", "options"), ("sqlite:///x.sqlite?colour=blue", "options"),
         ("sqlite:///x.sqlite?timeout=soon", "options"), ("sqlite://host/x.sqlite", "host"),
         ("sqlite+aiosqlite:///x.sqlite", "aiosqlite"), ("sqlite:///a\0b", "name of a file"),
+        ("sqlite:///caf\udce9.sqlite", "is not a database URL"), ("sqlite:///" + "x" * 5000, "cannot be opened"),
+        ("postgresql+psycopg://[::1", "is not a database URL"), ("", "is not a database URL"),
         ("sqlite:////proc/nowhere/x.sqlite", "cannot be made"),
     ],
 )
