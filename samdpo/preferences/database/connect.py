@@ -122,7 +122,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would come too late, see below
         cursor = connection.cursor()
-        _use_write_ahead_log(cursor)
+        _use_write_ahead_log(cursor, patience)
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
@@ -152,11 +152,11 @@ def _create(url: URL, patience: float, **options: Any) -> Engine:
     return engine
 
 
-def _use_write_ahead_log(cursor: Any) -> None:
+def _use_write_ahead_log(cursor: Any, patience: float) -> None:
     """The log is a property of the file. Two processes that make the file at once get 'locked' without any waiting."""
     import sqlite3
 
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")

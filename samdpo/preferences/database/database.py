@@ -1,7 +1,8 @@
 """The preference database: who was shown what, and what they said.
 
 Every method is one transaction that is safe between threads and processes. What a method has returned is on disk; but
-for the lease of :meth:`PreferenceDatabase.next_item`, which a power cut may take back, so that it costs no waiting.
+for the lease of :meth:`PreferenceDatabase.next_item`, which a power cut may take back, so that it costs no waiting: the
+item is then handed out again.
 """
 
 from __future__ import annotations
