@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ DEADLINE = "samdpo_deadline"  # time.monotonic() until when a transaction may wa
 BUSY_SECONDS = 30.0  # a writer waits this long for others, all together, before it gives up
 _READ_ONLY_REASONS = ("readonly", "read-only")  # SQLite's word and PostgreSQL's
 _PASSWORD = re.compile(r"(?<=:)[^@]*@")
+_PASSWORD_OPTION = re.compile(r"(?i)(?<=password=)[^&]*")
 _EXPECTED = "Expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 _CONNECTIONS = 32  # threads that may talk to the database at once; more of them wait
 
@@ -66,7 +68,8 @@ def make_engine(url: str, create: bool = True, patience: float = BUSY_SECONDS) -
 
 def shown(url: URL | str) -> str:
     """A URL for messages: without its password, also where it is too wrong to be taken apart."""
-    return url.render_as_string(hide_password=True) if isinstance(url, URL) else _PASSWORD.sub("***@", url)
+    text = url.render_as_string(hide_password=True) if isinstance(url, URL) else _PASSWORD.sub("***@", url)
+    return _PASSWORD_OPTION.sub("***", text)
 
 
 def cannot_open(engine: Engine, error: DBAPIError) -> DatabaseError:
@@ -104,6 +107,8 @@ def _parse(url: str) -> URL:
                 f"{shown(parsed)} is more than the name of a file: SQLite is given neither a driver nor options nor a "
                 "host here. Expected sqlite:///FILE, with four slashes where FILE begins with one."
             )
+        if str(parsed.database).startswith("~"):
+            return parsed.set(database=os.path.expanduser(str(parsed.database)))
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
