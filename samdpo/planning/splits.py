@@ -322,10 +322,10 @@ def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
     """A fold with every case once in each list, in composed Unicode; what is no name of a case is refused."""
     lists = {}
     for key in _LISTS:
-        names = [
-            same_text(check_name(name, f"{file}: a case in {key!r} of fold {number}", DatasetError, _remedy(file)))
-            for name in getattr(fold, key)
-        ]
+        names = getattr(fold, key)
+        for name in names:
+            check_name(name.strip(), f"{file}: a case in {key!r} of fold {number}", DatasetError, _remedy(file))
+        names = [same_text(name) for name in names]
         lists[key] = sorted(set(names))
         twice = sorted({name for name in lists[key] if names.count(name) > 1}) if len(names) > len(lists[key]) else []
         if twice:
