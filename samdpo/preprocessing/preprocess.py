@@ -93,7 +93,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
     contents = load_dataset_json(raw)
     cases = [*labelled_cases(raw, contents), *unlabelled_cases(raw, contents)]
     for case in cases:
-        check_name(case.identifier, f"{raw / 'dataset.json'}: the name of a case")
+        check_name(case.identifier.strip(), f"{raw / 'dataset.json'}: the name of a case")  # a space does no harm
     store = SliceStore(folder / _slices_folder(plans))
     if clean and store.folder.is_dir():
         store.clear()
@@ -136,7 +136,7 @@ def _slices_folder(plans: Plans) -> str:
 
 
 def _fit(store: SliceStore, sources: Mapping[str, str], threads: int) -> set[str]:
-    """Cases whose slices are there, made from ``sources`` and undamaged; of the others it is said why they are not."""
+    """Cases whose slices are there, made from ``sources`` and undamaged; damaged ones are told."""
     found = {
         case: entry for case, entry in store.summaries().items()
         if case in sources and entry.source == sources[case] and entry.small_objects is not None
