@@ -40,7 +40,7 @@ from samdpo.schema import to_dict
 log = logging.getLogger(__name__)
 
 _PORTION = 2**20  # bytes read at once
-_VERSION = 2  # of what this module computes; part of every case's hash
+_VERSION = 1  # of what this module computes; part of every case's hash
 _TRUTH = "gt_segmentations"  # nnU-Net's name
 _TRUTH_RECORD = f".{_TRUTH}"  # beside that folder: JSON that says what each copy was made from and what it was then
 
@@ -221,11 +221,11 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         label = geometry.label_to_slices(native)
         small = keep_small_objects(geometry, native, label, job.labels, IGNORED)
         shown = slices_with(geometry, native, job.labels)  # what the grid cannot show is there all the same
-    lost = any(n for _, n, _ in small.values())
+    # What the first version made otherwise; features and prompts of all other slices need not be made anew.
+    otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
+    otherwise += ["turned"] if turn.order != (0, 1, 2) else []
     properties = {
-        # Only labels that lost objects are other ones than those of the first version, so only what depends on these
-        # is made anew.
-        "hash": hash_of(job.content_hash, "small objects") if lost else job.content_hash,
+        "hash": hash_of(job.content_hash, *otherwise) if otherwise else job.content_hash,
         "source": job.content_hash,
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
