@@ -136,13 +136,11 @@ def test_a_run_that_was_killed_left_word_and_goes_on_over_masks_that_it_was_to_r
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samdpo.inference.run.write_prediction", killed)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("samdpo.inference.run.write_prediction", killed)
         predict(*words)
     asked = read_json(output / "predict_from_raw_data_args.json")
     assert asked["finished"] is False and asked["made_by"]
-    monkeypatch.undo()
-    monkeypatch.setenv("nnUNet_results", str(output))
     assert "3 cases written" in predict(*words, "--continue_prediction")
     assert read_json(output / "predict_from_raw_data_args.json")["finished"] is True
 
