@@ -8,7 +8,7 @@ import pytest
 from samdpo.errors import ConfigurationError
 from samdpo.files import read_json, write_json, write_text
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompt_store import PromptStore, _prompter_is_whole, _save_prompter
 
 
 def prompt(name: str, label: int, present: bool, seed: int) -> StructurePrompt:
@@ -99,3 +99,28 @@ def test_a_slice_that_does_not_exist_is_refused(tmp_path):
     store.put("case_1", volume())
     with pytest.raises(ConfigurationError, match="3 slices, slice 7"):
         store.get("case_1", 7)
+
+
+class TwoFiles:
+    """Stands for a prompter."""
+
+    def save(self, folder):
+        write_text(folder / "towers.safetensors", "weights")
+        write_text(folder / "prompter.json", "{}")
+
+
+@pytest.mark.parametrize("damage", ["", "towers.safetensors", "made.json"])
+def test_only_the_very_prompter_of_the_prompts_counts(tmp_path, damage):
+    """A run that was killed has replaced the prompts and not the prompter of new images."""
+    _save_prompter(TwoFiles(), PromptStore(tmp_path, "old"))
+    assert _prompter_is_whole(PromptStore(tmp_path, "old"))
+    assert not _prompter_is_whole(PromptStore(tmp_path, "new"))
+    if damage:
+        (tmp_path / "prompter" / damage).write_text("w")
+        assert not _prompter_is_whole(PromptStore(tmp_path, "old"))
+
+
+def test_a_prompter_of_an_older_version_has_no_list_and_counts(tmp_path):
+    TwoFiles().save(tmp_path / "prompter")
+    assert _prompter_is_whole(PromptStore(tmp_path, "key"))
+    assert not _prompter_is_whole(PromptStore(tmp_path / "empty", "key"))
