@@ -10,7 +10,7 @@ from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json, write_json, write_text
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.prompting.prompt_store import PromptStore, _prompter_is_whole, _save_prompter, make_prompts
 from samdpo.training.fold_data import FoldData
 
 
@@ -143,3 +143,28 @@ def test_the_key_of_prompts_knows_who_is_kept_apart(tiny_dataset, monkeypatch):
             make_prompts(plans, "all", "cpu")
     assert keys[0] == keys[3]
     assert len(set(keys)) == 3
+
+
+class TwoFiles:
+    """Stands for a prompter."""
+
+    def save(self, folder):
+        write_text(folder / "towers.safetensors", "weights")
+        write_text(folder / "prompter.json", "{}")
+
+
+@pytest.mark.parametrize("damage", ["", "towers.safetensors", "made.json"])
+def test_only_the_very_prompter_of_the_prompts_counts(tmp_path, damage):
+    """A run that was killed has replaced the prompts and not the prompter of new images."""
+    _save_prompter(TwoFiles(), PromptStore(tmp_path, "old"))
+    assert _prompter_is_whole(PromptStore(tmp_path, "old"))
+    assert not _prompter_is_whole(PromptStore(tmp_path, "new"))
+    if damage:
+        (tmp_path / "prompter" / damage).write_text("w")
+        assert not _prompter_is_whole(PromptStore(tmp_path, "old"))
+
+
+def test_a_prompter_of_an_older_version_has_no_list_and_counts(tmp_path):
+    TwoFiles().save(tmp_path / "prompter")
+    assert _prompter_is_whole(PromptStore(tmp_path, "key"))
+    assert not _prompter_is_whole(PromptStore(tmp_path / "empty", "key"))
