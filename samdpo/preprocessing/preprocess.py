@@ -297,11 +297,15 @@ def _truth_record(file: Path) -> dict[str, list[str]]:
 def _copy_label(
     case: Case, folder: Path, ending: str, hashes: Mapping[Path, str], record: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Bring the truth of one case up to date; returns its entries of the record."""
+    """Bring the truth of one case up to date; returns its entries of the record: what we wrote, now or before."""
     target, same_format = folder / f"{case.identifier}{ending}", ending_of(case.label) == ending
+    if target.is_file() and target.samefile(case.label):  # the folder is a link to that of the labels
+        return {}
     # The 'dataset' key of dataset.json may name labels of another format than the images': these get the image's grid.
     source = hashes[case.label] if same_format else hash_of([hashes[file] for file in files_of_case(case)])
+    written = set(record)
     if not target.is_file() or [source, content_hash(target)] != record.get(target.name, [source, source]):
+        written.add(target.name)
         if same_format:
             with atomic_path(target) as temporary:
                 shutil.copyfile(case.label, temporary)
@@ -311,11 +315,12 @@ def _copy_label(
     beside = spacing_file(case.label) or spacing_file(case.images[0])
     spacing = _spacing(beside) if beside is not None and ending in (".tif", ".tiff") else None
     if spacing is not None:
-        copy, source = folder / f"{case.identifier}.json", hashes[beside]
-        if not copy.is_file() or [source, content_hash(copy)] != record.get(copy.name):
+        copy = folder / f"{case.identifier}.json"
+        if not copy.is_file() or _spacing(copy) != spacing:
+            written.add(copy.name)
             write_json(copy, {"spacing": spacing})
-        entries[copy.name] = [source, content_hash(copy)]
-    return entries
+        entries[copy.name] = [hashes[beside], content_hash(copy)]
+    return {name: entry for name, entry in entries.items() if name in written}
 
 
 def _spacing(file: Path) -> Any:
