@@ -10,6 +10,14 @@ from samdpo.names import name_problem
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
 HIGHEST_LABEL = 32767  # label maps are int16
 LARGEST_IMAGE = 8192  # pixels of a slice's side
+_BODY_AXES = (set("LR"), set("PA"), set("SI"))
+_WIDEST = 1 << 16  # of layers and batches; what is wider is a slip, and would only fill the memory
+
+
+def _check_range(section: object, name: str, least: int, most: int) -> None:
+    value = getattr(section, name)
+    if not least <= value <= most:
+        raise ValueError(f"'{name}' is {value}; expected {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,11 @@ class ChannelNormalization:
     lower: float  # window: intensity; percentile: percent in [0, 100]
     upper: float
 
+    def __post_init__(self) -> None:
+        if self.scheme == "percentile":
+            _check_range(self, "lower", 0, 100)
+            _check_range(self, "upper", 0, 100)
+
 
 @dataclass(frozen=True)
 class PreprocessingPlan:
@@ -49,10 +62,11 @@ class PreprocessingPlan:
         if problem := name_problem(self.data_identifier):  # a folder is called so
             raise ValueError(f"'data_identifier' is {self.data_identifier!r}, which is {problem}; expected a plain "
                              "name")
-        if not 0 < self.image_size <= LARGEST_IMAGE:
-            raise ValueError(f"'image_size' is {self.image_size}; expected 1 to {LARGEST_IMAGE} pixels")
-        if self.slicing_axis not in (0, 1, 2):
-            raise ValueError(f"'slicing_axis' is {self.slicing_axis}; expected 0, 1 or 2, for z, y or x")
+        _check_range(self, "image_size", 1, LARGEST_IMAGE)
+        _check_range(self, "slicing_axis", 0, 2)
+        one_of_each = len(self.orientation) == 3 and all(len(axis & set(self.orientation)) == 1 for axis in _BODY_AXES)
+        if self.orientation and not one_of_each:
+            raise ValueError(f"'orientation' is {self.orientation!r}; expected three letters like LPS, or none")
         channels = len(self.normalization)
         if min(self.channel_mapping) < 0 or (channels and max(self.channel_mapping) >= channels):
             raise ValueError(
@@ -123,6 +137,11 @@ class PromptingPlan:
                 f"'image_text_model' is {name!r}; expected {LITE_TOWERS}, {BIOMEDCLIP}, hf-hub:OWNER/NAME or "
                 "local-dir:FOLDER"
             )
+        for name, least in (
+            ("tower_dim", 1), ("vlm_batch_size", 1), ("vlm_max_new_tokens", 1), ("gscorecam_top_k", 1),
+            ("n_points", 0), ("n_hypotheses", 0),
+        ):
+            _check_range(self, name, least, _WIDEST)
         if not self.fits_towers and self.saliency == "similarity":
             raise ValueError(f"{name} gives no similarity map of its own; set 'saliency' to 'gscorecam'")
         if self.fits_towers and self.text_encoder == "image_text_model":
@@ -144,6 +163,9 @@ class LoraPlan:
     alpha: float = 16.0  # their product is scaled by alpha / rank
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_range(self, "rank", 1, _WIDEST)
+
 
 @dataclass(frozen=True)
 class NetworkPlan:
@@ -159,6 +181,12 @@ class NetworkPlan:
     lora: LoraPlan = field(default_factory=LoraPlan)
     outputs: int = 0  # structures that a network without prompts tells apart; 0 for networks that are prompted
 
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("input_size", 0, LARGEST_IMAGE), ("text_dim", 1, _WIDEST), ("outputs", 0, HIGHEST_LABEL),
+        ):
+            _check_range(self, name, least, most)
+
 
 @dataclass(frozen=True)
 class InferencePlan:
@@ -169,6 +197,9 @@ class InferencePlan:
     mirror: bool = True  # average with what is said of the mirror image
     smooth_mm: float = 0.0  # standard deviation of a Gaussian across a volume's slices; 0 is none
     largest_component: tuple[str, ...] = ()  # structures of which only the largest part in 3D is kept
+
+    def __post_init__(self) -> None:
+        _check_range(self, "smooth_mm", 0, 1000)
 
 
 @dataclass(frozen=True)

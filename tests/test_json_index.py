@@ -21,6 +21,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_an_index_that_was_damaged_is_not_believed(folder: Path) -> None:
+    Reader().read(folder)
+    index = folder / ".index.json"
+    index.write_text(index.read_text().replace("3]", "7]"))
+    assert Reader().read(folder) == {f"case_{number}": number for number in range(5)}
+
+
 class Reader:
     """Counts what is opened."""
 

@@ -15,6 +15,7 @@ from samdpo.files import atomic_path
 from samdpo.paths import EMBEDDINGS
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.plans import load_plans
+from samdpo.preprocessing.store import SliceStore
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fo
 
 
 def _same(one: Cell, other: Cell, dataset: str, plans: str, stage: str, cases: Callable[[Fold], Any]) -> bool:
-    """Whether a stage learns from the same ``cases`` with the same settings in both cells."""
+    """Whether a stage learns from the same ``cases`` and images with the same settings in both cells."""
     folders = [cell.preprocessed / dataset for cell in (one, other)]
     if not all((folder / f"{plans}.json").is_file() and (folder / SPLITS_FILE).is_file() for folder in folders):
         return False
@@ -78,5 +79,8 @@ def _same(one: Cell, other: Cell, dataset: str, plans: str, stage: str, cases: C
     if not all(stage in p.configurations for p in found):
         return False
     found = [p.for_stage(stage) for p in found]
+    slices = [SliceStore(f / p.preprocessing.data_identifier).summaries() for f, p in zip(folders, found)]
+    if any(slices[0][case].hash != slices[1][case].hash for case in slices[0].keys() & slices[1].keys()):
+        return False  # images were replaced between the two
     parts = [(p.network, p.prompting, p.structures, p.preprocessing, p.stage(stage)) for p in found]
     return splits[0] == splits[1] and parts[0] == parts[1]

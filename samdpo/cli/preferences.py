@@ -9,7 +9,7 @@ from typing import Any
 from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
 
-LONGEST_NAME = 64  # characters of a name in the report
+_SHOWN = 64  # characters of a name, in the report
 _MOST_PAIRS = 50  # of people, in the report
 
 
@@ -112,7 +112,7 @@ def print_report(one: dict[str, Any]) -> None:
 
 def _shown(name: str) -> str:
     """A name that an older version has let in may be anything."""
-    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    short = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 

@@ -157,7 +157,9 @@ def _inputs(
     if series:
         check_series(series, n_channels)
         reserved = [_reserved(name, path) for name, path in series.items()]
-        whole = [Case(name, (path,), None, name) for name, path in series.items() if not _reserved(name, path)]
+        # A slice that is a link which leads nowhere may be the last one, whose absence cannot be seen.
+        whole = [Case(name, (path,), None, name) for name, path in series.items()
+                 if not _reserved(name, path) and not dead_links(path, recursive=True)]
         return whole, [*misnamed, *(problem for problem in reserved if problem)], others
     if not fitting:
         found = ", ".join(sorted({ending_of(f) or f.suffix or "files without ending" for f in files})) or "nothing"
@@ -165,7 +167,10 @@ def _inputs(
         raise DatasetError("\n".join([none, *misnamed, *others][:20]))
     fitting, numbered, problems = _numbered_inputs(fitting, n_channels, files_per_case)
     cases, more = _group_files(fitting, n_channels, need_channel_suffix=False, numbered=numbered)
-    return [Case(name, images, None, name) for name, images in cases.items()], misnamed + problems + more, others
+    # A case of which a channel is a link that leads nowhere is not one of fewer channels.
+    lost = {same_text(_split_channel(link, n_channels)[0]) for link in dead_links(folder)}
+    whole = [Case(name, images, None, name) for name, images in cases.items() if same_text(name) not in lost]
+    return whole, misnamed + problems + more, others
 
 
 def load_groups(raw_folder: Path | str) -> dict[str, str]:

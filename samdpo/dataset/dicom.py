@@ -7,6 +7,7 @@ pixels and the geometry, as in 3D Slicer or ITK-SNAP, and applies slope and inte
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -172,8 +173,10 @@ def _case_name(path: Path) -> str:
 
 
 def _refuse_unreadable(others: Iterable[Path]) -> None:
-    """A file that is no DICOM by its name and may not be read can be a slice, which would be missing."""
+    """A file that is no DICOM by its name and may not be read can be a slice, which would be missing; so a folder."""
     for file in sorted(others):
+        if file.is_dir() and not os.access(file, os.R_OK | os.X_OK):
+            raise DatasetError(f"{file} may not be read by you. Change its permissions: chmod u+rx {file}")
         if not ending_of(file) and not file.name.startswith(".") and file.is_file():
             with decoding(file), file.open("rb"):
                 pass

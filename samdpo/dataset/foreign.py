@@ -78,15 +78,16 @@ def misnamed_folders(folder: Path) -> list[str]:
     return problems
 
 
-def dead_links(folder: Path) -> list[Path]:
-    """Links in ``folder`` that lead nowhere, but for those of notes."""
-    links = _shown(folder, os.DirEntry.is_symlink) if folder.is_dir() else []
+def dead_links(folder: Path, recursive: bool = False) -> list[Path]:
+    """Links in ``folder``, or also below it, that lead nowhere, but for those of notes."""
+    places = [Path(place) for place, _, _ in os.walk(folder)] if recursive else [folder] if folder.is_dir() else []
+    links = [link for place in places for link in _shown(place, os.DirEntry.is_symlink)]
     return [link for link in links if link.suffix.lower() not in _NOTES and broken_link(link)]
 
 
-def broken_links(folder: Path) -> list[str]:
+def broken_links(folder: Path, recursive: bool = False) -> list[str]:
     """A sentence for each of :func:`dead_links`."""
-    return [broken_link(link) for link in dead_links(folder)]
+    return [broken_link(link) for link in dead_links(folder, recursive)]
 
 
 def broken_link(path: Path) -> str:
@@ -137,8 +138,7 @@ def left_out(folder: Path, taken: Collection[Path]) -> tuple[list[str], list[Pat
     series = [place for place in taken if place.is_dir()]
     said = broken_links(folder)
     for place in series:
-        if place != folder:
-            said += [problem for inner in _all_folders(place) for problem in broken_links(inner)]
+        said += broken_links(place, recursive=True) if place != folder else []
     said += sub_folders_with_images(folder, but=series)
     unknown = []
     for file in () if folder in taken else files_of(folder):
@@ -186,10 +186,6 @@ def _is_picture(file: Path) -> bool:
     except Exception:  # whatever its plug-ins raise at what is no picture
         return False
     return True
-
-
-def _all_folders(folder: Path) -> list[Path]:
-    return [Path(place) for place, _, _ in os.walk(folder)]
 
 
 def _folders(folder: Path) -> list[Path]:

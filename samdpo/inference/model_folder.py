@@ -112,7 +112,7 @@ def _check_same_structures(prompter: Prompter | WholeImagePrompter, plans: Plans
         found = prompter.labels
     else:
         found = {name: structure.label for name, structure in prompter.settings.structures.items()}
-    if found != expected:
+    if list(found.items()) != list(expected.items()):  # masks are told apart by their order too
         raise ModelFolderError(
             f"{folder} prompts for the structures {found}, but plans.json of the model has {expected}. {REMEDY}"
         )

@@ -189,16 +189,18 @@ def made_by(model: Path, plans: Plans, folds: Sequence[str] | None, checkpoint: 
         place = model / f"fold_{fold}"
         prompter = sorted(f for f in (place / "prompter").rglob("*") if f.is_file() and not f.name.startswith("."))
         for file in (place / weights, place / "model.json", *prompter):
-            parts.append((f"{fold}/{file.relative_to(place).as_posix()}", sha256_of_file(file)))
+            # What is missing is told by whoever loads the fold.
+            content = sha256_of_file(file) if file.is_file() else ""
+            parts.append((f"{fold}/{file.relative_to(place).as_posix()}", content))
     return hash_of(parts, weights, mirror)
 
 
 def _input_hash(case: Case) -> str:
     """Of the content of a case's files, the spacing beside a stack included; names are no part of it."""
-    files: list[Path] = []
+    files: list[Path | None] = []
     for image in case.images:
-        files += sorted(f for f in image.rglob("*") if f.is_file()) if image.is_dir() else [image, spacing_file(image)]
-    return hash_of([sha256_of_file(file) for file in files if file is not None])
+        files += sorted(image.rglob("[!.]*")) if image.is_dir() else [image, spacing_file(image)]
+    return hash_of([sha256_of_file(file) for file in files if file is not None and file.is_file()])
 
 
 def _kept_cases(

@@ -41,6 +41,11 @@ class VolumePredictor(Predictor):
                     f"'model.json' of a fold of {plans.dataset_name} has no 'clicks', where SAM-Med3D is to look for "
                     f"each structure. {REMEDY}"
                 )
+            if unknown := sorted(set(fold.settings["clicks"]) - set(plans.structures)):
+                raise ModelFolderError(
+                    f"'clicks' in 'model.json' of a fold of {plans.dataset_name} names {unknown[0]!r}, which is not "
+                    f"among the structures of its plans.json. {REMEDY}"
+                )
             fold.network.to(device)
         self._grid: CubeGrid  # of the case at hand
         self._probabilities: torch.Tensor  # likewise, (L, X, Y, Z)

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -128,9 +129,10 @@ class EmbeddingStore:
             return self._mapped(parts)
         except KeyError:
             return None
-        except ConfigurationError as error:
-            log.warning("%s", error)
-            self._file(parts).unlink(missing_ok=True)
+        except ConfigurationError:
+            log.warning("%s is damaged, is dropped and is computed again.", self._file(parts))
+            with suppress(OSError):  # a folder that is only read
+                self._file(parts).unlink(missing_ok=True)
             return None
 
     def get(self, *key: Any) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,80 @@ import numpy as np
 from samdpo.dataset.agreement import mixed_dimensions
 from samdpo.dataset.cases import Case, case_meant, labelled_cases, load_groups, unlabelled_cases
 from samdpo.dataset.contents import content_hashes, files_of_case
-from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
-from samdpo.errors import DatasetError
+from samdpo.dataset.dataset_json import DatasetJson, Modality, load_dataset_json, modality_of
+from samdpo.errors import DatasetError, PlansError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import folder_of
 from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
 from samdpo.planning.training_images import training_images
+from samdpo.plans import TrainingImages
+from samdpo.schema import from_dict
 
 log = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-_VERSION = 3  # of the file; another one is extracted anew
+_VERSION = 4  # of the file; another one is extracted anew
+
+
+@dataclass(frozen=True)
+class _SizeShare:
+    min: float
+    median: float
+    max: float
+
+
+@dataclass(frozen=True)
+class _Components:
+    median: float
+    slices_with: dict[str, int]
+    cases_with: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Structure:
+    label: int
+    cases: int
+    share_of_cases: float
+    share_of_slices: float
+    size_share: _SizeShare
+    components: _Components
+    intensities: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Fingerprint:
+    """The kinds of what :func:`extract_fingerprint` measures: a file that was edited or damaged is told by them."""
+
+    spacings: list[tuple[float, float, float]]
+    orientations: list[str]
+    shapes_after_crop: list[tuple[int, int, int]]
+    median_relative_size_after_cropping: float
+    foreground_intensity_properties_per_channel: dict[str, dict[str, float]]
+    version: int
+    source: str
+    modality: Modality
+    cases: list[str]
+    unlabelled_cases: list[str]
+    groups: dict[str, str]
+    shapes: list[tuple[int, int, int]]
+    n_slices: dict[str, int]
+    n_foreground_slices: dict[str, int]
+    value_range_per_channel: dict[str, tuple[float, float]]
+    images: TrainingImages
+    structures: dict[str, _Structure]
+
+    def __post_init__(self) -> None:
+        lists = (self.spacings, self.orientations, self.shapes_after_crop, self.shapes, self.n_slices,
+                 self.n_foreground_slices)
+        if any(len(of_cases) != len(self.cases) for of_cases in lists) or not self.cases:
+            raise ValueError("what is measured of each case is not of as many cases as are listed")
+        if not {*self.n_slices, *self.n_foreground_slices} <= set(self.cases) or not self.structures:
+            raise ValueError("the slices are of other cases, or there is no structure")
+        channels = {str(c) for c in range(len(self.value_range_per_channel))}
+        if not channels or set(self.value_range_per_channel) != channels:
+            raise ValueError("the channels are not numbered from 0")
 
 
 def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[str, Any]:
@@ -103,12 +165,13 @@ def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, c
         dataset = load_dataset_json(raw_folder)
         cases = [*labelled_cases(raw_folder, dataset), *unlabelled_cases(raw_folder, dataset)]
         try:
-            found = read_json(file, error=DatasetError)
-        except DatasetError:
+            found = load_fingerprint(folder)
+        except DatasetError as error:  # of another version, or damaged
+            log.debug("%s", error)
             found = {}
         _warn_of_unknown(raw_folder, [case.identifier for case in cases], load_groups(raw_folder))
         source = source_hash(raw_folder, dataset, cases, local_threads(processes))
-        if isinstance(found, dict) and (found.get("version"), found.get("source")) == (_VERSION, source):
+        if found.get("source") == source:
             log.info("Fingerprint unchanged: %s", file)
             return found
     fingerprint = extract_fingerprint(raw_folder, processes)
@@ -118,13 +181,20 @@ def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, c
 
 
 def load_fingerprint(folder: Path) -> dict[str, Any]:
-    """Read the fingerprint of a preprocessed dataset; raises DatasetError with the command that makes it."""
+    """The fingerprint of a preprocessed dataset, checked.
+
+    Raises:
+        DatasetError: it is missing, of another version, or not what this version writes; with the command that makes
+            it.
+    """
     fingerprint = read_fingerprint(folder)
+    remedy = f"Type: samdpo_extract_fingerprint -d {folder.name}"
     if fingerprint.get("version") != _VERSION:
-        raise DatasetError(
-            f"{folder / FINGERPRINT_FILE} was not made by this version of samdpo. Type: samdpo_extract_fingerprint -d "
-            f"{folder.name}"
-        )
+        raise DatasetError(f"{folder / FINGERPRINT_FILE} was not made by this version of samdpo. {remedy}")
+    try:
+        from_dict(_Fingerprint, fingerprint, source=str(folder / FINGERPRINT_FILE), others_too=True)
+    except PlansError as error:
+        raise DatasetError(f"{error} The file is measured, not written by hand. {remedy}") from error
     return fingerprint
 
 

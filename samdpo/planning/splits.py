@@ -16,7 +16,7 @@ import numpy as np
 from samdpo.dataset.cases import case_meant
 from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.names import same_text
+from samdpo.names import check_name, same_text
 from samdpo.planning.fingerprint import load_case_groups, read_fingerprint, warn_once
 from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
 from samdpo.schema import from_dict
@@ -319,10 +319,13 @@ def _remedy(file: Path) -> str:
 
 
 def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
-    """A fold with every case once in each list, in composed Unicode."""
+    """A fold with every case once in each list, in composed Unicode; what is no name of a case is refused."""
     lists = {}
     for key in _LISTS:
-        names = [same_text(name) for name in getattr(fold, key)]
+        names = getattr(fold, key)
+        for name in names:
+            check_name(name.strip(), f"{file}: a case in {key!r} of fold {number}", DatasetError, _remedy(file))
+        names = [same_text(name) for name in names]
         lists[key] = sorted(set(names))
         twice = sorted({name for name in lists[key] if names.count(name) > 1}) if len(names) > len(lists[key]) else []
         if twice:

@@ -18,7 +18,7 @@ from samdpo.plans import Plans
 
 _BY_DEPTH = {8: 255.0, 16: 65535.0}  # highest value of a picture's file
 _BEYOND = 0.25  # of the width of the training range, by which values may lie outside
-_BEYOND_A_WINDOW = 5.0  # where only the window is known
+_BEYOND_A_WINDOW = 10.0  # where only the window is known
 _NEGATIVE = 0.05  # of the highest value of training, by which values may lie below 0 where those of training do not
 _NARROW = 0.1  # of the usual width, below which an image has next to no contrast left
 _SPACING_FACTOR = 2.0  # beyond the training range
@@ -82,12 +82,12 @@ def _unlike_values(data: np.ndarray, plans: Plans) -> list[str]:
         reach = (_BEYOND if known.value_range else _BEYOND_A_WINDOW) * (highest - lowest)
         negative = bool(known.value_range) and lowest >= 0 and dark < -_NEGATIVE * highest
         trained = f"those of training lie from {lowest:g} to {highest:g}"
-        if bright > highest + reach or dark < lowest - reach or negative:
-            found.append(f"{which} has values from {low:g} to {high:g}, but {trained}: is it stored in another depth "
-                         "or in other units?")
-        elif usual[0] < 0 <= low:
+        if usual[0] < 0 <= low:
             found.append(f"{which} has no value below 0 (from {low:g} to {high:g}), but those of training begin at "
                          f"{usual[0]:g}: was the offset of Hounsfield units left out, or a window applied?")
+        elif bright > highest + reach or dark < lowest - reach or negative:
+            found.append(f"{which} has values from {low:g} to {high:g}, but {trained}: is it stored in another depth "
+                         "or in other units?")
         elif high - low < _NARROW * (usual[1] - usual[0]):
             found.append(f"{which} has values from {low:g} to {high:g} only, but {trained}: is it stored in another "
                          "depth or in other units?")

@@ -40,7 +40,7 @@ from samdpo.schema import to_dict
 log = logging.getLogger(__name__)
 
 _PORTION = 2**20  # bytes read at once
-_VERSION = 2  # of what this module computes; part of every case's hash
+_VERSION = 1  # of what this module computes; part of every case's hash
 _TRUTH = "gt_segmentations"  # nnU-Net's name
 _TRUTH_RECORD = f".{_TRUTH}"  # beside that folder: JSON that says what each copy was made from and what it was then
 
@@ -93,7 +93,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
     contents = load_dataset_json(raw)
     cases = [*labelled_cases(raw, contents), *unlabelled_cases(raw, contents)]
     for case in cases:
-        check_name(case.identifier, f"{raw / 'dataset.json'}: the name of a case")
+        check_name(case.identifier.strip(), f"{raw / 'dataset.json'}: the name of a case")  # a space does no harm
     store = SliceStore(folder / _slices_folder(plans))
     if clean and store.folder.is_dir():
         store.clear()
@@ -136,7 +136,7 @@ def _slices_folder(plans: Plans) -> str:
 
 
 def _fit(store: SliceStore, sources: Mapping[str, str], threads: int) -> set[str]:
-    """Cases whose slices are there, made from ``sources`` and undamaged; of the others it is said why they are not."""
+    """Cases whose slices are there, made from ``sources`` and undamaged; damaged ones are told."""
     found = {
         case: entry for case, entry in store.summaries().items()
         if case in sources and entry.source == sources[case] and entry.small_objects is not None
@@ -221,11 +221,11 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         label = geometry.label_to_slices(native)
         small = keep_small_objects(geometry, native, label, job.labels, IGNORED)
         shown = slices_with(geometry, native, job.labels)  # what the grid cannot show is there all the same
-    lost = any(n for _, n, _ in small.values())
+    # What the first version made otherwise; features and prompts of all other slices need not be made anew.
+    otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
+    otherwise += ["turned"] if turn.order != (0, 1, 2) else []
     properties = {
-        # Only labels that lost objects are other ones than those of the first version, so only what depends on these
-        # is made anew.
-        "hash": hash_of(job.content_hash, "small objects") if lost else job.content_hash,
+        "hash": hash_of(job.content_hash, *otherwise) if otherwise else job.content_hash,
         "source": job.content_hash,
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
@@ -297,11 +297,15 @@ def _truth_record(file: Path) -> dict[str, list[str]]:
 def _copy_label(
     case: Case, folder: Path, ending: str, hashes: Mapping[Path, str], record: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Bring the truth of one case up to date; returns its entries of the record."""
+    """Bring the truth of one case up to date; returns its entries of the record: what we wrote, now or before."""
     target, same_format = folder / f"{case.identifier}{ending}", ending_of(case.label) == ending
+    if target.is_file() and target.samefile(case.label):  # the folder is a link to that of the labels
+        return {}
     # The 'dataset' key of dataset.json may name labels of another format than the images': these get the image's grid.
     source = hashes[case.label] if same_format else hash_of([hashes[file] for file in files_of_case(case)])
+    written = set(record)
     if not target.is_file() or [source, content_hash(target)] != record.get(target.name, [source, source]):
+        written.add(target.name)
         if same_format:
             with atomic_path(target) as temporary:
                 shutil.copyfile(case.label, temporary)
@@ -311,11 +315,12 @@ def _copy_label(
     beside = spacing_file(case.label) or spacing_file(case.images[0])
     spacing = _spacing(beside) if beside is not None and ending in (".tif", ".tiff") else None
     if spacing is not None:
-        copy, source = folder / f"{case.identifier}.json", hashes[beside]
-        if not copy.is_file() or [source, content_hash(copy)] != record.get(copy.name):
+        copy = folder / f"{case.identifier}.json"
+        if not copy.is_file() or _spacing(copy) != spacing:
+            written.add(copy.name)
             write_json(copy, {"spacing": spacing})
-        entries[copy.name] = [source, content_hash(copy)]
-    return entries
+        entries[copy.name] = [hashes[beside], content_hash(copy)]
+    return {name: entry for name, entry in entries.items() if name in written}
 
 
 def _spacing(file: Path) -> Any:

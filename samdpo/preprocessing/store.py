@@ -159,7 +159,7 @@ class SliceStore:
             label: (S, size, size) whole numbers, or None.
             properties: JSON-able; see :meth:`properties`.
         """
-        check_name(case, "A case")
+        check_name(case.strip(), "A case")
         self._forget(case)
         slices = slices.astype(np.float16)
         checksums = {"image": {"file": _write_b2nd(slices, self.image_file(case)), "slices": _checksums(slices)}}
@@ -184,7 +184,7 @@ class SliceStore:
         Raises:
             DatasetError: the store has no record of such a case.
         """
-        check_name(case, "A case")
+        check_name(case.strip(), "A case")
         self._forget(case)
         if not _is_record(self._file(case)):
             raise DatasetError(f"{self._file(case)} is no case of slices, so nothing of that name is deleted.")

@@ -97,7 +97,7 @@ def read_tokenizer(files: OpenClipFiles) -> Tokenizer:
                 **{**text_cfg.get("tokenizer_kwargs", {}), "trust_remote_code": False},  # nothing of a model is run
             )
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ConfigurationError(
             f"The tokenizer of {files.name} cannot be read from {source} ({first}). Expected a folder of {LAYOUT}."
@@ -109,13 +109,14 @@ def text_tower_folder(files: OpenClipFiles) -> Iterator[Path | None]:
     """A folder whose ``config.json`` describes the model's text tower of transformers; None for one of open_clip.
 
     Raises:
-        ConfigurationError: it is neither in the model's folder nor in the hub's cache, nor can be downloaded.
+        ConfigurationError: it is neither in the model's folder nor in the hub's cache, nor can be downloaded; or it is
+            none that open_clip builds. Code that it brings along is not run, nor is anybody asked whether it may.
     """
     name = files.config["model_cfg"]["text_cfg"].get("hf_model_name")
     if not name:
         yield None
     elif (named := _folder_of(name, files)) is not None:
-        yield named
+        yield _checked_tower(named)
     elif _describes_tower(files.folder / TEXT_CONFIG):
         yield files.folder
     elif name in _BERT_BASE:
@@ -125,14 +126,25 @@ def text_tower_folder(files: OpenClipFiles) -> Iterator[Path | None]:
             BertConfig().save_pretrained(folder)
             yield Path(folder)
     else:
-        yield _from_hub(name, (TEXT_CONFIG,), files)
+        yield _checked_tower(_from_hub(name, (TEXT_CONFIG,), files))
 
 
 def _describes_tower(path: Path) -> bool:
     """Whether a ``config.json`` is that of a text tower, and not of a whole CLIP."""
     from open_clip.hf_configs import arch_dict
 
-    return path.is_file() and read_json(path).get("model_type") in arch_dict
+    content = read_json(path) if path.is_file() else None
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    return isinstance(kind, str) and kind in arch_dict
+
+
+def _checked_tower(folder: Path) -> Path:
+    if not _describes_tower(folder / TEXT_CONFIG):
+        raise ConfigurationError(
+            f"{folder / TEXT_CONFIG} does not describe a text tower that open_clip knows: 'model_type' must name one, "
+            "like bert or roberta."
+        )
+    return folder
 
 
 def _folder_of(name: str, files: OpenClipFiles) -> Path | None:

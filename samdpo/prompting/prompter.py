@@ -56,6 +56,10 @@ class PrompterSettings:
     feature_channels: int = 256
     image_text_checksum: str = ""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.feature_channels <= 1 << 16:
+            raise ValueError(f"'feature_channels' is {self.feature_channels}; expected 1 to {1 << 16}")
+
 
 class Prompter:
     """Prompts slices, one after another.

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from samdpo.errors import ModelFolderError
+from samdpo.errors import ModelFolderError, SamdpoError
 from samdpo.files import atomic_folder, copy_file, read_json, remove_folder, sha256_of_file, write_json
 from samdpo.plans import Plans, load_plans
 from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST, PLANS = "manifest.json", "plans.json"
 _BEGUN, _TRAINED, _SHARED = "begun.json", "trained", "model_folder"
-_GO_ON = "free some space and type the same command with --c"
+_GO_ON = "type the same command with --c"
 _PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _ANEW = "Start the training again without --c."
 _COPY = "Copy the whole model folder once more, or train the fold again."
@@ -181,7 +181,8 @@ def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:
 
 def settings_of(fold: Path) -> dict[str, Any] | None:
     """The settings that a finished fold was trained with; None of a fold of an older version."""
-    return _made_of(fold).get("settings")
+    found = _made_of(fold).get("settings")
+    return found if isinstance(found, dict) else None
 
 
 def prompts_of(fold: Path) -> str | None:
@@ -212,8 +213,11 @@ def warn_of_other_plans(model: Path, fold: int | str, plans: Plans) -> None:
 
 def fold_plans(model: Path) -> dict[str, Plans]:
     """The plan with which each finished fold was trained, where it says so."""
-    files = sorted(model.glob(f"fold_*/{PLANS}"))
-    return {file.parent.name.removeprefix("fold_"): load_plans(file) for file in files}
+    found = {}
+    for file in sorted(model.glob(f"fold_*/{PLANS}")):
+        with suppress(SamdpoError):  # it is said where that fold is used
+            found[file.parent.name.removeprefix("fold_")] = load_plans(file)
+    return found
 
 
 def plans_for(model: Path, folds: Sequence[str] = ()) -> Plans:

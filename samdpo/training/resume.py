@@ -62,9 +62,9 @@ def load_state(trainer: Trainer, load_more: Callable[[dict[str, Any]], None] | N
         load_into(trainer.network, weights, "the resumable checkpoint")
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state.get("scaler", {}))
-        trainer.current_epoch, trainer.best_metric = state["epoch"], state["best_metric"]
+        trainer.current_epoch, trainer.best_metric = int(state["epoch"]), float(state["best_metric"])
         trainer.mask_cut, trainer.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
-        trainer.run_log = RunLog(trainer.fold_folder, state["history"], writes=trainer.processes.is_main)
+        trainer.run_log = RunLog(trainer.fold_folder, dict(state["history"]), writes=trainer.processes.is_main)
         if load_more is not None:
             load_more(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -99,6 +99,18 @@ def changed_settings(trainer: Trainer, before: Mapping[str, Any]) -> list[str]:
     """Names of the settings that were others ``before``, but for how long to go on."""
     then, now = _as_json(before), _as_json(trainer.settings())
     return [name for name, value in now.items() if then.get(name) != value and name not in _MAY_CHANGE]
+
+
+def changed_since(trainer: Trainer, before: Mapping[str, Any]) -> list[str]:
+    """As :func:`changed_settings`, but for settings that an older version did not have, which are not compared."""
+    now = _as_json(trainer.settings())
+    return [name for name in now if name not in _MAY_CHANGE and name in before and _differs(before[name], now[name])]
+
+
+def _differs(then: Any, now: Any) -> bool:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(_differs(then[name], now[name]) for name in now if name in then)
+    return then != now
 
 
 def made_of(trainer: Trainer) -> manifest.MadeOf:

@@ -16,7 +16,7 @@ from samdpo.training import checkpoints, manifest
 from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData, own_prompts
-from samdpo.training.resume import changed_settings, check_begun, made_of
+from samdpo.training.resume import changed_since, check_begun, made_of
 from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _train(trainer: Trainer, resume: bool) -> None:
 def _check_settings_of_finished(trainer: Trainer) -> None:
     """A finished fold is the end of another training than the one that ``--c`` asks for where settings differ."""
     before = manifest.settings_of(trainer.fold_folder)
-    if before is not None and (changed := changed_settings(trainer, before)):
+    if before is not None and (changed := changed_since(trainer, before)):
         raise TrainingError(
             f"{trainer.fold_folder} is finished, and was trained with other settings ({', '.join(changed)}). Train it "
             "anew with these by leaving out --c, or name the settings it was trained with."

@@ -54,7 +54,7 @@ class RunLog:
             for name, value in metrics.items():
                 self._events.add_scalar(name, value, max(map(len, self.history.values())) - 1)
             self._events.flush()
-        except OSError as error:  # curves are no reason to lose a training; what matters says itself that it does not fit
+        except OSError as error:  # curves are no reason to lose a training
             log.warning("TensorBoard's curves in %s are not written any more: %s", self.folder, error)
 
     def draw(self) -> None:

@@ -248,6 +248,14 @@ def test_a_folder_of_links_that_all_lead_nowhere_says_so(tmp_path):
         find_inputs(tmp_path / "link", None, 1)
 
 
+def test_a_case_whose_other_channels_lead_nowhere_is_not_taken_for_one_of_a_single_file(tmp_path):
+    folder = touch(tmp_path / "in", "a_0000.png", "b_0000.png")
+    for channel in (1, 2):
+        (folder / f"a_000{channel}.png").symlink_to(f"/mnt/gone/a_000{channel}.png")
+    cases, said = left_out(folder, 3)
+    assert cases == ["b"] and said.count("is a link to /mnt/gone/a_000") == 2
+
+
 def test_cases_that_are_in_question_do_not_hide_the_others(tmp_path):
     folder = touch(tmp_path / "in", "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "C_0000.nii.gz", "C_0001.nii.gz",
                    "c_0000.nii.gz", "c_0001.nii.gz")

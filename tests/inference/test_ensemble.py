@@ -210,3 +210,49 @@ def test_folds_averaged_by_the_predictor_are_the_ensemble_of_the_folds(aligned, 
     predictor.set_image(images / "xray_ts_002_0000.png")
     with np.load(tmp_path / "out" / "xray_ts_002.npz") as stored:
         np.testing.assert_allclose(stored["probabilities"][1:], predictor.predict().probabilities, atol=1e-5)
+
+
+def test_masks_of_other_values_and_members_of_other_images_are_refused(members, tmp_path):
+    from samdpo.dataset.images import write_label
+    from samdpo.files import write_json
+
+    for folder, content in zip(members, ("one", "two")):
+        write_json(folder / "a.json", {**read_json(folder / "a.json"), "input_hash": content})
+    with pytest.raises(DatasetError, match="images of different content"):
+        ensemble_folders(members, tmp_path / "out")
+    write_label(np.full((1, 40, 48), 255), members[1] / "a.png", PICTURE)
+    with pytest.raises(DatasetError, match=r"two/a\.png holds the value\(s\) 255"):
+        ensemble_folders(members, tmp_path / "out")
+
+
+def test_members_that_lie_elsewhere_in_space_are_refused(tmp_path):
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.GetImageFromArray(np.zeros((4, 40, 48), np.int16))
+    folders = []
+    for name, origin in (("one", (0, 0, 0)), ("two", (0, 0, 30))):
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+        properties = read_image(tmp_path / f"{name}.nii.gz").properties
+        folders.append(write_predictions(tmp_path / name, {"a": random(3, (2, 4, 40, 48))},
+                                         plans_of({"liver": 1, "spleen": 3}, ".nii.gz"), properties))
+    with pytest.raises(DatasetError, match=r"two/a\.nii\.gz has the origin \(0, 0, 30\)"):
+        ensemble_folders(folders, tmp_path / "out")
+
+
+def test_stacks_of_pictures_keep_their_spacing_through_every_step(tmp_path):
+    from samdpo.dataset.images import read_label_with_properties
+    from samdpo.inference.postprocessing import Postprocessing, StructureEffect, apply_postprocessing
+
+    stack = {"spacing": [3.0, 0.5, 0.5], "shape": [4, 40, 48]}
+    plans = plans_of({"liver": 1, "spleen": 3}, ".tif")
+    folders = [write_predictions(tmp_path / name, {"a": random(seed, (2, 4, 40, 48))}, plans, stack)
+               for seed, name in enumerate(("one", "two"))]
+    report = read_json(folders[0] / "a.json")
+    assert report["spacing"] == stack["spacing"] and "look_at" in report, "one file, both meanings"
+    ensemble_folders(folders, tmp_path / "both")
+    Postprocessing({"liver": StructureEffect(1, 0.8, 0.9)}).save(tmp_path / "postprocessing.json")
+    apply_postprocessing(tmp_path / "both", tmp_path / "cleaned", tmp_path / "postprocessing.json")
+    for folder in (*folders, tmp_path / "both", tmp_path / "cleaned"):
+        assert read_label_with_properties(folder / "a.tif")[1]["spacing"] == stack["spacing"], folder
+    assert read_json(tmp_path / "both" / "a.json")["structures"]["liver"]["volume_ml"] > 0

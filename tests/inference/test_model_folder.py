@@ -267,16 +267,18 @@ def test_whatever_stands_in_a_file_of_a_model_it_is_read_or_a_sentence(finetuned
     """Each value in turn replaced by some of other kinds, by names that are paths, and by names of code."""
     file, before = finetuned.finetuned / name, sorted(finetuned.root.rglob("*"))
     content, refused = read_json(file), 0
+    if "configurations" in content:
+        content["configurations"] = {"finetune": content["configurations"]["finetune"]}  # a second's worth of a plan
     odd = itertools.cycle(ODD)
     for place in places(content):
-        for value in itertools.islice(odd, 5):
+        for value in itertools.islice(odd, 3):
             write_json(file, changed(content, place, value))
             try:
                 READERS[name](finetuned.finetuned)
             except SamdpoError as error:
                 refused += 1
                 assert name.split("/")[-1] in str(error)
-    assert refused > 2 * len(places(content)) and sorted(finetuned.root.rglob("*")) == before
+    assert refused > len(places(content)) and sorted(finetuned.root.rglob("*")) == before
 
 
 def test_a_file_of_a_model_that_is_nested_without_end_is_a_sentence(finetuned):

@@ -74,3 +74,24 @@ def test_wrong_folders_and_files_are_sentences(masks, chosen, tmp_path):
     with pytest.raises(DatasetError, match="holds no mask"):
         apply_postprocessing(masks, tmp_path / "out", chosen)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_choice_of_another_dataset_and_masks_of_other_values_are_refused(masks, chosen, tmp_path):
+    listed = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}, "numTraining": 1,
+              "file_ending": ".png"}
+    (masks / "dataset.json").write_text(json.dumps(listed))
+    with pytest.raises(ConfigurationError, match="spleen has the label 3, but dataset.json beside the masks lists"):
+        apply_postprocessing(masks, tmp_path / "out", chosen)
+    listed["labels"]["spleen"] = 3
+    (masks / "dataset.json").write_text(json.dumps(listed))
+    write_label(np.full((1, 40, 48), 7), masks / "b.png", PICTURE)
+    with pytest.raises(DatasetError, match=r"b\.png holds the value\(s\) 7"):
+        apply_postprocessing(masks, tmp_path / "out", chosen)
+
+
+def test_yes_is_neither_true_nor_false(masks, chosen, tmp_path):
+    content = json.loads(chosen.read_text())
+    content["liver"]["keep_largest_component"] = "yes"
+    chosen.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match="must hold an object like"):
+        apply_postprocessing(masks, tmp_path / "out", chosen)

@@ -233,3 +233,21 @@ def test_a_fingerprint_that_cannot_say_the_groups_is_an_error(tmp_path: Path, ro
     (tmp_path / "dataset_fingerprint.json").write_text(content)
     with pytest.raises(DatasetError, match=r"dataset_fingerprint\.json.*samdpo_extract_fingerprint"):
         load_case_groups(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "wrong"), [
+    ("spacings", "text"), ("spacings", [[1, 1, 1]]), ("orientations", None), ("shapes", [5]), ("groups", []),
+    ("n_slices", {"other": 1}), ("value_range_per_channel", {"1": [0, 1]}), ("structures", {"lung": {"label": 1}}),
+    ("modality", "smell"), ("images", 5), ("median_relative_size_after_cropping", float("nan")), ("cases", []),
+    ("foreground_intensity_properties_per_channel", {"0": 3}), ("n_foreground_slices", None),
+])
+def test_a_fingerprint_of_other_kinds_is_named_where_it_is_read_and_measured_anew_where_it_is_made(
+    tiny_dataset: Path, tmp_path: Path, key: str, wrong: object
+) -> None:
+    whole = update_fingerprint(tiny_dataset, tmp_path)
+    file = tmp_path / "dataset_fingerprint.json"
+    for content in (whole | {key: wrong}, {k: v for k, v in whole.items() if k != key}):
+        file.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(DatasetError, match=r"dataset_fingerprint.json.* Type: samdpo_extract_fingerprint -d"):
+            load_fingerprint(tmp_path)
+    assert update_fingerprint(tiny_dataset, tmp_path) == whole == load_fingerprint(tmp_path)

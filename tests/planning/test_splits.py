@@ -267,7 +267,6 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
         ({"train": [f"{c}.png" for c in CASES[3:]]}, r"names case_003\.png, .* in 'train'.*Is case_003 meant"),
         ({"val": ["case_000_0000"]}, "names case_000_0000 in 'val'.*Is case_000 meant"),
         ({"val": ["cas_001"]}, "names cas_001 in 'val'.*Is case_001 meant"),
-        ({"val": ["../../elsewhere"]}, r"names \.\./\.\./elsewhere in 'val', which the dataset does not hold"),
         ({"val": ["u1"]}, "names u1 in 'val', which imagesUl holds"),
         ({"train": [*CASES[3:], "u2"]}, "names u2 in 'train', which imagesUl holds"),
         ({"unlabelled": ["ghost"], "labelled": CASES[3:]}, "names ghost in 'unlabelled'"),
@@ -283,6 +282,15 @@ def test_folds_written_by_hand_are_checked_by_whoever_reads_them(
     with pytest.raises(DatasetError, match=rf"splits_final\.json: fold 0 {sentence}") as caught:
         load_splits(planned)
     assert "samdpo_plan_experiment -d Dataset001_Planned" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "a/b", "..", "", ".hidden", "a\x00"])
+def test_a_path_is_no_case_whatever_else_is_known(tmp_path: Path, name: str) -> None:
+    for key in ("train", "val", "unlabelled"):
+        write_folds(tmp_path, labelled=CASES[4:], **{key: [*CASES[4:], name]})
+        for read in (load_splits, lambda folder: update_splits(folder, CASES, {})):
+            with pytest.raises(DatasetError, match=f"splits_final\\.json: a case in '{key}' of fold 0 is"):
+                read(tmp_path)
 
 
 def test_planning_says_the_same_of_a_case_in_train_and_val(tmp_path: Path) -> None:

@@ -293,6 +293,22 @@ def test_the_truth_of_a_case_that_is_gone_is_removed_unless_somebody_has_changed
     assert (truths / f"{second}.png").is_file()
 
 
+def test_truths_that_are_a_link_to_the_labels_are_never_deleted(plans: Plans, tiny_dataset: Path, roots) -> None:
+    labels = tiny_dataset / "labelsTr"
+    (roots.preprocessed / TINY / "gt_segmentations").symlink_to(labels)
+    before = {file.name: file.read_bytes() for file in labels.iterdir()}
+    preprocess_dataset(901, plans)
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    content["dataset"] = {
+        case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"}
+        for case in ("xray_tr_001", "xray_tr_002", "xray_tr_003")
+    }
+    (tiny_dataset / "dataset.json").write_text(json.dumps(content))
+    store = preprocess_dataset(901, plans)
+    assert sum(map(store.has_label, store.cases())) == 3
+    assert {file.name: file.read_bytes() for file in labels.iterdir()} == before
+
+
 def test_a_damaged_case_is_made_anew(store: SliceStore, plans: Plans, said: pytest.LogCaptureFixture) -> None:
     labelled = [case for case in store.cases() if store.has_label(case)]
     before = {case: store.label(case, 0) for case in labelled}

@@ -170,6 +170,19 @@ def test_an_address_of_the_hub_is_an_owner_and_a_name(name):
         find_open_clip(name)
 
 
+def test_a_text_tower_that_brings_its_own_code_is_refused_and_nobody_is_asked(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("somebody was asked"))
+    shutil.copytree(tiny[0], tmp_path / "clip")
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower" / "own.py").write_text("raise AssertionError('this was run')")
+    write_json(tmp_path / "tower" / "config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})
+    config = read_json(tmp_path / "clip" / CONFIG)
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = str(tmp_path / "tower")
+    write_json(tmp_path / "clip" / CONFIG, config)
+    with pytest.raises(ConfigurationError, match=r"config\.json does not describe a text tower that open_clip knows"):
+        load_open_clip(find_open_clip(f"local-dir:{tmp_path / 'clip'}"))
+
+
 @pytest.mark.parametrize("name", ["hf-hub:owner/name", "local-dir:/x", "hf_hub:x", 5])
 def test_an_image_tower_comes_from_nowhere_else(tiny, tmp_path, name):
     shutil.copytree(tiny[0], tmp_path / "clip")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import read_json, write_json
+from samdpo.files import read_json, write_json, write_text
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.prompting.prompt_store import PromptStore, _prompter_is_whole, _save_prompter, make_prompts
 from samdpo.training.fold_data import FoldData
 
 
@@ -76,6 +76,27 @@ def test_a_damaged_file_is_named(tmp_path):
         store.get("case_1", 0)
 
 
+def test_a_changed_digit_is_noticed_and_the_case_is_made_again(tmp_path):
+    store = PromptStore(tmp_path, "key")
+    store.put("case_1", volume())
+    file = tmp_path / "case_1.json"
+    text = file.read_text()
+    write_text(file, text.replace('"slice": 1', '"slice": 0'))
+    assert text != file.read_text()
+    again = PromptStore(tmp_path, "key")
+    assert again.cases() == [] and not again.has("case_1")
+    with pytest.raises(ConfigurationError, match=r"case_1\.json is damaged .*once more"):
+        again.get("case_1", 0)
+
+
+def test_prompts_of_an_older_version_have_no_checksum_and_count(tmp_path):
+    PromptStore(tmp_path, "key").put("case_1", volume())
+    content = read_json(tmp_path / "case_1.json")
+    del content["checksum"]
+    write_json(tmp_path / "case_1.json", content)
+    assert PromptStore(tmp_path, "key").cases() == ["case_1"]
+
+
 def test_a_slice_that_does_not_exist_is_refused(tmp_path):
     store = PromptStore(tmp_path, "key")
     store.put("case_1", volume())
@@ -122,3 +143,28 @@ def test_the_key_of_prompts_knows_who_is_kept_apart(tiny_dataset, monkeypatch):
             make_prompts(plans, "all", "cpu")
     assert keys[0] == keys[3]
     assert len(set(keys)) == 3
+
+
+class TwoFiles:
+    """Stands for a prompter."""
+
+    def save(self, folder):
+        write_text(folder / "towers.safetensors", "weights")
+        write_text(folder / "prompter.json", "{}")
+
+
+@pytest.mark.parametrize("damage", ["", "towers.safetensors", "made.json"])
+def test_only_the_very_prompter_of_the_prompts_counts(tmp_path, damage):
+    """A run that was killed has replaced the prompts and not the prompter of new images."""
+    _save_prompter(TwoFiles(), PromptStore(tmp_path, "old"))
+    assert _prompter_is_whole(PromptStore(tmp_path, "old"))
+    assert not _prompter_is_whole(PromptStore(tmp_path, "new"))
+    if damage:
+        (tmp_path / "prompter" / damage).write_text("w")
+        assert not _prompter_is_whole(PromptStore(tmp_path, "old"))
+
+
+def test_a_prompter_of_an_older_version_has_no_list_and_counts(tmp_path):
+    TwoFiles().save(tmp_path / "prompter")
+    assert _prompter_is_whole(PromptStore(tmp_path, "key"))
+    assert not _prompter_is_whole(PromptStore(tmp_path / "empty", "key"))

@@ -56,5 +56,12 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         checkpoints.load_latest(tmp_path)
 
 
+def test_a_state_that_is_none_is_a_sentence(tmp_path):
+    folder = checkpoints.save_latest(tmp_path, 1, WEIGHTS, STATE)
+    torch.save([1, 2], folder / "state.pt")
+    with pytest.raises(ModelFolderError, match=r"state\.pt holds a list .*without --c"):
+        checkpoints.load_latest(tmp_path)
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoints.load_latest(tmp_path) is None

@@ -12,7 +12,7 @@ import pytest
 from trained_models import Phantoms, _as_current, copied
 
 from samdpo.cli.train import main
-from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import read_json
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
@@ -101,6 +101,22 @@ def test_a_run_killed_while_it_writes_the_end_is_not_taken_for_finished(planned,
 def test_other_settings_cannot_continue_a_run(stopped, changed, key):
     with pytest.raises(TrainingError, match=f"other settings.*{key}.*without --c"):
         stopped.train("finetune", "epochs=3", changed, resume=True)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state.pop("settings"), lambda state: state.update(settings=[]), lambda state: state.update(history=1),
+    lambda state: state.update(optimizer={}), lambda state: state.pop("epoch"),
+])
+def test_a_state_that_is_not_this_training_s_is_a_sentence(stopped, change):
+    import torch
+
+    (file,) = (stopped.finetuned / "fold_0").glob("checkpoint_latest/epoch_*/state.pt")
+    state = torch.load(file, weights_only=True)
+    change(state)
+    file.unlink()
+    torch.save(state, file)
+    with pytest.raises((ModelFolderError, TrainingError), match="without --c"):
+        stopped.train("finetune", "epochs=3", resume=True)
 
 
 def test_more_epochs_are_no_other_settings(planned):

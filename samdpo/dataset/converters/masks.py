@@ -6,6 +6,7 @@ flag that fits what was found.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,12 @@ import numpy as np
 from samdpo.dataset.converters.picture_files import readable_picture
 from samdpo.dataset.converters.source import Member, copy_member, local_file
 from samdpo.dataset.decoding import check_file
-from samdpo.dataset.images import (
-    MEDICAL_ENDINGS,
-    ending_of,
-    read_image,
-    read_label_with_properties,
-    write_label,
-)
+from samdpo.dataset.images import MEDICAL_ENDINGS, ending_of, read_image, read_label_with_properties, write_label
 from samdpo.dataset.pictures import read_picture
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.parallel import map_cases
+
+log = logging.getLogger(__name__)
 
 LOSSY_MASKS = (
     "are lossy masks (JPEG or the like): what lies above the threshold was taken, and edges may be off by a pixel. "
@@ -37,6 +34,7 @@ LOSSY_MASKS = (
 _SHOWN = 5  # problems in words, and values or colours named
 _FEW = 24  # values or colours of a drawing; more come from smoothing
 _NEAR = 0.1  # of the range, from one of its ends
+_TRACE = 0.25  # of the highest value: the difference between channels up to which a pixel is grey
 _TWO_CLASSES = 0.8  # share of pixels near the ends where edges alone were smoothed
 Colour = tuple[int, int, int]
 
@@ -49,12 +47,14 @@ class ReadMask(NamedTuple):
         properties: of the first file.
         overlap: pixels that several structures claim.
         lossy: whether a file was compressed with losses.
+        faint: whether something is drawn of which nothing lies above the threshold.
     """
 
     label: np.ndarray
     properties: dict[str, Any]
     overlap: int = 0
     lossy: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ class MaskRule:
             inside = shown != 0
             overlap += int(np.count_nonzero(inside & (label != 0) & (label != value)))
             label[inside] = value
-        return ReadMask(label, parts[0].properties, overlap, any(part.lossy for part in parts))
+        return ReadMask(
+            label, parts[0].properties, overlap, any(part.lossy for part in parts), any(part.faint for part in parts)
+        )
 
     def _read_one(self, member: Member) -> ReadMask:
         if self.threshold is not None:
@@ -129,11 +131,15 @@ class MaskRule:
     def _above(self, member: Member) -> ReadMask:
         with readable_picture(member) as (path, lossy):
             image = read_image(path)
-            if len(image.data) == 3 and ending_of(path) not in MEDICAL_ENDINGS:
-                image = read_image(path, 1)  # grey stored as colours; coloured ones are refused
-        if len(image.data) != 1:
-            raise DatasetError(f"{member} holds {len(image.data)} channels; --threshold wants a grey mask.")
-        return ReadMask((image.data[0] > self.threshold).astype(np.uint8), image.properties, lossy=lossy)
+            volume = ending_of(path) in MEDICAL_ENDINGS
+        if len(image.data) != 1 and (volume or len(image.data) != 3 or _is_coloured(image.data)):
+            raise DatasetError(f"{member} is coloured or has several channels; --threshold wants a grey mask.")
+        grey = image.data.mean(axis=0)
+        inside = grey > self.threshold
+        return ReadMask(
+            inside.astype(np.uint8), image.properties, lossy=lossy,
+            faint=bool(grey.max() > grey.min() and not inside.any()),
+        )
 
     def _by_colour(self, path: Path, member: Member) -> ReadMask:
         if ending_of(path) in MEDICAL_ENDINGS:
@@ -161,7 +167,8 @@ def write_mask(
     Raises:
         DatasetError: see :meth:`MaskRule.read`.
     """
-    label, properties, _, lossy = rule.read(members, values)
+    read = rule.read(members, values)
+    label, properties = read.label, read.properties
     target = targets[0]
     plain = not (rule.separate or rule.threshold is not None or rule.colours)
     if plain and ending_of(members[0].name) == ending_of(target) and "sitk_stuff" in properties:
@@ -171,7 +178,7 @@ def write_mask(
             copy_member(members[0], target)
             return None
     write_label(label, target, properties)
-    return LOSSY_MASKS if lossy else None
+    return LOSSY_MASKS if read.lossy else None
 
 
 def colours_of(given: Sequence[str]) -> tuple[tuple[str, ...], dict[Colour, int]]:
@@ -215,6 +222,7 @@ class _Seen:
     problem: str = ""
     overlap: int = 0
     highest: int = 0  # value of the label map
+    faint: bool = False
     greys: dict[float, int] = field(default_factory=dict)  # of refused masks: most frequent values -> pixels
     n_greys: int = 0
     range: tuple[float, float] = (0.0, 0.0)
@@ -264,13 +272,19 @@ def look_at_masks(
             f"No mask holds a value above --threshold {rule.threshold:g}, so nothing would be foreground, and nothing "
             "was written. For masks of 0 and 1 type: --threshold 0"
         )
+    faint = [job.identifier for job, one in zip(jobs, seen) if one.faint]
+    if faint:
+        log.warning(
+            "%d of %d masks hold something of which nothing lies above --threshold %g, so they become empty, for "
+            "example %s.", len(faint), len(seen), rule.threshold, faint[0],
+        )
     return sum(one.overlap > 0 for one in seen), sum(one.overlap for one in seen)
 
 
 def _look(rule: MaskRule, job: _Job) -> _Seen:
     try:
         read = rule.read(job.members, job.values)
-        return _Seen(overlap=read.overlap, highest=int(read.label.max(initial=0)))
+        return _Seen(overlap=read.overlap, highest=int(read.label.max(initial=0)), faint=read.faint)
     except DatasetError as error:
         try:
             return _evidence(str(error), job.members)
@@ -285,7 +299,7 @@ def _evidence(problem: str, members: Sequence[Member]) -> _Seen:
     for member in members:
         with readable_picture(member) as (path, _):
             pixels = read_image(path).data
-        if len(pixels) == 3 and not (pixels == pixels[:1]).all():
+        if len(pixels) == 3 and _is_coloured(pixels):
             codes, counts = np.unique(_codes(pixels), return_counts=True)
             colours.update(dict(zip(codes.tolist(), counts.tolist())))
         else:
@@ -321,7 +335,9 @@ def _advice(rule: MaskRule, refused: Sequence[_Seen]) -> str:
                 f"--threshold {middle}"
             )
         if max(one.n_greys for one in grey) <= 2:
-            return f"They hold two values; the higher one becomes foreground with: --threshold {middle}"
+            above = min(few - {low}, default=high)
+            between = (low + above) // 2 if above - low > 1 else (low + above) / 2
+            return f"They hold two values; the higher one becomes foreground with: --threshold {between:g}"
     if max(one.n_greys for one in grey) > _FEW or len(few) > _FEW or rule.colours:
         return "Export them without smoothing, one whole number a structure."
     if high <= _FEW and all(float(value).is_integer() for value in few):
@@ -349,6 +365,12 @@ def _advice_on_colours(rule: MaskRule, coloured: Sequence[_Seen]) -> str:
     if black not in together and names and not rule.colours:
         names[0] = names[0].replace("NAME", "background")
     return f"They are drawings in colours: {shares}. Give each colour a name with: --colours {' '.join(names)}"
+
+
+def _is_coloured(pixels: np.ndarray) -> bool:
+    """Whether (3, Z, Y, X) shows colours; JPEG leaves a trace of them along the edges of a grey picture."""
+    spread = pixels.max(axis=0) - pixels.min(axis=0)
+    return bool(spread.max() > _TRACE * max(float(pixels.max()), 1.0))
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:

@@ -93,6 +93,8 @@ def list_members(container: Path) -> list[Member]:
                 log.warning("%d links in %s are left out, for example %s.", len(links), container, links[0])
     except _DAMAGED as error:
         raise _damaged(container, error) from error
+    except OSError as error:
+        raise DatasetError(unreadable(container, error)) from error
     members = []
     for order, (stored, size) in enumerate(entries):
         path = _safe(container, stored)
@@ -146,7 +148,7 @@ def close_archives() -> None:
 
 def _walk(folder: Path) -> Iterator[Member]:
     order = 0
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse_closed):
         inside = Path(place).relative_to(folder)
         folders[:] = sorted(f for f in folders if not _is_junk(PurePosixPath(f)))
         if len(inside.parts) >= _DEPTH:
@@ -161,6 +163,11 @@ def _walk(folder: Path) -> Iterator[Member]:
                 path = (inside / name).as_posix()
                 yield Member(folder, path, file.stat().st_size, order, path)
                 order += 1
+
+
+def _refuse_closed(error: OSError) -> None:
+    """Else what lies in a folder that may not be read would be left out without a word."""
+    raise DatasetError(unreadable(error.filename, error)) from error
 
 
 def _is_junk(path: PurePosixPath) -> bool:

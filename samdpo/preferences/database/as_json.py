@@ -16,6 +16,7 @@ from samdpo.preferences.database.records import CandidateSet, Item, Judgement, c
 
 Record = TypeVar("Record", CandidateSet, Item, Judgement)
 _TIMES = {"created", "time", "undone"}
+_TUPLES = {"ranks", "ratings"}
 
 
 def set_to_json(candidate_set: CandidateSet) -> dict[str, Any]:
@@ -76,7 +77,9 @@ def _values(cls: type[Record], content: Mapping[str, Any]) -> dict[str, Any]:
     if content.keys() != fields:
         wrong = str(sorted(fields.symmetric_difference(content.keys())))[:200]
         raise ValueError(f"a {cls.__name__} has the keys {', '.join(sorted(fields))}; missing or not known: {wrong}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    values = {
+        name: tuple(value) if name in _TUPLES and isinstance(value, list) else value for name, value in content.items()
+    }
     for name in _TIMES & fields:
         if values[name] is not None:
             values[name] = _time(name, values[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ DEADLINE = "samdpo_deadline"  # time.monotonic() until when a transaction may wa
 BUSY_SECONDS = 30.0  # a writer waits this long for others, all together, before it gives up
 _READ_ONLY_REASONS = ("readonly", "read-only")  # SQLite's word and PostgreSQL's
 _PASSWORD = re.compile(r"(?<=:)[^@]*@")
+_PASSWORD_OPTION = re.compile(r"(?i)(?<=password=)[^&]*")
 _EXPECTED = "Expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 _CONNECTIONS = 32  # threads that may talk to the database at once; more of them wait
 
@@ -66,7 +68,8 @@ def make_engine(url: str, create: bool = True, patience: float = BUSY_SECONDS) -
 
 def shown(url: URL | str) -> str:
     """A URL for messages: without its password, also where it is too wrong to be taken apart."""
-    return url.render_as_string(hide_password=True) if isinstance(url, URL) else _PASSWORD.sub("***@", url)
+    text = url.render_as_string(hide_password=True) if isinstance(url, URL) else _PASSWORD.sub("***@", url)
+    return _PASSWORD_OPTION.sub("***", text)
 
 
 def cannot_open(engine: Engine, error: DBAPIError) -> DatabaseError:
@@ -86,10 +89,11 @@ def cannot_open(engine: Engine, error: DBAPIError) -> DatabaseError:
 
 def _parse(url: str) -> URL:
     try:
+        url.encode()  # an argument of other bytes than UTF-8 cannot be told to any driver
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, ValueError) as error:
-        raise DatabaseError(f"{shown(url)!r} is not a database URL. {_EXPECTED}") from error
+        raise DatabaseError(f"{shown(url)[:200]!a} is not a database URL. {_EXPECTED}") from error
     if backend not in ("sqlite", "postgresql"):
         raise DatabaseError(
             f"The preference database can be sqlite or postgresql; the URL names {backend!r}. {_EXPECTED}"
@@ -97,11 +101,14 @@ def _parse(url: str) -> URL:
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise DatabaseError("A preference database in memory would be lost; expected sqlite:///FILE.")
-        if parsed.query or parsed.host or parsed.username or "\0" in str(parsed.database):
+        more = parsed.query or parsed.host or parsed.username or "\0" in str(parsed.database)
+        if more or parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
             raise DatabaseError(
-                f"{shown(parsed)} is more than the name of a file: SQLite is given neither options nor a host here. "
-                "Expected sqlite:///FILE, with four slashes where FILE begins with one."
+                f"{shown(parsed)} is more than the name of a file: SQLite is given neither a driver nor options nor a "
+                "host here. Expected sqlite:///FILE, with four slashes where FILE begins with one."
             )
+        if str(parsed.database).startswith("~"):
+            return parsed.set(database=os.path.expanduser(str(parsed.database)))
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
@@ -120,7 +127,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would come too late, see below
         cursor = connection.cursor()
-        _use_write_ahead_log(cursor)
+        _use_write_ahead_log(cursor, patience)
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
@@ -150,11 +157,11 @@ def _create(url: URL, patience: float, **options: Any) -> Engine:
     return engine
 
 
-def _use_write_ahead_log(cursor: Any) -> None:
+def _use_write_ahead_log(cursor: Any, patience: float) -> None:
     """The log is a property of the file. Two processes that make the file at once get 'locked' without any waiting."""
     import sqlite3
 
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")

@@ -1,7 +1,8 @@
 """The preference database: who was shown what, and what they said.
 
 Every method is one transaction that is safe between threads and processes. What a method has returned is on disk; but
-for the lease of :meth:`PreferenceDatabase.next_item`, which a power cut may take back, so that it costs no waiting.
+for the lease of :meth:`PreferenceDatabase.next_item`, which a power cut may take back, so that it costs no waiting: the
+item is then handed out again.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ Outcome = Literal["new", "known", "refused"]
 Kept = TypeVar("Kept", CandidateSet, Item, Judgement)
 Result = TypeVar("Result")
 _ATTEMPTS = 3
+_IN_VAIN = 0.1  # of the patience is left to those who come after somebody has waited in vain
 _CONCURRENT = ("40001", "40P01")  # PostgreSQL's codes of serialisation failures and deadlocks
 _AT_ONCE = 500  # values of one IN, of which databases take only so many
 
@@ -72,6 +74,7 @@ class PreferenceDatabase:
         self._leaser = engine.execution_options(**{MAY_BE_LOST: True})
         # SQLite has one writer and lets the others poll; threads of one process queue here instead, in order.
         self._one_writer = threading.Lock() if engine.dialect.name == "sqlite" else None
+        self._waited_in_vain = False
 
     @classmethod
     def open(cls, url: str, create: bool = True, patience: float = BUSY_SECONDS) -> PreferenceDatabase:
@@ -434,12 +437,18 @@ class PreferenceDatabase:
 
     @contextmanager
     def _writing(self, engine: Engine | None = None) -> Iterator[Session]:
-        """A transaction, committed at the end of the block. Waiting in line and for other processes has one limit."""
-        deadline = time.monotonic() + self._patience
-        if self._one_writer is not None and not self._one_writer.acquire(timeout=self._patience):
+        """A transaction, committed at the end of the block. Waiting in line and for other processes has one limit.
+
+        While somebody else blocks an SQLite file, only the first to come have all of that time: what follows would wait
+        in vain as well, and fill the server with those who wait.
+        """
+        patience = self._patience * (_IN_VAIN if self._waited_in_vain else 1)
+        deadline = time.monotonic() + patience
+        if self._one_writer is not None and not self._one_writer.acquire(timeout=patience):
+            self._waited_in_vain = True
             raise DatabaseError(
                 f"The preference database {self.url} did not do its work: others have been writing for "
-                f"{self._patience:.0f} s. Nothing of this step is stored; try again."
+                f"{patience:.0f} s. Nothing of this step is stored; try again."
             )
         try:
             with self._session(engine or self._engine, deadline) as session:
@@ -456,7 +465,7 @@ class PreferenceDatabase:
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 if deadline is not None:
-                    session.connection(execution_options={DEADLINE: deadline})
+                    self._begin(session, deadline)
                 yield session
         except IntegrityError:
             raise
@@ -468,6 +477,15 @@ class PreferenceDatabase:
                 f"The preference database {self.url} did not do its work: {reason}. Nothing of this step is stored; "
                 "try again."
             ) from error
+
+
+    def _begin(self, session: Session, deadline: float) -> None:
+        began = False
+        try:
+            session.connection(execution_options={DEADLINE: deadline})
+            began = True
+        finally:
+            self._waited_in_vain = not began and self._one_writer is not None
 
 
 def _check_turn(session: Session, item: ItemRow, judgement: Judgement, overlap: OverlapRule) -> None:

@@ -23,6 +23,7 @@ from samdpo.preferences.database.records import CandidateSet, Item, Judgement
 
 log = logging.getLogger(__name__)
 
+_NAMED = 20  # of the judgements that are left out
 _KINDS = {"candidate_set": CandidateSet, "item": Item, "judgement": Judgement}
 
 
@@ -77,9 +78,11 @@ def import_jsonl(database: PreferenceDatabase, file: Path, dataset: str | None =
         outcomes = database.add_all(contents.sets, contents.items, contents.judgements)
     except (ContradictionError, ClientKeyError, UnknownItemError) as error:
         raise ConfigurationError(f"{file}: {error} Nothing is imported.") from error
-    for judgement, outcome in zip(contents.judgements, outcomes, strict=True):
-        if outcome == "refused":
-            log.warning("Left out: %r has judged item %d already.", judgement.annotator, judgement.item)
+    refused = [one for one, outcome in zip(contents.judgements, outcomes, strict=True) if outcome == "refused"]
+    for judgement in refused[:_NAMED]:
+        log.warning("Left out: %r has judged item %d already.", judgement.annotator, judgement.item)
+    if len(refused) > _NAMED:
+        log.warning("Left out: %d more that their authors have judged already.", len(refused) - _NAMED)
     return Imported(*(outcomes.count(outcome) for outcome in ("new", "known", "refused")))
 
 

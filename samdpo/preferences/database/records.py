@@ -33,7 +33,7 @@ LONGEST_NAME = 64  # characters of a person's name
 MOST_PEOPLE = 1000  # that one item can need
 EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)  # before there was anything to judge
 _AHEAD = timedelta(days=1)  # that the clock of another machine may be ahead of ours
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))  # as phones and some keyboards type them
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\uff07", "'"))  # as phones and some keyboards type them
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))
 _IN_NAMES = " _.@'-\u00b7"  # beside letters, marks and digits; the last is the middle dot of Catalan
 _JOINERS = "\u200c\u200d"  # that Persian and the scripts of India need within words
@@ -254,7 +254,8 @@ def checked(record: Record) -> Record:
 def checked_record(cls: type[Record], values: Mapping[str, Any]) -> Record:
     """A record of these values, checked as by :func:`checked`."""
     try:
-        found = cls(**dict(_fields_of(cls).model_validate(dict(values))))
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        found = cls(**dict(_fields_of(cls).model_validate(values)))
     except ValidationError as error:
         raise ValueError(first_problem(error.errors())) from error
     if isinstance(found, Judgement):

@@ -17,7 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from samdpo.errors import ConfigurationError
 from samdpo.preferences.page.guard import LARGEST_HEAD
 
-REQUEST_SECONDS = 10.0  # for a request to arrive whole, and for a browser to take more of an answer
+REQUEST_SECONDS = 10.0  # for a request to arrive whole
+ANSWER_SECONDS = 30.0  # for a browser to take an answer; our own gives up after 15
 _MOST_CONNECTIONS = 512
 _CROWDED = 448  # connections from which on the one that has kept us waiting longest makes room for a new one
 
@@ -63,7 +64,7 @@ class ImpatientProtocol(H11Protocol):
         """The browser does not take the answer as fast as it comes."""
         super().pause_writing()
         if self._until_taken is None:
-            self._until_taken = self.loop.call_later(REQUEST_SECONDS, self.drop)
+            self._until_taken = self.loop.call_later(ANSWER_SECONDS, self.drop)
 
     def resume_writing(self) -> None:
         """It has taken some."""

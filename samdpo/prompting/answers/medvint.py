@@ -138,7 +138,7 @@ def _tokenizer(folder: Path) -> Any:
 
     place = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     try:
-        return AutoTokenizer.from_pretrained(str(place), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(
             f"{place} has no tokenizer that can be read ({str(error).strip().splitlines()[0]}). Copy LLaMA's "

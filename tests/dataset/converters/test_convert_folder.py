@@ -508,3 +508,24 @@ def test_structures_that_are_not_named_are_left_out_with_a_warning_and_two_files
     save(lung, tmp_path / "masks" / "a_lung.bmp")
     with pytest.raises(DatasetError, match=r"a_lung\..* are both the mask _lung of a"):
         own_folder(*given, structures=["lung=_lung"])
+
+
+def test_a_threshold_neither_hides_colours_nor_empties_masks_of_another_range_without_a_word(
+    roots, images, tmp_path, caplog
+):
+    masks = tmp_path / "masks"
+    save(square(1), masks / "case 1_mask.png")
+    own_folder(images, masks, "Mine", labels=LUNG, threshold=127)
+    assert "1 of 2 masks hold something of which nothing lies above --threshold 127" in caplog.text
+    assert "case 1_mask.png" in caplog.text
+    drawing = rgb(np.zeros((24, 20), np.uint8))
+    drawing[:2, :2] = RED  # few pixels, and dark as a grey
+    save(drawing, masks / "case 1_mask.png")
+    told = refusal(images, masks, "Mine", labels=LUNG, threshold=127)
+    assert "is coloured" in told and "--colours NAME=255,0,0" in told
+
+
+def test_two_values_that_differ_from_mask_to_mask_are_told_a_threshold_below_all(roots, images, tmp_path):
+    save(square(60), tmp_path / "masks" / "case 1_mask.png")
+    save(square(200), tmp_path / "masks" / "case 2_mask.png")
+    assert "--threshold 30" in refusal(images, tmp_path / "masks", "Mine", labels=LUNG)

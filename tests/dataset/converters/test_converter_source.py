@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -182,3 +183,25 @@ def test_what_an_archive_would_unpack_is_bounded_by_its_own_size_and_by_the_disk
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
     with pytest.raises(DatasetError, match=r"when it is unpacked, but .* has 3 free.*TMPDIR"), local_file(member):
         pass
+
+
+def test_a_folder_or_an_archive_that_may_not_be_read_is_called_that(tree, tmp_path, monkeypatch):
+    archive = zipped(tree, tmp_path / "amos22.zip")
+    refused = PermissionError(13, "Permission denied", str(tree / "amos22"))
+    real = os.scandir
+
+    def scandir(path):
+        if str(path) == str(tree / "amos22"):
+            raise refused
+        return real(path)
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DatasetError, match="amos22 may not be read by you"):
+        list_members(tree)
+    monkeypatch.setattr(zipfile, "ZipFile", closed)
+    close_archives()
+    with pytest.raises(DatasetError, match=r"amos22\.zip may not be read by you"):
+        list_members(archive)

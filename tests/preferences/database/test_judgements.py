@@ -266,6 +266,11 @@ def test_programs_are_held_to_the_same_kinds_and_ranges(database, items, answer)
     assert database.judgements() == []
 
 
+def test_programs_may_give_lists(database, items):
+    database.record(judge(items[0], ranks=[1, 2, 2, 4]))
+    assert database.judgements()[0].ranks == (1, 2, 2, 4)
+
+
 def test_what_an_older_version_has_let_in_can_still_be_read(database, items):
     database.record(judge(items[0]))
     with database._engine.begin() as connection:

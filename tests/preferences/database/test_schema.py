@@ -173,6 +173,9 @@ def test_acknowledged_means_on_disk(url):
         ("sqlite:///file:x?mode=memory&uri=true", "options"), ("sqlite:///x.sqlite?colour=blue", "options"),
         ("sqlite:///x.sqlite?timeout=soon", "options"), ("sqlite://host/x.sqlite", "host"),
         ("sqlite+aiosqlite:///x.sqlite", "aiosqlite"), ("sqlite:///a\0b", "name of a file"),
+        ("sqlite:///caf\udce9.sqlite", "is not a database URL"), ("sqlite:///" + "x" * 5000, "cannot be opened"),
+        ("postgresql+psycopg://nobody@127.0.0.1:1/none?password=secret&connect_timeout=2", "cannot be opened"),
+        ("postgresql+psycopg://[::1", "is not a database URL"), ("", "is not a database URL"),
         ("sqlite:////proc/nowhere/x.sqlite", "cannot be made"),
     ],
 )
@@ -182,6 +185,12 @@ def test_what_is_no_database_is_refused_in_a_sentence(given, said, tmp_path, mon
         PreferenceDatabase.open(given)
     assert "secret" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    PreferenceDatabase.open("sqlite:///~/mine.sqlite").close()
+    assert (tmp_path / "mine.sqlite").is_file()
 
 
 def test_a_file_that_is_no_database_is_refused_and_stays(tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from samdpo.errors import ConfigurationError
+from samdpo.files import locked
 from samdpo.prompting.answers.cache import AnswerCache, cache_file, image_key
 
 QUESTION = "Where is the lung?"
@@ -80,3 +83,18 @@ def test_answers_of_another_model_are_refused(file):
 def test_an_image_has_one_key_whatever_its_precision():
     image = np.random.default_rng(0).random((3, 8, 8)).astype(np.float16)
     assert image_key(image) == image_key(image.astype(np.float32)) != image_key(image[:, ::-1])
+
+
+def test_two_runs_that_write_at_once_wait_for_each_other(tmp_path):
+    """One reads the file, adds its answers and writes it: between the two nobody else may."""
+    first, second = (AnswerCache("model", tmp_path / "answers_model.json") for _ in range(2))
+    first.put("one", "?", "yes")
+    second.put("two", "?", "no")
+    with ThreadPoolExecutor(1) as thread:
+        with locked(tmp_path / ".answers_model.json.lock"):
+            waiting = thread.submit(second.flush)
+            time.sleep(0.1)
+            assert not waiting.done() and not second.file.exists()
+        waiting.result(timeout=60)
+    first.flush()
+    assert {AnswerCache("model", first.file).get(image, "?") for image in ("one", "two")} == {"yes", "no"}

@@ -207,6 +207,9 @@ def test_a_model_that_does_not_say_where_to_click_is_said(trained):
     write_json(file, content)
     with pytest.raises(ModelFolderError, match="has no 'clicks', where SAM-Med3D is to look"):
         Predictor.from_model_folder(trained, device="cpu")
+    write_json(file, {**content, "clicks": {"elsewhere": [0.5, 0.5, 0.5]}})
+    with pytest.raises(ModelFolderError, match="'clicks' .* names 'elsewhere', which is not among the structures"):
+        Predictor.from_model_folder(trained, device="cpu")
 
 
 def test_weights_that_do_not_fit_are_said(trained):

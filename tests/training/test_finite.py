@@ -1,0 +1,84 @@
+"""A loss or a weight that is no number stops a training; nothing is averaged, chosen or saved of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from samdpo.errors import TrainingError
+from samdpo.networks.weights import load_weights
+from samdpo.prompting.calibration import calibrate
+from samdpo.training import checkpoints
+from samdpo.training.held_back import CUTS, best_cut
+
+
+def with_step(trainer, change):
+    """A trainer whose steps of the second epoch are changed."""
+    step = trainer.train_step
+
+    def changed(batch):
+        metrics = step(batch)
+        return change(trainer, metrics) if trainer.current_epoch == 1 else metrics
+
+    trainer.train_step = changed
+    return trainer
+
+
+def lost(trainer, metrics):
+    return {**metrics, "loss": torch.tensor(torch.nan), "loss/part": torch.tensor(torch.inf)}
+
+
+def broken(trainer, metrics):
+    with torch.no_grad():
+        next(p for p in trainer.network.parameters() if p.requires_grad).fill_(torch.inf)
+    return metrics
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lost, r"loss of step 1 of epoch 2 is not a number \(loss nan, loss/part inf\).*after epoch 1.*kept.*lr=0\.0003"),
+    (broken, r"In epoch 2 the weight '.*' has become infinite.*after epoch 1.*kept"),
+])
+def test_what_is_no_number_stops_the_training_and_the_last_good_weights_stay(planned, change, said):
+    from samdpo.training.run import train
+
+    trainer = with_step(planned.trainer("finetune", "epochs=3", "save_every=1"), change)
+    with pytest.raises(TrainingError, match=said):
+        train(trainer)
+    weights, state = checkpoints.load_latest(trainer.fold_folder)
+    assert state["epoch"] == 1 and all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+    assert not (trainer.fold_folder / checkpoints.FINAL).exists()
+
+
+def test_float16_may_leave_out_steps_that_overflow_but_not_all_of_an_epoch(planned):
+    from samdpo.training.finite import check_losses
+
+    trainer = planned.trainer("finetune")
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    check_losses(trainer, 0, [{"loss": np.nan}, {"loss": 0.5}])
+    with pytest.raises(TrainingError, match="not a number"):
+        check_losses(trainer, 0, [{"loss": np.nan}, {"loss": np.inf}])
+
+
+def test_a_finished_fold_stays_where_training_anew_fails(finetuned):
+    from samdpo.training.run import train
+
+    final = finetuned.finetuned / "fold_0" / checkpoints.FINAL
+    before = final.read_bytes()
+    with pytest.raises(TrainingError, match="not a number"):
+        train(with_step(finetuned.trainer("finetune", "epochs=2", "seed=3"), lost))
+    assert final.read_bytes() == before and load_weights(final)
+
+
+def test_no_number_never_wins():
+    dices = np.full((2, len(CUTS)), 0.5)
+    dices[0, 1], dices[:, 2] = 0.9, np.nan
+    assert best_cut(dices) == (pytest.approx(0.7), CUTS[1])
+    assert np.isnan(best_cut(np.full((2, len(CUTS)), np.nan))[0])
+
+
+def test_saliency_that_is_no_number_is_not_calibrated():
+    mask = np.zeros((4, 4), bool)
+    mask[0] = True
+    with pytest.raises(TrainingError, match="saliency"):
+        calibrate([np.full((4, 4), np.nan)], [mask], may_be_absent=True)
