@@ -252,7 +252,7 @@ def fold_of(splits: Sequence[Fold], fold: int | str, folder: Path) -> Fold:
             cases, cases, load_case_groups(folder), asked.seed, asked.labelled_fraction, asked.unlabelled_fraction,
             ul_cases, asked.origin,
         )
-    if not (str(fold).isascii() and str(fold).isdigit()) or int(fold) >= len(splits):
+    if str(fold) not in map(str, range(len(splits))):  # "00" would be fold 0 under another name
         raise TrainingError(
             f"Fold {fold!r} does not exist: {folder / SPLITS_FILE} has folds 0 to {len(splits) - 1}, and 'all'."
         )

@@ -376,7 +376,7 @@ def test_fold_all_takes_the_labelled_cases_that_were_chosen_by_hand(planned: Pat
     assert fold.unlabelled == [*CASES[:3], *CASES[5:], "u1"]
 
 
-@pytest.mark.parametrize("fold", ["5", 5, "-1", "first", "²"])
+@pytest.mark.parametrize("fold", ["00", "5", 5, "-1", "first", "²"])
 def test_a_fold_that_does_not_exist_is_refused(tmp_path: Path, fold: int | str) -> None:
     with pytest.raises(TrainingError, match="has folds 0 to 4, and 'all'"):
         fold_of(make_splits(CASES, {}), fold, tmp_path)
