@@ -17,6 +17,7 @@ from typing import Any
 
 from samdpo.errors import ModelFolderError, SamdpoError
 from samdpo.files import atomic_folder, copy_file, read_json, remove_folder, sha256_of_file, write_json
+from samdpo.names import check_name
 from samdpo.plans import Plans, load_plans
 from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest
 
@@ -96,7 +97,7 @@ def complete(fold: Path) -> bool:
     source, model = fold / LATEST / _TRAINED, fold.parent
     if not (source / MANIFEST).is_file():
         return False
-    content = read_json(source / MANIFEST, error=ModelFolderError, remedy=_ANEW)
+    content = _content(source / MANIFEST, _ANEW)
     files = content["files"]
     write_json(fold / MANIFEST, content, durable=True)
     if (source / FINAL).is_file():
@@ -152,14 +153,19 @@ def check_weights(file: Path) -> None:
 
 
 def _read(fold: Path) -> dict[str, dict[str, Any]] | None:
-    file = fold / MANIFEST
-    if not file.is_file():
-        return None
-    content = read_json(file, error=ModelFolderError, remedy=_COPY)
+    return _content(fold / MANIFEST, _COPY)["files"] if (fold / MANIFEST).is_file() else None
+
+
+def _content(file: Path, remedy: str) -> dict[str, Any]:
+    """A manifest; its files are named by paths below its folder, to which a training moves them."""
+    content = read_json(file, error=ModelFolderError, remedy=remedy)
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(isinstance(one, dict) and "sha256" in one for one in files.values()):
-        raise ModelFolderError(f"{file} does not list the files of a trained fold. {_COPY}")
-    return files
+        raise ModelFolderError(f"{file} does not list the files of a trained fold. {remedy}")
+    for name in files:
+        for part in name.split("/"):
+            check_name(part, f"{file}: a part of {name[:80]!r} in 'files'", ModelFolderError, remedy)
+    return content
 
 
 def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:

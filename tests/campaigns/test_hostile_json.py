@@ -84,6 +84,7 @@ READERS = [
     Reader(f"{FOLD}/prompter/prompter.json", train, BY_TRAIN, (MODEL, FOLD)),
     Reader(f"{MODEL}/plans.json", predict, ("masks",), ("masks",)),
     Reader(f"{MODEL}/fold_0/model.json", predict, ("masks",), ("masks",)),
+    Reader(f"{MODEL}/fold_0/manifest.json", predict, ("masks",), ("masks",)),
     Reader(f"{MODEL}/fold_0/prompter/prompter.json", predict, ("masks",), ("masks",)),
     Reader("masks/predict_from_raw_data_args.json", go_on, ("masks",), ("masks",)),
 ]

@@ -138,13 +138,25 @@ def test_a_damaged_weight_is_refused_and_a_changed_setting_is_said(tmp_path, cap
         manifest.check_fold(fold)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"files": [1]}', b'{"files": {"a": 1}}', b"\xff", b"{"])
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"files": [1]}', b'{"files": {"a": 1}}', b"\xff", b"{",
+                                     b'{"files": {"../a": {"sha256": ""}}}',
+                                     b'{"files": {"a\\u0000": {"sha256": ""}}}'])
 def test_a_list_that_is_none_is_a_sentence(tmp_path, content):
     fold = tmp_path / "fold_0"
     write_model(fold, OLD)
     (fold / manifest.MANIFEST).write_bytes(content)
     with pytest.raises(ModelFolderError, match=r"manifest\.json"):
         manifest.check_fold(fold)
+
+
+def test_a_list_moves_no_file_from_or_to_outside(tmp_path):
+    fold, thesis = tmp_path / "results" / "model" / "fold_0", tmp_path / "results" / "model" / "thesis"
+    manifest.begin(fold, {})
+    write_text(thesis, "mine")
+    write_json(fold / LATEST / "trained" / manifest.MANIFEST, {"files": {"../../../thesis": {"sha256": ""}}})
+    with pytest.raises(ModelFolderError, match=r"'\.\.', which is the name of a folder itself"):
+        manifest.complete(fold)
+    assert thesis.read_text() == "mine" and not (tmp_path / "thesis").exists()
 
 
 def test_a_model_of_an_older_version_is_read_without_a_list(finetuned):
