@@ -130,18 +130,18 @@ def parser(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
-def positive(text: str) -> int:
-    """A whole number of 1 or more, for an argument or for the environment variable that is its default."""
-    number = int(text) if text.strip().lstrip("+-").isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return number
+def whole_number(text: str) -> int:
+    """Of an argument, or of the environment variable that is its default."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
 
 
 def add_processes(arguments: argparse.ArgumentParser) -> None:
     """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
     default = os.environ.get("nnUNet_def_n_proc", "").strip() or str(os.cpu_count() or 1)
-    arguments.add_argument("-np", type=positive, default=default, action=_Given, help="processes for case-level work")
+    arguments.add_argument("-np", type=whole_number, default=default, action=_Given, help="processes for case-level work")
 
 
 def add_dask(arguments: argparse.ArgumentParser) -> None:
