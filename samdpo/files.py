@@ -133,7 +133,8 @@ def atomic_path(path: Path | str, *, durable: bool = False) -> Iterator[Path]:
                 if durable:
                     _to_disk(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -194,6 +195,13 @@ def _in_a_sentence(path: Path, remedy: str) -> Iterator[None]:
             raise ConfigurationError(
                 f"{path.parent} is not writable, so {path.name} cannot be written there ({error.strerror}). "
                 "Change the folder's permissions or point the nnUNet_* variable elsewhere."
+            ) from error
+        if isinstance(error, OSError) and (
+            (error.errno == errno.EISDIR and path.is_dir()) or error.errno in (errno.ENOTDIR, errno.EEXIST)
+        ):
+            raise ConfigurationError(
+                f"{path} cannot be written: a {'folder' if path.is_dir() else 'file'} stands where a "
+                f"{'file' if path.is_dir() else 'folder'} is to be ({error.strerror}). Move it away."
             ) from error
         raise
 

@@ -84,6 +84,15 @@ def test_a_read_only_folder_is_named(file: Path, monkeypatch: pytest.MonkeyPatch
         write_text(file, "new")
 
 
+def test_a_folder_in_the_place_of_a_file_and_a_file_in_that_of_a_folder_are_named(file: Path) -> None:
+    (file.parent / "mask.png").mkdir()
+    with pytest.raises(ConfigurationError, match=r"mask\.png cannot be written: a folder stands where a file is"):
+        write_text(file.parent / "mask.png", "new")
+    with pytest.raises(ConfigurationError, match="stands where a folder is to be"):
+        write_text(file / "mask.png", "new")
+    assert leftovers(file) == ["mask.png"]
+
+
 def test_the_temporary_name_keeps_the_ending(file: Path) -> None:
     with atomic_path(file.with_name("label.nii.gz")) as temporary:
         assert temporary.name.endswith("label.nii.gz")

@@ -218,7 +218,7 @@ def _kept_cases(
     Raises:
         ConfigurationError: masks that another model made, or of which nobody knows who made them.
     """
-    there = {f.name for f in output.iterdir()} if output.is_dir() else set()
+    there = {f.name for f in output.iterdir() if f.is_file()} if output.is_dir() else set()
     before = _asked_before(output, arguments)
     overwriting = any(b.get("made_by") == asked["made_by"] and b.get("finished") is False for b in before[:1])
     kept: dict[str, bool] = {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from samdpo.dataset.images import Volume
 from samdpo.planning.case_measures import CaseMeasure, has_colours
-from samdpo.plans import Plans
+from samdpo.plans import Plans, PreprocessingPlan
 
 _BY_DEPTH = {8: 255.0, 16: 65535.0}  # highest value of a picture's file
 _BEYOND = 0.25  # of the width of the training range, by which values may lie outside
@@ -45,12 +45,13 @@ def as_trained(image: Volume, plans: Plans) -> tuple[Volume, list[str]]:
     Colour pictures are normalised by the range of the file format, so those of 16 bits become those of 8 bits for a
     model of 8 bits, and the other way round; nothing else is converted.
     """
-    image = _in_depth_of_training(image, plans)
+    image = in_depth_of_training(image, plans.preprocessing)
     return image, [*_unlike_values(image.data, plans), *_unlike_shape(image, plans)]
 
 
-def _in_depth_of_training(image: Volume, plans: Plans) -> Volume:
-    bounds = {(n.scheme, n.lower, n.upper) for n in plans.preprocessing.normalization}
+def in_depth_of_training(image: Volume, plan: PreprocessingPlan) -> Volume:
+    """A colour picture in the range of the file format for which the plan has its window; any other as it is."""
+    bounds = {(n.scheme, n.lower, n.upper) for n in plan.normalization}
     highest = _BY_DEPTH.get(image.properties.get("bits", 0))
     if highest is None or len(image.data) != 3 or len(bounds) != 1:
         return image

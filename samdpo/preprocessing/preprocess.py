@@ -31,6 +31,7 @@ from samdpo.files import atomic_path, hash_of, read_json, remove_abandoned, writ
 from samdpo.names import check_name, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
+from samdpo.planning.training_images import in_depth_of_training
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
@@ -209,7 +210,7 @@ def _run(job: _Job) -> None:
 def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, dict[str, Any]]:
     """Stored channels (S, C', size, size), label (S, size, size) or None, geometry, properties."""
     case, plan = job.case, job.plan
-    volume = read_image(case.images, len(plan.normalization) or None)
+    volume = in_depth_of_training(read_image(case.images, len(plan.normalization) or None), plan)
     unknown = unknown_orientation(volume.properties, plan.orientation)
     if unknown:
         log.warning("%s: %s.", case.images[0], unknown)

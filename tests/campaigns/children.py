@@ -204,7 +204,7 @@ class _Seen:
             writes = any(c in mode for c in "wax+") if isinstance(mode, str) else flags & (os.O_WRONLY | os.O_RDWR)
             if writes and isinstance(path, (str, bytes, os.PathLike)):
                 self._add(path)
-        elif event in WRITES and not (event == "os.mkdir" and os.path.isdir(arguments[0])):  # mkdir(exist_ok=True)
+        elif event in WRITES and not _says_nothing(event, arguments):
             for path in arguments[:2]:
                 if isinstance(path, (str, bytes, os.PathLike)):
                     self._add(path)
@@ -221,6 +221,13 @@ class _Seen:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return renamed
+
+
+def _says_nothing(event: str, arguments: tuple) -> bool:
+    """A folder that is made although it is there; a name in a folder that ``shutil.rmtree`` has told of itself."""
+    if event == "os.mkdir":
+        return os.path.isdir(arguments[0])
+    return event in ("os.remove", "os.rmdir") and arguments[-1] != -1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ConfigurationError, DatasetError, PlansError
+from samdpo.paths import preprocessed_folder
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.plans import Plans
 from samdpo.preprocessing import preprocess as module
@@ -55,6 +57,23 @@ def test_a_case_says_where_it_comes_from_and_what_it_shows(store: SliceStore, ti
     assert properties["slices_of"] == {"lung": [0]}
     assert properties["spacing"] == [999.0, 1.0, 1.0]
     assert store.geometry(case).native_shape == (1, 96, 80)
+
+
+def test_colour_pictures_of_8_and_of_16_bits_in_one_dataset_are_the_same(tiny_dataset: Path) -> None:
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    content["channel_names"] = {"0": "R", "1": "G", "2": "B"}
+    (tiny_dataset / "dataset.json").write_text(json.dumps(content))
+    first, second = sorted((tiny_dataset / "imagesTr").iterdir())[:2]
+    coloured = np.stack([np.array(Image.open(first))] * 3, -1)
+    for file in tiny_dataset.glob("images*/*.png"):
+        Image.fromarray(coloured).save(file)
+    second.write_bytes(imagecodecs.png_encode(coloured.astype(np.uint16) * 257))
+    plans = plan_and_preprocess(901)
+    assert plans.preprocessing.normalization[0].upper == 65535
+    store = SliceStore(preprocessed_folder(901) / plans.preprocessing.data_identifier)
+    eight, sixteen = (store.image(file.name.removesuffix("_0000.png"), 0) for file in (first, second))
+    assert eight.max() > 0.5
+    np.testing.assert_allclose(eight, sixteen, atol=1e-3)
 
 
 def test_stored_slices_are_those_of_a_new_image(store: SliceStore, plans: Plans, tiny_dataset: Path) -> None:
