@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
         ConfigurationError: none, or several that the arguments do not tell apart; the message lists them.
     """
     root = results_root()
-    pattern = dataset_name(dataset) if dataset is not None else "Dataset*"
+    pattern = glob.escape(dataset_name(dataset)) if dataset is not None else "Dataset*"
     models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, "checkpoint_final.safetensors")]
     wanted = (None if trainer is None else class_name(trainer), plans, stage)
     parts = {model: model_parts(model.name) or () for model in models}

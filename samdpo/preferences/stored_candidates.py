@@ -6,6 +6,7 @@ is there, a set when ``candidates.json`` is; each is written last.
 
 from __future__ import annotations
 
+import glob
 import threading
 import zipfile
 from collections import OrderedDict
@@ -170,7 +171,8 @@ class StoredCandidates:
         """
         known = Path(candidate_set.folder)
         here = results_root() / candidate_set.dataset
-        moved = here.glob(f"*/fold_{candidate_set.fold}/candidates/{candidate_set.id}")
+        fold, name = glob.escape(candidate_set.fold), glob.escape(candidate_set.id)  # out of a file, perhaps
+        moved = here.glob(f"*/fold_{fold}/candidates/{name}")
         found = cls.open(known if (known / _FILE).is_file() else next(moved, known))
         if found.candidate_set.id != candidate_set.id:
             raise ModelFolderError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import zlib
 from collections.abc import Callable, Iterator
@@ -335,6 +336,6 @@ def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:
     trainer = plans.stage(previous).trainer.rpartition(":")[2]
     folder = model_folder(plans.dataset_name, trainer, plans.plans_name, previous)
     if not folder.is_dir():
-        found = sorted(folder.parent.glob(f"*__{plans.plans_name}__{previous}"))
+        found = sorted(folder.parent.glob(f"*__{glob.escape(plans.plans_name)}__{glob.escape(previous)}"))
         folder = found[0] if len(found) == 1 else folder
     return folder / f"fold_{fold}"

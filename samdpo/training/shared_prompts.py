@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -36,7 +37,7 @@ def copy_from_sibling(
         whether one was found.
     """
     temporary = temporary_beside(store.folder)
-    for sibling in sorted(fold_folder.parent.parent.glob(f"*__{plans_name}__*/{fold_folder.name}")):
+    for sibling in sorted(fold_folder.parent.parent.glob(f"*__{glob.escape(plans_name)}__*/{fold_folder.name}")):
         theirs = PromptStore(own_prompts(sibling), store.key)
         if sibling == fold_folder or not is_whole(theirs):
             continue

@@ -56,6 +56,11 @@ def test_several_models_are_listed_with_the_flags_that_tell_them_apart(aligned):
     assert find_model(901, "MineTrainer", None, None).name.startswith("MineTrainer")
 
 
+def test_a_dataset_may_have_brackets_in_its_name(aligned):
+    mine = aligned.results.rename(aligned.results.with_name("Dataset901_X[ray]"))
+    assert find_model(mine.name, None, None, None).parent == mine
+
+
 def test_a_plan_may_have_two_underscores_in_its_name(aligned):
     mine = aligned.finetuned.rename(aligned.results / "FinetuneTrainer__my__plan__finetune")
     assert find_model(901, None, "my__plan", None) == mine
