@@ -139,6 +139,7 @@ def _run(job: dict[str, Any]) -> None:
     """In the fork; ends the process."""
     import importlib
     import resource
+    import tempfile
     import traceback
 
     from samdpo.errors import SamdpoError
@@ -150,6 +151,7 @@ def _run(job: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update(job["environment"])
+    tempfile.tempdir = None  # it is that of the process that forks
     os.chdir(job["folder"])
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)

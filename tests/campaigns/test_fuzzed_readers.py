@@ -26,7 +26,8 @@ def test_json_with_a_few_changes_is_read_or_refused(
 def test_a_reader_withstands_many_changes(
     kind: str, children: Children, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    ended = children.call("fuzzing:run", kind, str(tmp_path / "files"), 300, memory=ROOM)
+    ended = children.call("fuzzing:run", kind, str(tmp_path / "files"), 300, memory=ROOM, folder=tmp_path,
+                          environment={"TMPDIR": str(tmp_path)})
     assert ended.code == 0, (ended.code, ended.error[-3000:], ended.said[-500:])
     tell(f"{ended.value['tried']} tried, {ended.value['refused']} refused")
     assert ended.value["tried"] >= 300

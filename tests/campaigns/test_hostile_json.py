@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 0
 # Of each file at most so many; `samdpo_campaign_trials=100000` tries them all.
-TRIALS = int(os.environ.get("samdpo_campaign_trials", "24"))
+TRIALS = int(os.environ.get("samdpo_campaign_trials", "20"))
 DEEP = {"<deep>": 400, "<deeper>": 100_000}  # lists in lists, as they stand in a document before it is text
 HUGE = 10**30
 STARTED = "subprocess.Popen: ('uname'"  # torch asks for the processor
@@ -81,7 +81,6 @@ READERS = [
     Reader(f"{PREPROCESSED}/samdpoPlans.json", preprocess, BY_PLAN, MADE),
     Reader(f"{PREPROCESSED}/samdpoPlans.json", train, BY_TRAIN, (MODEL, FOLD)),
     Reader(f"{PREPROCESSED}/splits_final.json", train, BY_TRAIN, (MODEL, FOLD)),
-    Reader(f"{FOLD}/prompter/prompter.json", train, BY_TRAIN, (MODEL, FOLD)),
     Reader(f"{MODEL}/plans.json", predict, ("masks",), ("masks",)),
     Reader(f"{MODEL}/fold_0/model.json", predict, ("masks",), ("masks",)),
     Reader(f"{MODEL}/fold_0/manifest.json", predict, ("masks",), ("masks",)),
