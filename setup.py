@@ -98,8 +98,8 @@ setup(
     extras_require={
         "dask": ["dask[distributed]"],
         "dev": [
-            "dask[distributed]", "gguf", "httpx", "hypothesis", "playwright", "psycopg[binary]", "pytest", "pytest-xdist",
-            "ruff",
+            "dask[distributed]", "gguf", "httpx", "hypothesis", "playwright", "psycopg[binary]", "pytest",
+            "pytest-xdist", "ruff",
         ],
         "postgresql": ["psycopg[binary]"],
     },

@@ -154,6 +154,9 @@ def test_probabilities_of_an_earlier_prediction_do_not_stay_beside_a_new_mask(me
 
 def test_images_of_different_size_are_refused(members, tmp_path):
     other = write_predictions(tmp_path / "other", {"a": random(0, (2, 1, 30, 48)), "b": random(1)}, PLANS)
+    with pytest.raises(DatasetError, match=r"a\.png has the size .* Only predictions of the same images"):
+        ensemble_folders([members[0], other], tmp_path / "out")
+    (other / "a.png").unlink()
     with pytest.raises(DatasetError, match=r"other/a\.npz holds .*\(3, 1, 30, 48\); expected \(3, 1, 40, 48\)"):
         ensemble_folders([members[0], other], tmp_path / "out")
 
