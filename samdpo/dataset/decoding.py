@@ -61,9 +61,11 @@ def check_size(path: Path, shape: Sequence[int], stored: int | None = None) -> N
         stored: bytes on the disk; None asks the file.
 
     Raises:
-        DatasetError: more than :data:`LARGEST` values, and more than any honest file of so many bytes holds.
+        DatasetError: none at all, or more than :data:`LARGEST` values and than any honest file of so many bytes holds.
     """
     values = prod(max(int(n), 0) for n in shape)
+    if not values:
+        raise DatasetError(f"{path} holds no pixel ({' x '.join(str(int(n)) for n in shape)}). {DAMAGED}")
     if values <= LARGEST:
         return
     size = path.stat().st_size if stored is None else stored

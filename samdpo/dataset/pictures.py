@@ -243,6 +243,7 @@ def _decode_tiff(path: Path) -> np.ndarray:
             pixels = np.stack([_white_up(path, page.asarray(), page) for page in pages])
             axes = f"Z{pages[0].axes}" if len(pages) > 1 else pages[0].axes
             pixels = pixels if len(pages) > 1 else pixels[0]
+    check_size(path, pixels.shape)  # a broken tag leaves none, whatever the header's shape
     if "S" in axes:  # channels; apart, as in (S, Y, X), or beside each other
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
         if pixels.ndim in (3, 4):

@@ -54,7 +54,7 @@ def test_every_stage_follows_a_replaced_raw_file(
         for step in (World.plan, World.prompt, World.finetune, World.align, World.predict):
             ended = step(world)
             assert ended.code == 0, (step.__name__, ended)
-        found[name] = compared(place) | without_paths(place, states["predict"].root)
+        found[name] = compared(place) | without_paths(place, states["predict"].root.with_name("world"))
         place.rename(tmp_path / name)
     clean, again = found["raw"], found["predict"]
     wrong = sorted(path for path in clean if again.get(path) != clean[path])

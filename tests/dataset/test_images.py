@@ -232,6 +232,28 @@ def test_a_medical_file_of_one_slice_has_the_spacing_of_a_picture(tmp_path):
     assert sitk.ReadImage(str(tmp_path / "seg.mha")).GetSize() == (6, 4)
 
 
+@pytest.mark.parametrize("reader", [read_image, read_label])
+def test_a_tiff_without_any_pixel_is_refused(tmp_path, reader):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 0, 4), np.uint8), photometric="minisblack")
+    with pytest.raises(DatasetError, match=r"a\.tif"):
+        reader(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("reader", [read_image, read_label])
+def test_a_tiff_of_which_a_tag_is_broken_so_that_no_pixel_is_left_is_refused(tmp_path, reader):
+    import tifffile
+
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.zeros((5, 6, 3), np.uint8), photometric="rgb")
+    content = bytearray(file.read_bytes())
+    content[187:195] = bytes(8)
+    file.write_bytes(content)
+    with pytest.raises(DatasetError, match="holds no pixel"):
+        reader(file)
+
+
 def test_a_stack_of_tiff_pages_is_a_volume_with_the_spacing_of_its_json(tmp_path):
     stack = np.stack([RAMP, RAMP + 1, RAMP + 2])
     write_label(stack, tmp_path / "a_0000.tif", {})
