@@ -141,7 +141,8 @@ def whole_number(text: str) -> int:
 def add_processes(arguments: argparse.ArgumentParser) -> None:
     """``-np``: processes for case-level work, nnU-Net's flag and default variable."""
     default = os.environ.get("nnUNet_def_n_proc", "").strip() or str(os.cpu_count() or 1)
-    arguments.add_argument("-np", type=whole_number, default=default, action=_Given, help="processes for case-level work")
+    arguments.add_argument("-np", type=whole_number, default=default, action=_Given,
+                           help="processes for case-level work")
 
 
 def add_dask(arguments: argparse.ArgumentParser) -> None:
