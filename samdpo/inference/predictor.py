@@ -171,7 +171,7 @@ class Predictor:
         unknown = unknown_orientation(read, wanted)
         if unknown:
             log.warning("%s: %s. A person should look at it.", self._name, unknown)
-        prediction.report["reasons"] = [*self._unlike, *([unknown] if unknown else []), *prediction.report["reasons"]]
+        prediction.report["reasons"] = [*self._unlike, *prediction.report["reasons"], *([unknown] if unknown else [])]
         prediction.report["look_at"] = bool(prediction.report["reasons"])
         return prediction
 

@@ -22,6 +22,7 @@ from samdpo.preferences.database.locate import VARIABLE
 from samdpo.preferences.metrics import REWARD_METRICS
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
+from samdpo.training.manifest import MANIFEST
 from samdpo.training.propose import make_candidate_set
 from samdpo.training.views import FLIPPED, IDENTITY
 
@@ -169,6 +170,7 @@ def test_candidates_of_another_model_are_refused(finetuned, stored):
     weights = load_weights(file)
     name = next(iter(weights))
     save_weights({**weights, name: weights[name] + 1}, file)
+    file.with_name(MANIFEST).unlink()  # the word of who put them there
     said = refused(finetuned, RECORDED)
     assert f"The {len(stored.items)} judgements" in said and "another model" in said and "samdpo_annotate 901 0" in said
 

@@ -25,6 +25,8 @@ class FixMatchTrainer(ConsistencyTrainer):
     grows of itself (Sohn et al. 2020, Sec. 2.2).
     """
 
+    objectives = ("fixmatch",)
+
     def initialize(self) -> None:
         """Also check the settings.
 

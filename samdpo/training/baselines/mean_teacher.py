@@ -27,6 +27,8 @@ class MeanTeacherTrainer(ConsistencyTrainer):
     checkpoint alone.
     """
 
+    objectives = ("mean_teacher",)
+
     teacher: nn.Module  # mask decoders; the rest of the network is frozen and the same for both
     student: nn.Module
 
