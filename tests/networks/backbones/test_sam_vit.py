@@ -122,7 +122,7 @@ def test_the_position_embedding_is_frozen_with_the_first_stage():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "multiple"), [("sam_med2d_b", 240, 32), ("sam_vit_b", 250, 16), ("mobile_sam", -16, 16)]
+    ("backbone", "size", "multiple"), [("sam_med2d_b", 240, 32), ("sam_vit_b", 250, 16), ("mobile_sam", 24, 16)]
 )
 def test_an_input_size_that_does_not_divide_is_refused(backbone, size, multiple):
     with pytest.raises(PlansError, match=rf"input_size' is {size}; {backbone} needs a multiple of {multiple}"):
