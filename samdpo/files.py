@@ -33,7 +33,6 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network disks
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _DEEPEST = 100  # objects and lists in one another; what walks through JSON calls itself once or twice a level
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
-_DEEPEST = 100  # levels of JSON; what merges, compares and prints it later recurses, and no file of ours needs ten
 
 
 def temporary_beside(path: Path) -> Path:
@@ -303,17 +302,6 @@ def _is_deeper(content: Any, levels: int) -> bool:
             return False
         layer = [value for c in containers for value in (c.values() if isinstance(c, dict) else c)]
     return any(isinstance(c, (dict, list)) for c in layer)
-
-
-def _is_deeper(content: Any, deepest: int) -> bool:
-    """Whether objects and lists lie in more than ``deepest`` others; without calling itself."""
-    level = [content]
-    for _ in range(deepest + 1):
-        level = [inner for outer in level if isinstance(outer, (dict, list))
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
-        if not level:
-            return False
-    return True
 
 
 def unreadable(path: Path | str, cause: OSError) -> str:
