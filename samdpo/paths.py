@@ -84,7 +84,7 @@ def dataset_name(id_or_name: int | str) -> str:
     text = str(id_or_name)
     if text in known:
         return text
-    if text.isdigit():
+    if text.isdecimal():
         matches = sorted(name for name in known if int(DATASET_NAME.match(name).group(1)) == int(text))  # type: ignore[union-attr]
         if len(matches) == 1:
             return matches[0]

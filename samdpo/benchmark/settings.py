@@ -57,7 +57,7 @@ class Settings:
             check_fractions(share, None)
         _check(self.minutes >= 0, "--minutes", self.minutes, "0 or more; 0 leaves each method its planned length")
         _check(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more")
-        _check(self.fold == "all" or self.fold.isdigit(), "-f", self.fold, "a number like 0, or all")
+        _check(self.fold == "all" or self.fold.isdecimal(), "-f", self.fold, "a number like 0, or all")
         _check(len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "--seed_list", list(self.seeds),
                "one seed or more, each once")
 

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.fold != "all" and not args.fold.isdigit():
+    if args.fold != "all" and not args.fold.isdecimal():
         raise ConfigurationError(f"FOLD is {args.fold!r}; expected a number like 0, or 'all'.")
     if args.figure_cases is not None and not args.figure:
         raise ConfigurationError("--figure_cases belongs to --figure: give both, or neither.")

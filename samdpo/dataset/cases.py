@@ -108,7 +108,9 @@ def input_cases(folder: Path | str, file_ending: str | None, n_channels: int) ->
     return cases
 
 
-def find_inputs(folder: Path | str, file_ending: str | None, n_channels: int, files_per_case: int = 0) -> Inputs:
+def find_inputs(
+    folder: Path | str, file_ending: str | None, n_channels: int, files_per_case: int = 0, output: Path | None = None
+) -> Inputs:
     """Cases to predict, and what else in the folder was meant to be one.
 
     ``scan_0000.png`` and, for a single channel, plain ``scan.png`` are both the case ``scan``. A single file is
@@ -124,18 +126,19 @@ def find_inputs(folder: Path | str, file_ending: str | None, n_channels: int, fi
         n_channels: of the model.
         files_per_case: of which training images were made: 1, or one a channel; 0 where that is not known, and the
             files themselves decide.
+        output: folder of the results; where it lies below ``folder``, what is in it is nobody's input.
 
     Raises:
         DatasetError: no case at all; DICOM and other images in one folder; a DICOM series that is not whole.
     """
-    cases, problems, others = _inputs(Path(folder), file_ending, n_channels, files_per_case)
+    cases, problems, others = _inputs(Path(folder), file_ending, n_channels, files_per_case, output)
     if not cases:
         raise DatasetError("\n".join((problems + others)[:20]))
     return Inputs(cases, problems + others)
 
 
 def _inputs(
-    folder: Path, file_ending: str | None, n_channels: int, files_per_case: int
+    folder: Path, file_ending: str | None, n_channels: int, files_per_case: int, output: Path | None = None
 ) -> tuple[list[Case], list[str], list[str]]:
     """Cases, sentences about cases that are in question, sentences about files that belong to none."""
     if not folder.exists():
@@ -151,7 +154,7 @@ def _inputs(
         )
     taken = set(series.values()) if series else set(fitting)
     misnamed = misnamed_folders(folder)
-    others, unknown = left_out(folder, taken) if folder.is_dir() else ([], [])
+    others, unknown = left_out(folder, taken, output) if folder.is_dir() else ([], [])
     for file in unknown:
         log.warning("%s is none of the images and is left out.", file)
     if series:
@@ -209,7 +212,7 @@ def case_meant(name: str, known: Collection[str]) -> str:
     names = {same_text(case): case for case in known}
     bare = same_text(name.strip())
     bare = bare[: len(bare) - len(ending_of(bare))]
-    for candidate in (bare, bare[:-5] if bare[-5:-4] == "_" and bare[-4:].isdigit() else bare):
+    for candidate in (bare, bare[:-5] if bare[-5:-4] == "_" and bare[-4:].isdecimal() else bare):
         if candidate in names:
             return names[candidate]
     close = difflib.get_close_matches(bare, names, n=1, cutoff=0.8)
@@ -243,7 +246,7 @@ def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Ca
     # A link that leads nowhere, or a name that is refused, is told already.
     about = {same_text(_split_channel(link, dataset.n_channels)[0]) for link in dead_links(images_folder)}
     about |= {same_text(link.name[: -len(ending)]) for link in dead_links(labels_folder)}
-    about |= {name for name in labels if _reserved(name, labels_folder)}
+    about |= {name for name in labels if _reserved(name, labels_folder) or name_problem(name.strip())}
     for name in sorted(spelled.keys() - labels.keys() - about):
         problems.append(
             f"{images[spelled[name]][0]} has no label {labels_folder / (name + ending)}. Add it, or move the image to "
@@ -345,7 +348,7 @@ def _split_channel(file: Path, n_channels: int) -> tuple[str, int | None]:
     """``scan_0001.png`` -> ("scan", 1); ("scan_2024", None) where the digits are no channel of this dataset."""
     stem = file.name[: -len(ending_of(file))] if ending_of(file) else file.stem
     head, _, digits = stem.rpartition("_")
-    if head and len(digits) == 4 and digits.isdigit() and int(digits) < n_channels:
+    if head and len(digits) == 4 and digits.isdecimal() and int(digits) < n_channels:
         return head, int(digits)
     return stem, None
 
@@ -458,6 +461,13 @@ def _group_files(
         if reserved:
             doubtful.add(name)
             problems.append(reserved)
+        wrong = name_problem(name.strip()) if need_channel_suffix else ""  # a space at an end does no harm
+        if wrong:  # told before a fingerprint or a split is made of it
+            doubtful.add(name)
+            problems.append(
+                f"{found[min(found)]}: a case cannot be called {name[:80]!r}, which is {wrong}: files and folders are "
+                "called after a case. Rename its image and its label."
+            )
     cases: dict[str, tuple[Path, ...]] = {}
     for name, found in sorted(channels.items()):
         if name in doubtful:

@@ -107,14 +107,17 @@ def broken_link(path: Path) -> str:
     return f"{path} is a link to {os.readlink(path)}, {why}. Mount the disk that it leads to, or put the file in place."
 
 
-def sub_folders_with_images(folder: Path, but: Collection[Path] = ()) -> list[str]:
-    """A sentence for each sub-folder that holds images at any depth and is none of ``but``: nothing in it is read."""
+def sub_folders_with_images(folder: Path, but: Collection[Path] = (), output: Path | None = None) -> list[str]:
+    """A sentence for each sub-folder that holds images at any depth and is none of ``but``: nothing in it is read.
+
+    What lies in ``output``, the folder of results, was made by a command like this one, and is no input.
+    """
     said = []
     for inner in _folders(folder) if folder.is_dir() else ():
         if inner in but or inner.name.lower() in _MADE_BY_SYSTEMS or ending_of(inner):
             continue
         try:
-            image = _an_image_below(inner)
+            image = _an_image_below(inner, output)
         except OSError as error:
             said.append(unreadable(inner, error))
             continue
@@ -124,12 +127,13 @@ def sub_folders_with_images(folder: Path, but: Collection[Path] = ()) -> list[st
     return said
 
 
-def left_out(folder: Path, taken: Collection[Path]) -> tuple[list[str], list[Path]]:
+def left_out(folder: Path, taken: Collection[Path], output: Path | None = None) -> tuple[list[str], list[Path]]:
     """What lies in a folder of images to predict and is no part of any case.
 
     Args:
         folder: as named by the user.
         taken: files, and folders with a DICOM series, that make up the cases; ``folder`` itself where it is a series.
+        output: folder of the results, which may lie below.
 
     Returns:
         a sentence for all that is, or may be meant as, an image; and the files of which nobody knows. Notes are in
@@ -139,7 +143,7 @@ def left_out(folder: Path, taken: Collection[Path]) -> tuple[list[str], list[Pat
     said = broken_links(folder)
     for place in series:
         said += broken_links(place, recursive=True) if place != folder else []
-    said += sub_folders_with_images(folder, but=series)
+    said += sub_folders_with_images(folder, but=series, output=output)
     unknown = []
     for file in () if folder in taken else files_of(folder):
         if file in taken or file.suffix.lower() in _NOTES:
@@ -157,13 +161,17 @@ def left_out(folder: Path, taken: Collection[Path]) -> tuple[list[str], list[Pat
     return said, unknown
 
 
-def _an_image_below(folder: Path) -> Path | None:
+def _an_image_below(folder: Path, output: Path | None = None) -> Path | None:
     """Some image in ``folder`` or in what it holds; raises OSError where it may not be looked into."""
 
     def fail(error: OSError) -> None:
         raise error
 
+    results = output.resolve() if output is not None else None
     for place, folders, files in os.walk(folder, onerror=fail):
+        if results is not None and Path(place).resolve() == results:
+            folders.clear()
+            continue
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n.lower() not in _MADE_BY_SYSTEMS)
         for name in sorted(files):
             file = Path(place) / name

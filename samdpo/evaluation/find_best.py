@@ -135,7 +135,7 @@ def find_best_configuration(
 
 def _checked(folds: Sequence[str]) -> tuple[str, ...]:
     numbers = [str(fold) for fold in folds]
-    wrong = [fold for fold in numbers if not fold.isdigit()]
+    wrong = [fold for fold in numbers if not fold.isdecimal()]
     if wrong:
         raise ConfigurationError(
             f"-f names {', '.join(wrong)}; expected numbers of folds, such as -f 0 1 2 3 4. (The fold 'all' validates "

@@ -114,7 +114,7 @@ def predict_folder(
     predictor = None if executor else _load(settings)
     plans = read_plans(model) if predictor is None else predictor.plans
     found = find_inputs(source.resolve() if executor else source, None, len(plans.preprocessing.normalization),
-                        plans.training_images.files_per_case)
+                        plans.training_images.files_per_case, output)
     cases = found.cases[part_id::num_parts]
     dicom = is_series(found.cases[0].images)
     if dicom_seg and not dicom:
@@ -304,7 +304,7 @@ def refuse_another_model(model: Path, dataset: str | None, plans_name: str | Non
         "-c": (stage, stages or {stage}, ", ".join(sorted(map(str, stages)))),
     }
     for flag, (asked, fitting, what) in of_model.items():
-        if asked is not None and (str(int(asked)) if asked.isdigit() else asked) not in fitting:
+        if asked is not None and not {asked, str(int(asked)) if asked.isdecimal() else asked} & fitting:
             raise ConfigurationError(f"{flag} {asked} is given, but -m {model} is a model of {what}. Leave {flag} out, "
                                      "or name the model that is meant.")
 

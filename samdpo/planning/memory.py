@@ -60,7 +60,7 @@ def gpu_memory_gib() -> float | None:
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     first = visible.split(",")[0] if visible else "0"
-    index = int(first) if first.isdigit() else 0
+    index = int(first) if first.isdecimal() else 0
     return sizes[index] if index < len(sizes) else None
 
 

@@ -135,7 +135,8 @@ class StoredCandidates:
         self._entries: dict[int, Mapping[str, Any]] = {}
         items = []
         for entry in content["items"]:
-            case = check_name(entry["case"], f"{folder / _FILE}: a 'case'", ModelFolderError)
+            case = entry["case"]
+            check_name(case.strip() if isinstance(case, str) else case, f"{folder / _FILE}: a 'case'", ModelFolderError)
             place = (case, entry["slice_index"], entry["structure"])
             number = item_id(self.candidate_set.id, *place)
             self._entries[number] = entry

@@ -150,6 +150,7 @@ def _interpolated(maps: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor)
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for a fit as well, whoever asks first
 def _interpolation(coarse: int, fine: int) -> torch.Tensor:
     """Matrix (fine, coarse) of linear interpolation; two products with such are thrice as fast as torch's own."""
     return functional.interpolate(torch.eye(coarse)[None], size=fine, mode="linear", align_corners=False)[0].T

@@ -53,7 +53,7 @@ def number_of_workers(asked: int | None, device: torch.device, processes: int = 
         ConfigurationError: the number is none.
     """
     if asked is None and (text := os.environ.get(VARIABLE, "").strip()):
-        if not text.isdigit():
+        if not text.isdecimal():
             raise ConfigurationError(f"{VARIABLE} is {text!r}; expected a number of workers, such as 4, or 0 for none.")
         asked = int(text)
     if asked is None:

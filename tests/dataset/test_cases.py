@@ -291,6 +291,29 @@ def test_a_broken_link_of_a_dataset_is_the_only_thing_that_is_told(tiny_dataset)
         unlabelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
 
 
+def test_results_below_the_images_are_nobodys_input(tmp_path):
+    folder = touch(tmp_path / "in", "a_0000.png")
+    touch(touch(folder / "masks") / "today", "a.png")
+    for output in (folder / "masks", folder / "masks" / "today"):
+        assert left_out(folder, output=output) == (["a"], "")
+    assert "masks is a sub-folder with images" in left_out(folder, output=tmp_path / "out")[1]
+
+
+def test_digits_that_are_no_decimal_ones_number_no_channel(tmp_path):
+    folder = touch(tmp_path / "in", "scan_²²²².png")
+    for n_channels in (1, 3):
+        assert [c.identifier for c in find_inputs(folder, None, n_channels).cases] == ["scan_²²²²"]
+
+
+@pytest.mark.parametrize(("name", "why"), [("x" * 205, "longer than 200 bytes"), ("C:x", "a path on a drive")])
+def test_a_case_after_which_no_file_can_be_called_is_told_where_cases_are_found(tiny_dataset, name, why):
+    (tiny_dataset / "imagesTr" / "xray_tr_001_0000.png").rename(tiny_dataset / "imagesTr" / f"{name}_0000.png")
+    (tiny_dataset / "labelsTr" / "xray_tr_001.png").rename(tiny_dataset / "labelsTr" / f"{name}.png")
+    with pytest.raises(DatasetError, match=why) as error:
+        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_sub_folder_of_a_dataset_is_named_and_harms_nobody(tiny_dataset, caplog):
     touch(tiny_dataset / "imagesTr" / "site2", "x_0000.png")
     touch(tiny_dataset / "imagesTr" / "@eaDir", "thumbnail.jpg")

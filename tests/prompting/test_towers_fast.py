@@ -11,7 +11,7 @@ from test_towers import CHANNELS, blobs, texts
 
 from samdpo.prompting import towers as library
 from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, principal_basis
-from samdpo.prompting.towers import ALL_PIXELS, Towers, fit_towers, structure_logits
+from samdpo.prompting.towers import ALL_PIXELS, Towers, _interpolated, _interpolation, fit_towers, structure_logits
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "towers.py"
 _SPEC = importlib.util.spec_from_file_location("towers_benchmark", _FILE)
@@ -93,3 +93,12 @@ def test_nothing_of_a_fit_is_in_double_precision_but_the_basis_on_the_cpu(monkey
     assert made == ["cpu"] and mean.dtype == basis.dtype == torch.float32
     towers = fit_towers(*blobs(2, 1), texts(1), dim=16, steps=1, lr=1e-3, seed=0)
     assert all(tensor.dtype == torch.float32 for tensor in towers.state_dict().values())
+
+
+def test_what_prediction_has_kept_serves_a_fit():
+    _interpolation.cache_clear()
+    with torch.inference_mode():
+        _interpolation(8, 16)
+    maps = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    _interpolated(maps, _interpolation(8, 16), _interpolation(8, 16)).sum().backward()
+    assert maps.grad is not None

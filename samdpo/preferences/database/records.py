@@ -88,6 +88,11 @@ def _plain_name(text: str) -> str:
     return text
 
 
+def _case_name(text: str) -> str:
+    _plain_name(text.strip())  # a space at an end does no harm, and preprocessing takes it
+    return text
+
+
 def _printable(text: str) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         raise ValueError("it holds control characters")
@@ -111,6 +116,7 @@ Seconds = Annotated[float, Field(strict=True, ge=0, le=LONGEST, allow_inf_nan=Fa
 ClientKey = Annotated[str, Field(strict=True, max_length=64), AfterValidator(_key)]
 PersonName = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_person)]
 PlainName = Annotated[str, Field(strict=True), AfterValidator(_plain_name)]
+CaseName = Annotated[str, Field(strict=True), AfterValidator(_case_name)]
 Text = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_printable)]
 Moment = Annotated[datetime, Field(strict=True), AfterValidator(_moment)]
 SetId = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -159,7 +165,7 @@ class Item:
 
     id: ItemId
     candidate_set: SetId
-    case: PlainName
+    case: CaseName
     slice_index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     structure: Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_printable)]
     position: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
