@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.geometry import difference, numbers, turn_between
-from samdpo.dataset.images import Volume, read_label_with_properties
+from samdpo.dataset.images import UNKNOWN_SPACING, Volume, read_label_with_properties
 from samdpo.errors import DatasetError
 
 _SHOWN = 5  # values named in a sentence
-UNKNOWN_SPACING = (1.0, 1.0, 1.0)  # of a stack of pictures beside which none is written
 
 
 def read_listed_label(file: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
