@@ -266,6 +266,15 @@ def copy_file(source: Path | str, target: Path | str) -> None:
         shutil.copyfile(source, temporary)
 
 
+def link_file(source: Path | str, target: Path | str) -> None:
+    """As :func:`copy_file`, without taking space where the disk has hard links: of files that are never changed."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def read_json(path: Path | str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
     """Read JSON of whatever origin; what cannot be read raises ``error`` with a sentence that ends in ``remedy``.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from samdpo.dataset.geometry import difference, numbers, turn_between
 from samdpo.dataset.images import UNKNOWN_SPACING, Volume, read_label_with_properties
+from samdpo.dataset.orientation import Turn
 from samdpo.errors import DatasetError
 
 _SHOWN = 5  # values named in a sentence
@@ -53,8 +54,7 @@ def onto_grid(
     turn = turn_between(ours, shape, theirs, values.shape) if ours and theirs else None
     if turn is None:
         raise DatasetError(problem)
-    order, backwards = turn
-    return np.flip(values.transpose(order), backwards)
+    return Turn(*turn).apply(values)
 
 
 def grid_problem(
