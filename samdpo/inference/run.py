@@ -240,7 +240,7 @@ def _kept_cases(
             others.setdefault(f"made by {', '.join(sorted(names))}", []).append(mask)
         elif not all(f"{case.identifier}{ending}" in there for ending in endings):
             continue
-        elif report.get("input_hash", None) not in (None, _hash_or_none(case)):
+        elif report.get("input_hash", None) not in (None, _hash_if_readable(case)):
             changed += 1
         else:
             kept[case.identifier] = bool(report.get("look_at"))
@@ -283,7 +283,8 @@ def _report(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and ("look_at" in content) else None
 
 
-def _hash_or_none(case: Case) -> str:
+def _hash_if_readable(case: Case) -> str:
+    """As :func:`_input_hash`; "" where a file cannot be read."""
     try:
         return _input_hash(case)
     except OSError:  # told when it is predicted
@@ -340,7 +341,7 @@ def _load(settings: _Settings) -> Predictor:
 
 def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
     try:
-        origin = {"made_by": settings.made_by, "input_hash": _hash_or_none(case)}
+        origin = {"made_by": settings.made_by, "input_hash": _hash_if_readable(case)}
         predictor.set_image(case.images)
         prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
         mask = write_prediction(
