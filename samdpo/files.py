@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,16 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+@lru_cache(maxsize=1)
 def _this_machine() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    # Containers may share a host's name but not its processes, so that a number here says nothing of one there.
+    with suppress(OSError):
+        return _digest(f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}")
+    return _digest(socket.gethostname())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class DiskFullError(ConfigurationError):
@@ -131,7 +140,7 @@ def atomic_path(path: Path | str, *, durable: bool = False) -> Iterator[Path]:
                 if durable:
                     _to_disk(path.parent)
     finally:
-        with suppress(NotADirectoryError):
+        with suppress(OSError):  # on a disk that is only read even what is not there cannot be removed
             temporary.unlink(missing_ok=True)
 
 
@@ -256,6 +265,15 @@ def copy_file(source: Path | str, target: Path | str) -> None:
         shutil.copyfile(source, temporary)
 
 
+def link_file(source: Path | str, target: Path | str) -> None:
+    """As :func:`copy_file`, without taking space where the disk has hard links: of files that are never changed."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def read_json(path: Path | str, *, error: type[SamdpoError] = ConfigurationError, remedy: str = "") -> Any:
     """Read JSON of whatever origin; what cannot be read raises ``error`` with a sentence that ends in ``remedy``.
 
@@ -328,12 +346,14 @@ def locked(path: Path | str, *, busy: str = "") -> Iterator[None]:
         busy: raise this sentence where another process holds the lock; by default it is waited for.
 
     Raises:
-        ConfigurationError: ``busy``.
+        ConfigurationError: ``busy``, or the folder is not writable.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
     lock = FileLock(path, timeout=0 if busy else -1)
     try:
-        lock.acquire()
+        with _in_a_sentence(path, "type the same command again"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout as cause:
         raise ConfigurationError(busy) from cause
     except (NotImplementedError, OSError) as cause:

@@ -23,7 +23,7 @@ MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION
 def folder_of(variable: str) -> Path | None:
     """The folder an environment variable names, absolute, ``~`` being the home folder; None where it is not set."""
     value = os.environ.get(variable, "").strip()
-    return Path(os.path.abspath(Path(value).expanduser())) if value else None
+    return Path(os.path.abspath(os.path.expanduser(value))) if value else None  # a user who is not there stays ~name
 
 
 def _root(variable: str, *, writable: bool, must_exist: bool = False) -> Path:

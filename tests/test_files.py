@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
+from samdpo import files
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import (
     atomic_path,
@@ -224,3 +225,43 @@ def test_json_nested_too_deeply_is_a_sentence_at_any_depth(depth: int, opened: s
 
 def test_json_that_people_nest_is_read() -> None:
     assert parse_json("[" * 100 + "]" * 100, "plans.json")
+
+
+def test_a_disk_that_is_only_read_is_called_that_though_nothing_can_be_removed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:  # Linux asks whether it may before what is there
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(ConfigurationError, match="is not writable, so x.json cannot be written there"):
+        write_json(tmp_path / "x.json", {})
+
+
+def test_a_lock_in_a_folder_that_is_only_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(ConfigurationError, match="is not writable"), locked(tmp_path / ".lock"):
+        pass
+
+
+def test_what_another_container_writes_stays_though_its_host_has_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_container(number: int) -> None:
+        files._this_machine.cache_clear()
+        monkeypatch.setattr("os.readlink", lambda *_: f"pid:[{number}]")
+
+    in_container(1)
+    theirs = tmp_path / f".tmp-{files._this_machine()}-2147483646-0123456789ab_x.json"
+    theirs.write_text("half")
+    in_container(2)
+    assert remove_abandoned(tmp_path) == 0
+    assert theirs.exists()
+    in_container(1)
+    assert remove_abandoned(tmp_path) == 1
+    monkeypatch.undo()
+    files._this_machine.cache_clear()

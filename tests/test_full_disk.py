@@ -15,7 +15,7 @@ import torch
 from samdpo.errors import ConfigurationError
 from samdpo.files import copy_file, write_json, write_text
 
-SIZE, LEFT = 1 << 20, 40_000  # bytes of the disk, and of what is left for a writer that needs more
+SIZE, LEFT = 16 << 20, 40_000  # bytes of the disk, and of what is left for a writer that needs more
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def _disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def disk(_disk: Path) -> Iterator[Path]:
-    """An empty disk of 1 MiB."""
+    """An empty disk of 16 MiB."""
     yield _disk
     for path in _disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

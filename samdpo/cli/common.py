@@ -16,6 +16,7 @@ from types import FrameType
 
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import disk_is_full
+from samdpo.paths import folder_of
 
 log = logging.getLogger("samdpo")
 
@@ -55,7 +56,7 @@ def run_command(body: Callable[[], None], go_on: str = "type the same command ag
                   "Ctrl-C" if number == signal.SIGINT else number.name, go_on)
         sys.exit(128 + number)
     except Exception as error:
-        place = getattr(error, "filename", None) or os.environ.get("nnUNet_results") or os.getcwd()
+        place = getattr(error, "filename", None) or folder_of("nnUNet_results") or os.getcwd()
         if not disk_is_full(error, Path(place).parent if Path(place).is_file() else place):
             raise
         log.error("The disk is full (%s). What was there before is untouched; free some space, then %s.", place, go_on)

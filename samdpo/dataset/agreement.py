@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.geometry import difference, numbers, turn_between
-from samdpo.dataset.images import Volume, read_label_with_properties
+from samdpo.dataset.images import UNKNOWN_SPACING, Volume, read_label_with_properties
+from samdpo.dataset.orientation import Turn
 from samdpo.errors import DatasetError
 
 _SHOWN = 5  # values named in a sentence
-UNKNOWN_SPACING = (1.0, 1.0, 1.0)  # of a stack of pictures beside which none is written
 
 
 def read_listed_label(file: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -54,8 +54,7 @@ def onto_grid(
     turn = turn_between(ours, shape, theirs, values.shape) if ours and theirs else None
     if turn is None:
         raise DatasetError(problem)
-    order, backwards = turn
-    return np.flip(values.transpose(order), backwards)
+    return Turn(*turn).apply(values)
 
 
 def grid_problem(

@@ -29,8 +29,8 @@ from samdpo.files import read_json
 from samdpo.names import name_problem, same_text
 
 __all__ = [
-    "SUPPORTED_ENDINGS", "Case", "Inputs", "find_inputs", "input_cases", "label_files", "labelled_cases", "load_groups",
-    "unlabelled_cases",
+    "SUPPORTED_ENDINGS", "Case", "Inputs", "case_meant", "find_inputs", "input_cases", "label_files", "labelled_cases",
+    "load_groups", "unlabelled_cases",
 ]
 
 log = logging.getLogger(__name__)

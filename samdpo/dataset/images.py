@@ -30,6 +30,7 @@ _FLAT_ENDINGS = (".png", ".bmp")
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
 _ENDINGS = (*NATURAL_ENDINGS, *MEDICAL_ENDINGS, *LOSSY_ENDINGS)
 PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
+UNKNOWN_SPACING = (1.0, 1.0, 1.0)  # of a stack of pictures beside which none is written
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05
 _COLOUR_TOLERANCE = 5 / 255
@@ -227,7 +228,7 @@ def _picture_properties(file: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     spacing = PICTURE_SPACING
     if shape[-3] > 1:
         beside = spacing_file(file)
-        spacing = (1.0, 1.0, 1.0) if beside is None else _spacing_in(beside, file)
+        spacing = UNKNOWN_SPACING if beside is None else _spacing_in(beside, file)
     return {"spacing": list(spacing), "shape": [int(n) for n in shape[-3:]]}
 
 
@@ -237,7 +238,7 @@ def _spacing_in(sidecar: Path, file: Path) -> tuple[float, ...]:
     content = read_json(sidecar, error=DatasetError, remedy=remedy)
     if not isinstance(content, dict) or "spacing" not in content:
         log.warning("%s holds no 'spacing', so the voxels of %s count as 1 mm.", sidecar, file)
-        return (1.0, 1.0, 1.0)
+        return UNKNOWN_SPACING
     try:
         spacing = tuple(float(v) for v in content["spacing"])
         if len(spacing) != 3 or not all(0 < v < np.inf for v in spacing):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from samdpo.errors import ModelFolderError, PlansError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
 from samdpo.evaluation.trained import TrainedModel
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import copy_file, link_file, read_json, write_json
 from samdpo.schema import from_dict
 from samdpo.training.description import read_description
 from samdpo.training.manifest import check_fold, plans_for
@@ -133,14 +131,9 @@ def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: d
             left.unlink()
     with_spacing = [file for mask in masks.values() for file in (mask, spacing_file(mask)) if file is not None]
     for file in with_spacing:
-        with atomic_path(folder / file.name) as temporary:
-            try:
-                os.link(file, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(file, temporary)
+        link_file(file, folder / file.name)
     for name in ("plans.json", "dataset.json"):
-        with atomic_path(folder / name) as temporary:
-            shutil.copyfile(model.folder / name, temporary)
+        copy_file(model.folder / name, folder / name)
     write_json(folder / "summary.json", summary)
 
 

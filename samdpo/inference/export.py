@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.images import check_writable, has_sidecar, write_label
+from samdpo.dataset.images import UNKNOWN_SPACING, check_writable, has_sidecar, write_label
 from samdpo.files import atomic_path, write_json
 from samdpo.inference.dicom_seg import write_dicom_seg
 from samdpo.inference.predictor import Prediction
@@ -46,7 +46,7 @@ def write_prediction(
     check_writable(prediction.segmentation.shape, mask)
     report = {"case": case, **prediction.report, **(origin or {})}
     if has_sidecar(mask, prediction.segmentation.shape):
-        report["spacing"] = list(prediction.properties.get("spacing", (1.0, 1.0, 1.0)))
+        report["spacing"] = list(prediction.properties.get("spacing", UNKNOWN_SPACING))
     write_json(folder / f"{case}.json", report)
     if save_probabilities:
         with atomic_path(folder / f"{case}.npz") as temporary:

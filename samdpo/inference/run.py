@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from samdpo.dataset.cases import Case, find_inputs
+from samdpo.dataset.contents import content_hash
 from samdpo.dataset.dicom import is_series
 from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
@@ -28,11 +29,11 @@ from samdpo.inference.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
 from samdpo.plans import Plans
 from samdpo.schema import to_dict
+from samdpo.training.manifest import PREDICTED_WITH
 
 log = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict_from_raw_data_args.json"
-_PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _LISTED = 20  # images named in an error; more are counted
 
 
@@ -184,13 +185,13 @@ def made_by(model: Path, plans: Plans, folds: Sequence[str] | None, checkpoint: 
     """
     weights = f"{checkpoint.removesuffix('.safetensors')}.safetensors"
     rules = to_dict(plans)
-    parts = [(name, hash_of(rules[name])) for name in _PREDICTED_WITH]
+    parts = [(name, hash_of(rules[name])) for name in PREDICTED_WITH]
     for fold in sorted(set(folds or trained_folds(model, weights))):
         place = model / f"fold_{fold}"
         prompter = sorted(f for f in (place / "prompter").rglob("*") if f.is_file() and not f.name.startswith("."))
         for file in (place / weights, place / "model.json", *prompter):
             # What is missing is told by whoever loads the fold.
-            content = sha256_of_file(file) if file.is_file() else ""
+            content = content_hash(file) if file.is_file() else ""
             parts.append((f"{fold}/{file.relative_to(place).as_posix()}", content))
     return hash_of(parts, weights, mirror)
 
@@ -239,7 +240,7 @@ def _kept_cases(
             others.setdefault(f"made by {', '.join(sorted(names))}", []).append(mask)
         elif not all(f"{case.identifier}{ending}" in there for ending in endings):
             continue
-        elif report.get("input_hash", None) not in (None, _hash_or_none(case)):
+        elif report.get("input_hash", None) not in (None, _hash_if_readable(case)):
             changed += 1
         else:
             kept[case.identifier] = bool(report.get("look_at"))
@@ -282,7 +283,8 @@ def _report(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and ("look_at" in content) else None
 
 
-def _hash_or_none(case: Case) -> str:
+def _hash_if_readable(case: Case) -> str:
+    """As :func:`_input_hash`; "" where a file cannot be read."""
     try:
         return _input_hash(case)
     except OSError:  # told when it is predicted
@@ -339,7 +341,7 @@ def _load(settings: _Settings) -> Predictor:
 
 def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
     try:
-        origin = {"made_by": settings.made_by, "input_hash": _hash_or_none(case)}
+        origin = {"made_by": settings.made_by, "input_hash": _hash_if_readable(case)}
         predictor.set_image(case.images)
         prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
         mask = write_prediction(

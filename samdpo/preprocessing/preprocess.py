@@ -40,7 +40,6 @@ from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 
-_PORTION = 2**20  # bytes read at once
 _VERSION = 1  # of what this module computes; part of every case's hash
 _TRUTH = "gt_segmentations"  # nnU-Net's name
 _TRUTH_RECORD = f".{_TRUTH}"  # beside that folder: JSON that says what each copy was made from and what it was then

@@ -372,20 +372,8 @@ def _write_b2nd(array: np.ndarray, file: Path) -> str:
     parameters = blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
     chunk = (1, *array.shape[1:])
     with atomic_path(file) as temporary:
-        try:
-            blosc2.asarray(
-                np.ascontiguousarray(array), chunks=chunk, blocks=chunk, urlpath=str(temporary), mode="w",
-                cparams=parameters, meta={_OURS: "slices"},
-            )
-        except RuntimeError as error:  # blosc2 hides the operating system's reason
-            _raise_when_full(temporary.parent, array.nbytes, error)
-            raise
+        blosc2.asarray(
+            np.ascontiguousarray(array), chunks=chunk, blocks=chunk, urlpath=str(temporary), mode="w",
+            cparams=parameters, meta={_OURS: "slices"},
+        )
         return sha256_of_file(temporary)
-
-
-def _raise_when_full(folder: Path, needed: int, error: Exception) -> None:
-    import errno
-    import shutil
-
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error

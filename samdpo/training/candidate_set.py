@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samdpo.dataset.contents import content_hash
 from samdpo.files import hash_of
 from samdpo.preferences.database.records import CandidateSet
 
@@ -27,7 +27,7 @@ def describe_set(trainer: AlignTrainer) -> CandidateSet:
         trainer: after ``initialize``.
     """
     plans, data, stage = trainer.plans, trainer.data, trainer.stage
-    model = hashlib.sha256(Path(trainer.reference_file).read_bytes()).hexdigest()
+    model = content_hash(Path(trainer.reference_file))
     plan = hash_of(_VERSION, stage.candidates, data.prompts.key, plans.structures, plans.preprocessing, plans.network)
     number = hash_of(plans.dataset_name, str(data.fold), model, plan)
     return CandidateSet(

@@ -142,7 +142,8 @@ def _not_run(name: str, module: str, own: str, file: Path | str) -> str:
 
 
 def _folders() -> list[Path]:
-    return [Path(f).expanduser() for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f.strip()]
+    folders = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
+    return [Path(os.path.expanduser(folder.strip())) for folder in folders if folder.strip()]
 
 
 def _files(data: Path | None) -> Iterator[Path]:

@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, SamdpoError
-from samdpo.files import atomic_folder, copy_file, read_json, remove_folder, sha256_of_file, write_json
+from samdpo.files import atomic_folder, copy_file, link_file, read_json, remove_folder, sha256_of_file, write_json
 from samdpo.names import check_name
 from samdpo.plans import Plans, load_plans
 from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 MANIFEST, PLANS = "manifest.json", "plans.json"
 _BEGUN, _TRAINED, _SHARED = "begun.json", "trained", "model_folder"
 _GO_ON = "type the same command with --c"
-_PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
+PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _ANEW = "Start the training again without --c."
 _COPY = "Copy the whole model folder once more, or train the fold again."
 
@@ -74,7 +75,7 @@ def trained(fold: Path, made_of: MadeOf) -> Iterator[Path]:
     with atomic_folder(fold / LATEST / _TRAINED, remedy=_GO_ON) as folder:
         yield folder
         if (best := fold / LATEST / BEST).is_file() and not (folder / BEST).exists():
-            copy_file(best, folder / BEST)
+            link_file(best, folder / BEST)
         names = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
         files = {
             name: {"sha256": sha256_of_file(folder / name), "bytes": (folder / name).stat().st_size}
@@ -170,7 +171,7 @@ def _content(file: Path, remedy: str) -> dict[str, Any]:
 
 def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:
     file = fold / name
-    if file.is_file() and file.stat().st_size == known.get("bytes") and sha256_of_file(file) == known["sha256"]:
+    if file.is_file() and file.stat().st_size == known.get("bytes") and content_hash(file) == known["sha256"]:
         return
     if file.is_file() and file.suffix == ".json":
         log.warning("%s has been changed since it was trained; it is taken as it is now.", file)
@@ -259,4 +260,4 @@ def plans_for(model: Path, folds: Sequence[str] = ()) -> Plans:
 
 def different_parts(one: Plans, other: Plans) -> list[str]:
     """Parts of two plans that prediction reads and that differ."""
-    return [name for name in _PREDICTED_WITH if getattr(one, name) != getattr(other, name)]
+    return [name for name in PREDICTED_WITH if getattr(one, name) != getattr(other, name)]

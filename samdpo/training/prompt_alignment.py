@@ -9,7 +9,6 @@ Every slice is prompted by a model that has seen neither its mask nor what was p
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from samdpo.dataset.contents import content_hash
 from samdpo.files import hash_of
 from samdpo.preferences.annotators import VirtualAnnotator, overlap
 from samdpo.preferences.losses import best_candidate_target
@@ -188,7 +188,7 @@ def _key(trainer: AlignTrainer) -> str:
     stage, data = trainer.stage, trainer.data
     choice = [stage.annotator, stage.seed] if trainer.asks_annotator else ["the model's own", trainer.mask_cut]
     return hash_of(
-        _VERSION, data.prompts.key, hashlib.sha256(Path(trainer.reference_file).read_bytes()).hexdigest(),
+        _VERSION, data.prompts.key, content_hash(Path(trainer.reference_file)),
         trainer.unlabelled_keys, choice, stage.slices_per_epoch, stage.prompt_rounds, trainer.plans.inference,
         {case: str(data.slices.properties(case).get("hash", "")) for case in _cases(trainer)},
     )

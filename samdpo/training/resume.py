@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, TrainingError
-from samdpo.files import copy_file, hash_of, sha256_of_file
+from samdpo.files import copy_file, hash_of
 from samdpo.networks.weights import load_into
 from samdpo.training import checkpoints, manifest
 from samdpo.training.description import data_hashes
@@ -123,7 +124,7 @@ def made_of(trainer: Trainer) -> manifest.MadeOf:
         data, file = trainer.data, trainer.starting_file()
         there = data.slices.summaries()
         contents = {c: there[c].hash for c in {*data.split.labelled, *data.split.unlabelled} if c in there}
-        known = {"start": sha256_of_file(file) if file else "", "data": hash_of(data_hashes(data.split), contents)}
+        known = {"start": content_hash(file) if file else "", "data": hash_of(data_hashes(data.split), contents)}
     return {**known, "settings": _as_json(trainer.settings()), "prompts": getattr(trainer.data.prompts, "key", None)}
 
 

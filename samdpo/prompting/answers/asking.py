@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samdpo.paths import preprocessed_root
+from samdpo.paths import folder_of, preprocessed_root
 from samdpo.plans import Plans, PromptingPlan, StructurePlan
 from samdpo.prompting.answers.answerer import Answerer, answerer_of, asks_a_model
 from samdpo.prompting.answers.cache import SliceKey
@@ -76,7 +76,7 @@ def keep_answers(plans: Plans, may_download: bool = True) -> Answerer | None:
         return None
     answerer = answerer_of(plans.prompting)
     answerer.may_download = may_download
-    if os.environ.get("nnUNet_preprocessed"):
+    if folder_of("nnUNet_preprocessed") is not None:
         folder = preprocessed_root() / plans.dataset_name
         if os.access(folder, os.W_OK):
             answerer.keep_in(folder)
