@@ -33,6 +33,7 @@ _NEXT_TO_NOTHING = 1 << 20  # bytes left on a disk that is full
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network disks
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
+_DEEPEST = 100  # levels of JSON; what merges, compares and prints it later recurses, and no file of ours needs ten
 
 
 def temporary_beside(path: Path) -> Path:

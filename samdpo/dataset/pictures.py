@@ -320,7 +320,8 @@ def _refuse_layout(path: Path, page: tifffile.TiffPage) -> None:
         )
     colours, extra = (1 if grey else 3), page.samplesperpixel - (1 if grey else 3)
     alpha = len(page.extrasamples) == extra and all(int(sample) in (1, 2) for sample in page.extrasamples)
-    if extra > 1 or (extra == 1 and grey and not alpha):
+    apart = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE  # as programs write planes that are no colours
+    if extra > 1 or (extra == 1 and not alpha and (grey or apart)):
         raise DatasetError(
             f"{path} holds {page.samplesperpixel} channels a pixel; {colours} and transparency are read. Save each "
             "channel as a file of its own: _0000, _0001, …"

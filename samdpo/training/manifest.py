@@ -104,6 +104,9 @@ def complete(fold: Path) -> bool:
     if (source / FINAL).is_file():
         for summary in fold.glob("validation*/summary.json"):
             summary.unlink()  # of the weights of before
+    for other in model.glob("fold_*"):  # of an older version: the plan that is replaced is its only one
+        if other != fold and (other / FINAL).is_file() and not (other / PLANS).exists() and (model / PLANS).is_file():
+            copy_file(model / PLANS, other / PLANS)
     for part in sorted(source.glob(f"{_SHARED}/*")):
         os.replace(part, model / part.name)
     for name in sorted(files, key=lambda name: name == FINAL):

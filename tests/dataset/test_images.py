@@ -593,3 +593,13 @@ def test_pages_that_an_ome_tiff_takes_from_another_file_are_neither_read_nor_fil
     tifffile.imwrite(tmp_path / "b.ome.tif", np.stack([RAMP, RAMP + 1]), photometric="minisblack",
                      metadata={"axes": "ZYX"})
     assert read_image(tmp_path / "b.ome.tif").data.shape == (1, 2, 4, 6)
+
+
+def test_a_fourth_plane_that_is_no_transparency_is_not_dropped(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    planes = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(1, 4, 5, 6)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", extrasamples=[0])
+    with pytest.raises(DatasetError, match="holds 4 channels a pixel"):
+        read_image(tmp_path / "a.tif", n_channels=3)
+    tifffile.imwrite(tmp_path / "b.tif", planes, photometric="rgb", planarconfig="separate", extrasamples=[2])
+    assert np.array_equal(read_image(tmp_path / "b.tif", n_channels=3).data[:, 0], planes[0, :3])

@@ -237,6 +237,16 @@ def test_folds_are_predicted_with_the_plan_they_were_trained_with(finetuned, tmp
     assert read_plans(model, ["0", "1"]) == edited
 
 
+def test_a_fold_of_an_older_version_keeps_its_plan_when_another_one_is_trained_anew(tmp_path):
+    write_model(tmp_path / "fold_0", OLD)
+    for name in ("manifest.json", "plans.json"):  # which older versions do not write
+        (tmp_path / "fold_0" / name).unlink()
+    write_model(tmp_path / "fold_1", NEW)
+    write_model(tmp_path / "fold_1", NEW)
+    assert read_json(tmp_path / "fold_0" / "plans.json")["value"] == OLD
+    assert read_json(tmp_path / "fold_1" / "plans.json")["value"] == NEW == read_json(tmp_path / "plans.json")["value"]
+
+
 def killed(*_, **__):
     raise Killed
 
