@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -33,7 +34,6 @@ from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
 from samdpo.training.discovery import BUILT_IN, full_name, name_to_type
 from samdpo.training.distributed import Replica, join
-from samdpo.training.finite import check_losses, check_parameters
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import best_cut, dice_at_cuts, nan_mean
 from samdpo.training.loading import Loader, number_of_workers
@@ -177,8 +177,7 @@ class Trainer:
                 validation = [self.validation_step(batch) for batch in self.validation_batches()]
             # Of all processes, so that all of them choose the same mask cut and the same best epoch, and stop together.
             outputs = self.processes.gather(outputs)
-            check_losses(self, epoch, outputs)
-            check_parameters(self, epoch)
+            self.check_finite(epoch, outputs)
             self.check_agreement()
             self.on_epoch_end(epoch, outputs, self.processes.gather(validation))
         self.on_train_end()
@@ -314,6 +313,46 @@ class Trainer:
         if tensors and self.device.type != "cpu":  # a GPU has been computing these steps until now
             self.stopwatch.add("train", time.perf_counter() - started, 0)
         return fetched
+
+    def check_finite(self, epoch: int, outputs: Sequence[Mapping[str, float]]) -> None:
+        """Stop where a loss or a weight is not a number, before it is averaged, chosen or saved.
+
+        With float16 a step may overflow: its gradients are then left out and the scale is halved, so that only an
+        epoch without any finite loss stops the training.
+
+        Args:
+            epoch: that has just ended, from 0.
+            outputs: what each step of all processes logged, process after process.
+
+        Raises:
+            TrainingError: names the epoch, and step and parts of the loss, or the weight.
+        """
+        wrong = [i for i, output in enumerate(outputs) if not math.isfinite(output.get("loss", 0.0))]
+        if wrong and not (self.scaler.is_enabled() and len(wrong) < len(outputs)):
+            steps = max(1, len(outputs) // self.processes.world)
+            parts = ", ".join(f"{name} {value:g}" for name, value in outputs[wrong[0]].items() if "loss" in name)
+            raise TrainingError(
+                f"The loss of step {wrong[0] % steps + 1} of epoch {epoch + 1} is not a number ({parts}), nor are the "
+                f"weights since. {self._where_numbers_end()}"
+            )
+        trained = (item for item in self.network.named_parameters() if item[1].requires_grad)
+        for name, tensor in (*trained, *self.network.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(
+                    f"In epoch {epoch + 1} the weight {name!r} has become infinite or no number, though no loss has. "
+                    f"{self._where_numbers_end()}"
+                )
+
+    def _where_numbers_end(self) -> str:
+        kept = sorted((self.fold_folder / checkpoints.LATEST).glob("epoch_*"))
+        last = f"The checkpoint after epoch {int(kept[-1].name[6:])}, from before, is kept. " if kept else ""
+        precision = "" if self.precision == "fp32" else " or precision=fp32"
+        return (
+            f"{last}Train anew with a lower rate{precision}, for example: --set lr={self.stage.lr / 10:g} "
+            f"encoder_lr={self.stage.encoder_lr / 10:g}{' precision=fp32' if precision else ''}. If that does not "
+            "help, look for images or labels with infinite values: samdpo_plan_and_preprocess "
+            "--verify_dataset_integrity"
+        )
 
     def check_agreement(self) -> None:
         """Refuse a step of one's own that leaves every process with another network.

@@ -54,13 +54,12 @@ def test_what_is_no_number_stops_the_training_and_the_last_good_weights_stay(pla
 
 
 def test_float16_may_leave_out_steps_that_overflow_but_not_all_of_an_epoch(planned):
-    from samdpo.training.finite import check_losses
-
     trainer = planned.trainer("finetune")
+    trainer.initialize()
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
-    check_losses(trainer, 0, [{"loss": np.nan}, {"loss": 0.5}])
+    trainer.check_finite(0, [{"loss": np.nan}, {"loss": 0.5}])
     with pytest.raises(TrainingError, match="not a number"):
-        check_losses(trainer, 0, [{"loss": np.nan}, {"loss": np.inf}])
+        trainer.check_finite(0, [{"loss": np.nan}, {"loss": np.inf}])
 
 
 def test_a_finished_fold_stays_where_training_anew_fails(finetuned):
