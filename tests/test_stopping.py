@@ -22,12 +22,17 @@ def body():
 run_command(body, "type it again with --c")
 """
 
+HEARING = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup start what ignores it
+"""
+
 
 @pytest.mark.parametrize(("number", "called"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP"),
                                                 (signal.SIGINT, "Ctrl-C")])
 def test_a_signal_ends_a_command_with_one_sentence_and_its_code(number, called):
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEARING + COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
