@@ -53,6 +53,7 @@ class SliceStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._arrays: dict[Path, Any] = {}
+        self._hashes: dict[str, str] = {}
         self._properties: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # of each case, and its checksums
         self._unread: dict[Path, bytearray] = {}  # of each file 1 for every slice that was not compared yet
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
@@ -116,6 +117,17 @@ class SliceStore:
             DatasetError: the case is not preprocessed, or its JSON is damaged.
         """
         return self._load(case)[0]
+
+    def hash_of_case(self, case: str) -> str:
+        """What the keys of caches know a case's slices by: of all that made them; "" in stores of older versions.
+
+        The index tells it of all cases at once, so that no file is opened for each of thousands.
+        """
+        if case not in self._hashes:
+            self._hashes |= {name: one.hash for name, one in self.summaries().items()}
+        if case not in self._hashes:  # the sentence about a case that is missing or damaged is its own
+            self._hashes[case] = str(self.properties(case).get("hash", ""))
+        return self._hashes[case]
 
     def n_slices(self, case: str) -> int:
         """Number of slices of a case; 1 for a picture."""
@@ -269,6 +281,7 @@ class SliceStore:
 
     def _forget(self, case: str) -> None:
         self._properties.pop(case, None)
+        self._hashes.clear()
         for file in (self.image_file(case), self.label_file(case)):
             self._arrays.pop(file, None)
             self._unread.pop(file, None)

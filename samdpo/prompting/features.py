@@ -130,7 +130,7 @@ class SliceFeatures:
         must not find the features of the old one."""
         made_by = f"{self.extractor.device.type} {self.extractor.precision}"
         view = f"{made_by} {'mirrored' if mirrored else 'identity'}"
-        return case, index, view, str(self.store.properties(case).get("hash", ""))
+        return case, index, view, self.store.hash_of_case(case)
 
 
 def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:

@@ -55,7 +55,6 @@ class FeatureCache:
         self.store = trainer.processes.main_first(
             lambda: EmbeddingStore(claimed_folder(root, owner, key), key, data.plans.kept_gib)
         )
-        self._contents: dict[str, str] = {}  # hash of each case's slices
         self._not_kept: set[tuple[str | int, ...]] = set()  # names for which the disk budget has no room
 
     @torch.no_grad()
@@ -135,9 +134,8 @@ class FeatureCache:
         """Name of a slice's features in the store, the hash of its content last; only the identity and the mirror image
         are kept."""
         case, index = key
-        if case not in self._contents:  # asked twice a step: the store keeps no more than some thousand cases in memory
-            self._contents[case] = str(self.trainer.data.slices.properties(case).get("hash", ""))
-        return case, index, "flip" if view == FLIPPED else "identity", self._contents[case]
+        content = self.trainer.data.slices.hash_of_case(case)
+        return case, index, "flip" if view == FLIPPED else "identity", content
 
 
 def claimed_folder(root: Path, owner: str, key: str) -> Path:

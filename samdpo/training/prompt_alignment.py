@@ -190,5 +190,5 @@ def _key(trainer: AlignTrainer) -> str:
     return hash_of(
         _VERSION, data.prompts.key, content_hash(Path(trainer.reference_file)),
         trainer.unlabelled_keys, choice, stage.slices_per_epoch, stage.prompt_rounds, trainer.plans.inference,
-        {case: str(data.slices.properties(case).get("hash", "")) for case in _cases(trainer)},
+        {case: data.slices.hash_of_case(case) for case in _cases(trainer)},
     )

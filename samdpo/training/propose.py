@@ -69,7 +69,7 @@ def store_candidates(trainer: AlignTrainer) -> StoredCandidates:
     by_case: dict[str, list[SliceKey]] = {}
     for key in trainer.unlabelled_keys:
         by_case.setdefault(key[0], []).append(key)
-    hashes = {case: str(slices.properties(case).get("hash", "")) for case in by_case}
+    hashes = {case: slices.hash_of_case(case) for case in by_case}
     missing = [case for case in by_case if not writer.has(case, hashes[case])]
     if missing:
         trainer.features = FeatureCache(trainer, n_stages=-1)
