@@ -232,6 +232,7 @@ class SliceStore:
                 "that out of the folder and type the command again."
             )
         self._arrays.clear()
+        self._hashes.clear()
         self._properties.clear()
         self._unread.clear()
         for file in sorted(ours, key=lambda file: file.suffix != ".json"):  # records first: no half case counts

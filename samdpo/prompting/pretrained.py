@@ -58,7 +58,7 @@ class SliceSaliency:
     def __call__(self, case: str, index: int) -> np.ndarray:
         """(S, 64, 64) float32, structures in the plan's order."""
         # The case's own hash: a replaced image must not find the saliency of the old one.
-        name = (case, index, self.prompter.device.type, str(self.store.properties(case).get("hash", "")))
+        name = (case, index, self.prompter.device.type, self.store.hash_of_case(case))
         if (kept := self._kept.find(name)) is None:
             self._kept.put(*name, self.prompter.raw_saliency(self.store.image(case, index)))
             kept = self._kept.find(name)

@@ -303,8 +303,7 @@ def make_prompts_of(
     folder = preprocessed_folder(plans.dataset_name)
     store = SliceStore(folder / plans.preprocessing.data_identifier)
     cases = [*labelled, *others]
-    there = store.summaries()
-    hashes = {c: there[c].hash if c in there else str(store.properties(c).get("hash", "")) for c in cases}
+    hashes = {case: store.hash_of_case(case) for case in cases}
     every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
     groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
     key = hash_of(
@@ -401,7 +400,7 @@ def write_prompts(
     with tqdm(total=len(cases), desc="Prompts") as progress:
         for group in _groups_of_cases(cases, store, asks_a_model(fitted.full.settings.prompting)):
             for case, made in _prompt_cases(fitted, store, features, group).items():
-                prompts.put(case, made, str(store.properties(case).get("hash", "")))
+                prompts.put(case, made, store.hash_of_case(case))
             progress.update(len(group))
     log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
 
@@ -476,7 +475,7 @@ def _prompt_by_path(work: _Work, case: _Case) -> None:
             _prompting = _Prompting(work)
         kept, name = _prompting, case.identifier
         made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
-        kept.prompts.put(name, made[name], str(kept.store.properties(name).get("hash", "")))
+        kept.prompts.put(name, made[name], kept.store.hash_of_case(name))
 
 
 def fold_cases(
