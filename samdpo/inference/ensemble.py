@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import numpy as np
 
 from samdpo.dataset.agreement import grids_problem, read_listed_label
 from samdpo.errors import ConfigurationError, DatasetError, PlansError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import copy_file, read_json, write_json
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.inference.predictor import Prediction
@@ -49,8 +48,7 @@ def ensemble_folders(
     results = list(map_cases(work, cases, processes, "averaging"))
     for name in ("plans.json", "dataset.json"):
         if (folders[0] / name).is_file():
-            with atomic_path(output / name) as temporary:
-                shutil.copyfile(folders[0] / name, temporary)
+            copy_file(folders[0] / name, output / name)
     flagged = [result.case for result in results if result.look_at]
     write_json(output / "ensemble_args.json", {"input": list(folders), "look_at": flagged})
     log.info("%d cases of %d folders averaged and written to %s.", len(results), len(folders), output)

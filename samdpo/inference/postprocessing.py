@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.foreign import broken_links, files_of
 from samdpo.dataset.images import SUPPORTED_ENDINGS, ending_of, read_label_with_properties, write_label
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import copy_file, read_json, write_json
 from samdpo.inference.clean_up import keep_largest_components
 from samdpo.parallel import map_cases
 
@@ -127,8 +126,7 @@ def apply_postprocessing(source: Path, output: Path, file: Path, processes: int 
     written = list(map_cases(partial(_clean, tuple(labels), listed, output), masks, processes, "cleaning"))
     for name in ("plans.json", "dataset.json"):
         if (source / name).is_file():
-            with atomic_path(output / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+            copy_file(source / name, output / name)
     log.info("%d masks written to %s; of %d structures only the largest part was kept.", len(written), output,
              len(labels))
     return written

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from samdpo.dataset.dicom import is_series
 from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
 from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, SamdpoError
-from samdpo.files import atomic_path, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
+from samdpo.files import copy_file, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
 from samdpo.inference.dicom_seg import check_dicom_seg
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.inference.model_folder import read_plans, trained_folds
@@ -141,8 +140,7 @@ def predict_folder(
     write_json(arguments, {**asked, "finished": False, "look_at": sorted(flagged)})
     for name in ("plans.json", "dataset.json"):
         if (model / name).is_file():
-            with atomic_path(output / name) as temporary:  # another part may be reading or writing it
-                shutil.copyfile(model / name, temporary)
+            copy_file(model / name, output / name)  # another part may be reading or writing it
     if executor is None:
         outcomes = (_predict(predictor, settings, case) for case in tqdm(todo, desc="predict", unit="case"))
     else:

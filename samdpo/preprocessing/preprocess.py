@@ -27,7 +27,7 @@ from samdpo.dataset.images import (
 )
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
 from samdpo.errors import DatasetError, PlansError, SamdpoError
-from samdpo.files import atomic_path, hash_of, read_json, remove_abandoned, write_json
+from samdpo.files import atomic_path, copy_file, hash_of, read_json, remove_abandoned, write_json
 from samdpo.names import check_name, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
@@ -99,8 +99,7 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
         store.clear()
     store.claim()
     remove_abandoned(folder, recursive=True)
-    with atomic_path(folder / "dataset.json") as temporary:
-        shutil.copyfile(raw / "dataset.json", temporary)
+    copy_file(raw / "dataset.json", folder / "dataset.json")
     hashes = content_hashes(cases, local_threads(processes))
     _copy_truth([c for c in cases if c.label], folder / _TRUTH, contents.file_ending, hashes)
     rules = _rules(plans, contents.ignore_label)
