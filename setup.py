@@ -45,10 +45,10 @@ setup(
     package_data={
         "samdpo": [
             "**/*.json",
-            "preferences/page/templates/*.html",
-            "preferences/page/static/*.svg",
-            "preferences/page/static/css/*.css",
-            "preferences/page/static/js/*.js",
+            "annotate/page/templates/*.html",
+            "annotate/page/static/*.svg",
+            "annotate/page/static/css/*.css",
+            "annotate/page/static/js/*.js",
         ]
     },
     install_requires=[

@@ -29,8 +29,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from samdpo.preferences.database.database import PreferenceDatabase
-from samdpo.preferences.database.records import CandidateSet
+from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 
 SIZE, CANDIDATES, SLICES = 256, 4, 100  # pixels, per item, per case
@@ -61,12 +61,12 @@ def draw(folder: Path, n_items: int) -> StoredCandidates:
 
 def run_server(folder: str, url: str, token: str, port: multiprocessing.Queue) -> None:
     """The page, until it is ended."""
-    from samdpo.preferences.page.app import create_app
-    from samdpo.preferences.page.item_views import ItemViews
-    from samdpo.preferences.page.ranking_page import RankingPage
-    from samdpo.preferences.page.serve import listen, serve
-    from samdpo.preferences.page.settings import PageSettings
-    from samdpo.preferences.page.tokens import Tokens
+    from samdpo.annotate.page.app import create_app
+    from samdpo.annotate.page.item_views import ItemViews
+    from samdpo.annotate.page.ranking_page import RankingPage
+    from samdpo.annotate.page.serve import listen, serve
+    from samdpo.annotate.page.settings import PageSettings
+    from samdpo.annotate.page.tokens import Tokens
 
     stored, database = StoredCandidates.open(folder), PreferenceDatabase.open(url)
     database.add_candidate_set(stored.candidate_set, stored.items)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from samdpo.model.views import draw_view
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import SliceStore
@@ -27,7 +28,6 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.regions import boxes_of, points_in
 from samdpo.training.batches import Batch, Recipe, SliceSamples
 from samdpo.training.loading import Loader
-from samdpo.training.views import draw_view
 
 SIDE, CASES, BATCH = 256, 40, 2
 CPU = torch.device("cpu")

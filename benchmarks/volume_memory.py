@@ -79,7 +79,7 @@ def measure(model: Path, image: Path) -> None:
     import numpy as np
 
     from samdpo.inference.export import write_prediction
-    from samdpo.inference.predictor import Predictor
+    from samdpo.model.predictor import Predictor
 
     predictor = Predictor.from_model_folder(model, device="cpu")
     predictor.set_image(np.zeros((1, 4, 64, 64), np.float32))

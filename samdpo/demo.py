@@ -127,7 +127,7 @@ def _figure_rows(raw: Path, masks: dict[str, Path], model: Path, n_rows: int = 2
     from samdpo.dataset.cases import input_cases
     from samdpo.dataset.images import read_image, read_label
     from samdpo.evaluation.figures import DemoRow
-    from samdpo.inference.model_folder import read_plans
+    from samdpo.model.folder import read_plans
     from samdpo.preprocessing.preprocess import prepare_slices
     from samdpo.prompting.prompter import Prompter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,3 +115,33 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def predict(monkeypatch, caplog):
+    """Run ``samdpo_predict``; returns its messages."""
+    from samdpo.cli.predict import main
+
+    def typed(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["samdpo_predict", *map(str, words), "-device", "cpu"])
+        monkeypatch.setattr("samdpo.cli.common.configure_logging", lambda: None)
+        monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+        caplog.clear()
+        with caplog.at_level("INFO", "samdpo"):
+            main()
+        return caplog.text
+
+    return typed
+
+
+@pytest.fixture
+def fails(predict, caplog):
+    """The sentence with which ``samdpo_predict`` ends."""
+
+    def typed(*words: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            predict(*words)
+        assert stopped.value.code == 2
+        return caplog.text
+
+    return typed

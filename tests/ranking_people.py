@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 import numpy as np
 from trained_models import NUMBER
 
-from samdpo.preferences.database.database import PreferenceDatabase
-from samdpo.preferences.database.locate import default_database_url
-from samdpo.preferences.database.records import Item, Judgement
+from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.locate import default_database_url
+from samdpo.annotate.database.records import Item, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from samdpo.annotate.database.locate import database_url
 from samdpo.cli import plan_and_preprocess as commands
 from samdpo.errors import ConfigurationError
 from samdpo.paths import dataset_name, model_parts, preprocessed_folder, preprocessed_root, raw_folder, results_root
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.planning.splits import load_splits
-from samdpo.preferences.database.locate import database_url
 from samdpo.preprocessing.store import SliceStore
 
 TINY = "Dataset901_TinyXray"
@@ -73,8 +73,8 @@ def test_what_is_only_read_needs_no_right_to_write(preprocessed: Path, read_only
 
 def test_a_model_predicts_where_nothing_may_be_written(finetuned, read_only: None) -> None:
     from samdpo.dataset.cases import input_cases
-    from samdpo.inference.model_folder import find_model
-    from samdpo.inference.predictor import Predictor
+    from samdpo.model.folder import find_model
+    from samdpo.model.predictor import Predictor
 
     predictor = Predictor.from_model_folder(find_model(901, None, None, None), device="cpu")
     predictor.set_image(input_cases(finetuned.raw / "imagesTs", ".png", 1)[0].images[0])

@@ -59,13 +59,13 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--max_slices is {args.max_slices}; expected at least 1.")
     if not args.lease > 0:
         raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0, a week at most.")
+    from samdpo.annotate.database.locate import database_url
+    from samdpo.annotate.database.records import OverlapRule
+    from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
+    from samdpo.annotate.page.start import Reception, run_page
+    from samdpo.annotate.page.tokens import make_tokens
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
-    from samdpo.preferences.database.locate import database_url
-    from samdpo.preferences.database.records import OverlapRule
-    from samdpo.preferences.page.settings import PageSettings, check_address, check_reachable, names_of
-    from samdpo.preferences.page.start import Reception, run_page
-    from samdpo.preferences.page.tokens import make_tokens
 
     dataset = dataset_name(args.dataset)
     plans = load_plans(preprocessed_folder(dataset) / f"{args.p}.json").with_overrides(args.stage, args.set)
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     reception = Reception.prepare(database_url(dataset, args.database), args.host, args.port, tokens)
 
-    from samdpo.training.propose import make_candidate_set
+    from samdpo.align.propose import make_candidate_set
 
     stored = make_candidate_set(dataset, args.fold, args.stage, args.tr, args.p, args.device, args.set)
     log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser))

@@ -20,7 +20,7 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
-        from samdpo.inference.postprocessing import apply_postprocessing
+        from samdpo.selection.postprocessing import apply_postprocessing
 
         apply_postprocessing(args.i, args.o, args.pp_file, args.np)
 

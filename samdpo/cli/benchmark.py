@@ -53,13 +53,13 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from samdpo.benchmark.ablations import GROUPS, chosen_ablations
-    from samdpo.benchmark.methods import chosen_methods
-    from samdpo.benchmark.overview import check_networks, ndim_of, overview
-    from samdpo.benchmark.report import collect, write_report
-    from samdpo.benchmark.run import run_here, run_on_dask
-    from samdpo.benchmark.settings import Settings, seeds_of
-    from samdpo.benchmark.steps import all_steps
+    from samdpo.lab.benchmark.ablations import GROUPS, chosen_ablations
+    from samdpo.lab.benchmark.methods import chosen_methods
+    from samdpo.lab.benchmark.overview import check_networks, ndim_of, overview
+    from samdpo.lab.benchmark.report import collect, write_report
+    from samdpo.lab.benchmark.run import run_here, run_on_dask
+    from samdpo.lab.benchmark.settings import Settings, seeds_of
+    from samdpo.lab.benchmark.steps import all_steps
     from samdpo.paths import dataset_name, raw_folder, results_root
 
     datasets = [dataset_name(dataset) for dataset in args.d]

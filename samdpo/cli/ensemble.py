@@ -21,7 +21,7 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
-        from samdpo.inference.ensemble import ensemble_folders
+        from samdpo.selection.ensemble import ensemble_folders
 
         ensemble_folders(args.i, args.o, args.npz, args.np)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from samdpo.cli.common import add_processes, parser, run_command
 
 if TYPE_CHECKING:
-    from samdpo.evaluation.find_best import BestConfiguration, Contestant
+    from samdpo.selection.find_best import BestConfiguration, Contestant
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
-        from samdpo.evaluation.find_best import find_best_configuration
+        from samdpo.selection.find_best import find_best_configuration
 
         print_result(find_best_configuration(args.dataset, args.tr, args.p, args.c, args.f,
                                              not args.disable_ensembling, args.np))

@@ -37,8 +37,8 @@ def main() -> None:
     args = arguments.parse_args()
 
     def body() -> None:
-        from samdpo.inference.model_folder import find_model
         from samdpo.inference.run import predict_folder, refuse_another_model
+        from samdpo.model.folder import find_model
         from samdpo.parallel import case_workers
 
         model = args.m or find_model(args.d, args.tr, args.p, args.c)

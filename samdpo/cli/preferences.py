@@ -40,9 +40,9 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"samdpo_preferences {args.action} expects {expected}.")
     if args.json is not None and args.action != "report":
         raise ConfigurationError(f"--json belongs to report; samdpo_preferences {args.action} has no report to write.")
+    from samdpo.annotate.database.database import PreferenceDatabase
+    from samdpo.annotate.database.locate import database_url
     from samdpo.paths import dataset_name
-    from samdpo.preferences.database.database import PreferenceDatabase
-    from samdpo.preferences.database.locate import database_url
 
     dataset = dataset_name(args.dataset)
     url = database_url(dataset, args.database)
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _export(database: Any, dataset: str, args: argparse.Namespace) -> None:
-    from samdpo.preferences.database.exchange import export_jsonl
+    from samdpo.annotate.database.exchange import export_jsonl
 
     sets = [one for one in database.candidate_sets() if one.dataset == dataset]
     count = export_jsonl(database, args.file, sets)
@@ -62,14 +62,14 @@ def _export(database: Any, dataset: str, args: argparse.Namespace) -> None:
 
 
 def _import(database: Any, dataset: str, args: argparse.Namespace) -> None:
-    from samdpo.preferences.database.exchange import import_jsonl
+    from samdpo.annotate.database.exchange import import_jsonl
 
     done = import_jsonl(database, args.file, dataset)
     print(f"Imported {done.new} judgements into {database.url}; {done.known} were there, {done.refused} left out")
 
 
 def _report(database: Any, dataset: str, args: argparse.Namespace) -> None:
-    from samdpo.preferences.report import report, write_report
+    from samdpo.annotate.report import report, write_report
 
     reports = report(database, dataset)
     if not reports:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from samdpo.annotate.database.locate import VARIABLE
 from samdpo.cli.common import add_processes, parser, run_command
 from samdpo.errors import ConfigurationError
-from samdpo.preferences.database.locate import VARIABLE
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from samdpo.dataset.images import UNKNOWN_SPACING, check_writable, has_sidecar, write_label
 from samdpo.files import atomic_path, write_json
 from samdpo.inference.dicom_seg import write_dicom_seg
-from samdpo.inference.predictor import Prediction
+from samdpo.model.predictor import Prediction
 from samdpo.plans import Plans
 
 DICOM_RESULT_ENDING = ".nii.gz"

@@ -23,8 +23,8 @@ from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, Sa
 from samdpo.files import copy_file, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
 from samdpo.inference.dicom_seg import check_dicom_seg
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
-from samdpo.inference.model_folder import read_plans, trained_folds
-from samdpo.inference.predictor import Predictor
+from samdpo.model.folder import read_plans, trained_folds
+from samdpo.model.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
 from samdpo.plans import Plans
 from samdpo.schema import to_dict

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from samdpo.annotate.database.records import Item, Judgement
 from samdpo.plans import PreferenceLossPlan
 from samdpo.preferences.annotators import Ranking
-from samdpo.preferences.database.records import Item, Judgement
 from samdpo.preferences.losses import candidate_weights
 from samdpo.preferences.stored_candidates import StoredCandidates
 

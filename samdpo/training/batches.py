@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from samdpo.model.views import IDENTITY, View, view_prompts
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.plans import AugmentationPlan, Plans, StagePlan
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
-from samdpo.training.views import IDENTITY, View, view_prompts
 
 Recipe = list[tuple[SliceKey, View]]
 """What the batch of a step is made of: drawn in the main process, made anywhere."""

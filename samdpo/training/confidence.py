@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from samdpo.model.views import FLIPPED, IDENTITY
 from samdpo.training.batches import Batch
 from samdpo.training.slice_labels import SliceKey
-from samdpo.training.views import FLIPPED, IDENTITY
 
 if TYPE_CHECKING:
     from samdpo.training.trainer import Trainer

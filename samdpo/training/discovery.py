@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "FinetuneTrainer": "samdpo.training.finetune",
-    "AlignTrainer": "samdpo.training.align",
-    "UNetTrainer": "samdpo.training.baselines.unet",
-    "NnUNetTrainer": "samdpo.training.baselines.nnunet",
-    "SamTrainer": "samdpo.training.baselines.sam",
-    "SamMed3dTrainer": "samdpo.training.baselines.sam_med3d",
-    "SelfPromptTrainer": "samdpo.training.baselines.self_prompt",
-    "PromptOnlyTrainer": "samdpo.training.baselines.prompt_only",
-    "MeanTeacherTrainer": "samdpo.training.baselines.mean_teacher",
-    "FixMatchTrainer": "samdpo.training.baselines.fixmatch",
+    "AlignTrainer": "samdpo.align.trainer",
+    "UNetTrainer": "samdpo.lab.baselines.unet",
+    "NnUNetTrainer": "samdpo.lab.baselines.nnunet",
+    "SamTrainer": "samdpo.lab.baselines.sam",
+    "SamMed3dTrainer": "samdpo.lab.sam_med3d.trainer",
+    "SelfPromptTrainer": "samdpo.lab.baselines.self_prompt",
+    "PromptOnlyTrainer": "samdpo.lab.baselines.prompt_only",
+    "MeanTeacherTrainer": "samdpo.lab.baselines.mean_teacher",
+    "FixMatchTrainer": "samdpo.lab.baselines.fixmatch",
 }
 ENTRY_POINTS = "samdpo.trainers"
 FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders joined by os.pathsep, as in nnU-Net

@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from samdpo.files import hash_of, write_text
+from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.precision import autocast
 from samdpo.networks.stages import in_leading_stages
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
 from samdpo.training.batches import Batch
 from samdpo.training.slice_labels import SliceKey
-from samdpo.training.views import FLIPPED, IDENTITY, View
 
 if TYPE_CHECKING:
     from samdpo.training.trainer import Trainer

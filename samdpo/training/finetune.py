@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.freezing import frozen_stages, set_trainable
 from samdpo.networks.precision import autocast
 from samdpo.preferences.losses import segmentation_loss
@@ -14,7 +15,6 @@ from samdpo.training.batches import Batch
 from samdpo.training.features import FeatureCache
 from samdpo.training.slice_labels import known_part
 from samdpo.training.trainer import Metrics, Trainer
-from samdpo.training.views import View, draw_kept, kept_views
 
 
 class FinetuneTrainer(Trainer):

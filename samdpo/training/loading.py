@@ -142,7 +142,7 @@ class Loader:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload([__name__, "samdpo.training.align"])
+            context.set_forkserver_preload([__name__, "samdpo.align.trainer"])
         self._maker = maker
         self._loader = DataLoader(
             _Batches(maker),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from samdpo.model.views import View, view_image, view_values
 from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.views import View, view_image, view_values
 
 SliceKey = tuple[str, int]  # case identifier, slice index
 

@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from samdpo.errors import TrainingError
 from samdpo.files import copy_file, write_json
+from samdpo.model.places import decode_places
+from samdpo.model.views import IDENTITY, View, draw_view
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
@@ -38,11 +40,9 @@ from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import best_cut, dice_at_cuts, nan_mean
 from samdpo.training.loading import Loader, number_of_workers
 from samdpo.training.memory import saying_what_to_make_smaller
-from samdpo.training.places import decode_places
 from samdpo.training.resume import load_state, made_of, save_state
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.slice_labels import SliceKey, known_part
-from samdpo.training.views import IDENTITY, View, draw_view
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float | torch.Tensor]
@@ -508,6 +508,6 @@ class Trainer:
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """Predict the fold's validation cases in native size and write ``validation/summary.json``."""
-        from samdpo.inference.validation import validate_fold  # the one import against the data flow, as in nnU-Net
+        from samdpo.training.validation import validate_fold  # the one import against the data flow, as in nnU-Net
 
         return validate_fold(self.folder, self.data, str(self.device), save_probabilities)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # What the tests of the page and of the database share is used here too.
-sys.path += [str(Path(__file__).parent.parent / "preferences" / part) for part in ("page", "database")]
+sys.path += [str(Path(__file__).parent.parent / "annotate" / part) for part in ("page", "database")]
 
 from children import Children
 from made_once import made_once

@@ -290,8 +290,8 @@ def _plans(folder: Path) -> Fuzzed:
 
 
 def _judgements(folder: Path) -> Fuzzed:
-    from samdpo.preferences.database.exchange import read_jsonl
-    from samdpo.preferences.database.records import item_id
+    from samdpo.annotate.database.exchange import read_jsonl
+    from samdpo.annotate.database.records import item_id
 
     item = item_id("a1", "case_1", 0, "lung")
     lines = [
@@ -317,8 +317,8 @@ def _judgements(folder: Path) -> Fuzzed:
 
 
 def _cookies(folder: Path) -> Fuzzed:
-    from samdpo.preferences.page.sessions import Sessions
-    from samdpo.preferences.page.tokens import Tokens
+    from samdpo.annotate.page.sessions import Sessions
+    from samdpo.annotate.page.tokens import Tokens
 
     sessions = Sessions(Tokens("a-token-of-the-tests", {}))
     cookie = sessions.start("anna")

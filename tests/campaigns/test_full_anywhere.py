@@ -102,8 +102,8 @@ def test_a_full_disk_adds_no_judgement(
 ) -> None:
     from judged_items import SET, judge, make_items
 
-    from samdpo.preferences.database.database import PreferenceDatabase
-    from samdpo.preferences.database.exchange import export_jsonl
+    from samdpo.annotate.database.database import PreferenceDatabase
+    from samdpo.annotate.database.exchange import export_jsonl
 
     items = make_items(200)
     source = PreferenceDatabase.open(f"sqlite:///{tmp_path / 'source.sqlite'}")

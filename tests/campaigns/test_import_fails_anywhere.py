@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from judged_items import SET, judge, make_items
 
+from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.exchange import export_jsonl, import_jsonl
 from samdpo.errors import SamdpoError
-from samdpo.preferences.database.database import PreferenceDatabase
-from samdpo.preferences.database.exchange import export_jsonl, import_jsonl
 
 pytestmark = pytest.mark.slow
 

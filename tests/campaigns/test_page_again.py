@@ -19,7 +19,7 @@ from page_client import TOKEN
 from page_process import PageProcess, free_port, running_page
 from waiting import PATIENCE
 
-from samdpo.preferences.database.database import PreferenceDatabase
+from samdpo.annotate.database.database import PreferenceDatabase
 
 pytestmark = pytest.mark.slow
 

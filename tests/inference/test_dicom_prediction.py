@@ -16,7 +16,7 @@ from samdpo.errors import DatasetError
 from samdpo.files import read_json
 from samdpo.inference.dicom_codes import codes_of
 from samdpo.inference.dicom_seg import write_dicom_seg
-from samdpo.inference.predictor import Predictor
+from samdpo.model.predictor import Predictor
 from samdpo.plans import StructurePlan
 
 

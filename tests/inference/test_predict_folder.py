@@ -12,7 +12,7 @@ from trained_models import VARIABLES
 
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json, write_json
-from samdpo.inference.predictor import Predictor
+from samdpo.model.predictor import Predictor
 
 
 def test_every_case_gets_a_mask_in_native_size_and_a_report(aligned, predict, tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from samdpo.annotate.agreement import kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
+from samdpo.annotate.database.records import Judgement
 from samdpo.plans import PreferenceLossPlan
-from samdpo.preferences.agreement import kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
-from samdpo.preferences.database.records import Judgement
 from samdpo.preferences.losses import candidate_weights, preference_weights
 from samdpo.preferences.recorded import consensus, ranking_of
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from samdpo.annotate.database.records import CandidateSet, item_id
 from samdpo.errors import ModelFolderError
-from samdpo.preferences.database.records import CandidateSet, item_id
 from samdpo.preferences.distinct import disagreement, pairwise_iou, without_near_duplicates
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 

@@ -14,7 +14,7 @@ from clip_folders import write_clip
 from samdpo.dataset.images import read_label
 from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
 from samdpo.files import read_json, write_json
-from samdpo.inference.predictor import Predictor
+from samdpo.model.predictor import Predictor
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.features import FeatureExtractor
 from samdpo.prompting.open_clip_files import find_open_clip

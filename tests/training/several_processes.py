@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from samdpo.align import prompt_alignment
 from samdpo.files import write_json
 from samdpo.prompting import prompt_store
 from samdpo.prompting.fitting import fit_prompter
-from samdpo.training import prompt_alignment
 from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.run import get_trainer, train

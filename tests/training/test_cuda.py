@@ -32,7 +32,7 @@ def test_an_epoch_on_a_gpu_moves_the_weights_and_leaves_a_model(finetuned, stage
 
 
 def test_a_gpu_says_of_a_slice_what_the_cpu_says(finetuned):
-    from samdpo.inference.predictor import Predictor
+    from samdpo.model.predictor import Predictor
 
     image = np.random.default_rng(0).random((96, 112), dtype=np.float32) * 255
     masks = []

@@ -9,7 +9,7 @@ import torch
 
 from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import read_json, write_json
-from samdpo.inference.predictor import Predictor
+from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
 from samdpo.schema import merge
 from samdpo.training.checkpoints import FINAL

@@ -6,9 +6,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from samdpo.align.trainer import AlignTrainer
 from samdpo.errors import ConfigurationError
 from samdpo.planning.planners import get_planner
-from samdpo.training.align import AlignTrainer
 from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.finetune import FinetuneTrainer
 
@@ -76,7 +76,7 @@ def named_by_a_file(name, typed=None):
 
 
 def test_a_name_in_a_file_finds_what_is_built_in_installed_or_in_the_users_folders(tmp_path, monkeypatch):
-    assert named_by_a_file("samdpo.training.align:AlignTrainer") is AlignTrainer
+    assert named_by_a_file("samdpo.align.trainer:AlignTrainer") is AlignTrainer
     assert named_by_a_file("AlignTrainer") is AlignTrainer
     assert named_by_a_file("samdpo.somewhere_else_in_another_version:AlignTrainer") is AlignTrainer
     (tmp_path / "ext_named.py").write_text(SOURCE.format(name="OfAFile"))

@@ -18,12 +18,12 @@ from trained_models import Phantoms, copied
 
 from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.files import read_json
+from samdpo.model.views import View
 from samdpo.networks.device import resolve_device
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
 from samdpo.training.distributed import Processes, device_of
 from samdpo.training.memory import saying_what_to_make_smaller
-from samdpo.training.views import View
 
 HERE = Path(__file__).parent
 MARK = "samdpo_test_of_processes"  # a variable by which what is left of a run is found

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 
+from samdpo.model.views import FLIPPED, IDENTITY, kept_views
 from samdpo.plans import StagePlan
 from samdpo.training.batches import EpochSlices
-from samdpo.training.views import FLIPPED, IDENTITY, kept_views
 
 KEYS = [("case", index) for index in range(20)]
 

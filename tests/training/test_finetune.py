@@ -9,10 +9,10 @@ from trained_models import FINETUNED
 
 from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.files import read_json
+from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
 from samdpo.training.features import FeatureCache
-from samdpo.training.views import FLIPPED, IDENTITY, View
 
 FINAL = checkpoints.FINAL
 

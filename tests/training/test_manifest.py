@@ -13,8 +13,8 @@ from trained_models import copied
 
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import locked, read_json, write_json, write_text
-from samdpo.inference.model_folder import read_plans
-from samdpo.inference.predictor import Predictor
+from samdpo.model.folder import read_plans
+from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import load_plans, save_plans
 from samdpo.training import manifest
@@ -193,7 +193,7 @@ def test_what_is_finished_with_other_settings_is_not_what_c_asks_for(finetuned):
 
 def test_align_goes_on_only_from_the_weights_it_was_begun_with(finetuned, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("samdpo.training.align.AlignTrainer.train_step", killed)
+        patch.setattr("samdpo.align.trainer.AlignTrainer.train_step", killed)
         with pytest.raises(Killed):
             finetuned.train("align")
     write_changed_weights(finetuned.finetuned / "fold_0" / FINAL)

@@ -8,7 +8,7 @@ import torch
 
 from samdpo.errors import PlansError
 from samdpo.files import read_json
-from samdpo.inference.model_folder import load_fold
+from samdpo.model.folder import load_fold
 from samdpo.networks import registry
 from samdpo.networks.freezing import is_adapter
 from samdpo.networks.lora import is_lora

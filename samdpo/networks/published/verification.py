@@ -37,11 +37,11 @@ def verify(published: PublishedFile, path: Path) -> str:
 
 def _check_structure(name: str, path: Path) -> int:
     """Load the file into the network it was published for; the number of its tensors."""
+    from samdpo.lab.sam_med3d import network as sam_med3d
+    from samdpo.lab.sam_med3d import shapes, weights
     from samdpo.networks.published import loading
     from samdpo.networks.published.reading import read_checkpoint
     from samdpo.networks.registry import build_network
-    from samdpo.networks.sam_med3d import network as sam_med3d
-    from samdpo.networks.sam_med3d import shapes, weights
     from samdpo.plans import NetworkPlan
 
     plan = NetworkPlan(**_NETWORKS[name])  # type: ignore[arg-type]

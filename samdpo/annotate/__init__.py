@@ -1,0 +1,1 @@
+"""What people say: the page on which they rank, and its database."""

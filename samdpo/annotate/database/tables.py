@@ -1,0 +1,153 @@
+"""The tables, in SQLAlchemy's typed declarative style. A change here needs a new revision in ``migrations/versions``.
+
+Times are UTC; SQLite keeps them without a zone, so the type puts it back.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NOT_UNDONE = text("undone IS NULL")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone, kept as UTC to the microsecond."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; SQLite gets it without a zone."""
+        if value is None:
+            return None
+        value = value.astimezone(timezone.utc)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """With the zone UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map = {datetime: UtcDateTime(), str: String()}  # noqa: RUF012 - SQLAlchemy's own name and form
+
+
+class CandidateSetRow(Base):
+    """A :class:`~samdpo.annotate.database.records.CandidateSet`."""
+
+    __tablename__ = "candidate_set"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    dataset: Mapped[str]
+    fold: Mapped[str]
+    stage: Mapped[str]
+    plans_name: Mapped[str]
+    model_hash: Mapped[str]
+    plan_hash: Mapped[str]
+    created: Mapped[datetime]
+    folder: Mapped[str]
+
+
+class ItemRow(Base):
+    """An :class:`~samdpo.annotate.database.records.Item`, and what handing it out needs.
+
+    ``judged`` counts the judgements that are neither skips nor undone. It changes in the transaction that changes
+    them, and saves counting them anew for every item each time somebody asks for the next one.
+    """
+
+    __tablename__ = "item"
+    __table_args__ = (
+        UniqueConstraint("candidate_set", "case", "slice_index", "structure", name="uq_item"),
+        Index("ix_item_order_of_work", "candidate_set", "position", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    candidate_set: Mapped[str] = mapped_column(ForeignKey("candidate_set.id"))
+    case: Mapped[str]
+    slice_index: Mapped[int]
+    structure: Mapped[str]
+    position: Mapped[float] = mapped_column(Float(53))
+    candidates: Mapped[int]
+    overlap_draw: Mapped[float] = mapped_column(Float(53))
+    judged: Mapped[int] = mapped_column(default=0)
+
+
+class JudgementRow(Base):
+    """A :class:`~samdpo.annotate.database.records.Judgement`; rows are added and marked, never deleted."""
+
+    __tablename__ = "judgement"
+    __table_args__ = (
+        Index("uq_judgement_item_annotator", "item", "annotator", unique=True, sqlite_where=NOT_UNDONE,
+              postgresql_where=NOT_UNDONE),
+        Index("ix_judgement_annotator", "annotator"),
+        UniqueConstraint("client_key", name="uq_judgement_client_key"),
+    )
+
+    # SQLite counts up by itself only in a column of the type INTEGER.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    item: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    annotator: Mapped[str]
+    mode: Mapped[str]
+    ranks: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    ratings: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    best: Mapped[int | None]
+    verdict: Mapped[str]
+    seconds: Mapped[float] = mapped_column(Float(53))
+    client_key: Mapped[str]
+    time: Mapped[datetime]
+    undone: Mapped[datetime | None]
+
+
+class LeaseRow(Base):
+    """Who is looking at which item, until when."""
+
+    __tablename__ = "lease"
+    __table_args__ = (Index("ix_lease_annotator", "annotator"),)
+
+    item: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    annotator: Mapped[str] = mapped_column(primary_key=True)
+    taken: Mapped[datetime]
+    expires: Mapped[datetime]
+
+
+class UndoRow(Base):
+    """An undo by the key that the browser made for it: the same key sent again takes back nothing more."""
+
+    __tablename__ = "undo"
+
+    annotator: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    candidate_set: Mapped[str] = mapped_column(ForeignKey("candidate_set.id"))
+    judgement: Mapped[int | None] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), ForeignKey("judgement.id")
+    )
+    time: Mapped[datetime]
+
+
+class EndedSessionRow(Base):
+    """A session that its owner has signed out of, kept until it would have ended by itself."""
+
+    __tablename__ = "ended_session"
+
+    signature: Mapped[str] = mapped_column(primary_key=True)
+    ends: Mapped[datetime]

@@ -1,0 +1,120 @@
+"""From stored candidates to a running page: what ``samdpo_annotate`` does once the candidates are there."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass
+
+from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.records import Item
+from samdpo.annotate.page.app import create_app
+from samdpo.annotate.page.item_views import ItemViews
+from samdpo.annotate.page.proportions import aspect_ratios
+from samdpo.annotate.page.ranking_page import RankingPage
+from samdpo.annotate.page.serve import address_of, listen, serve
+from samdpo.annotate.page.settings import PageSettings, is_loopback
+from samdpo.annotate.page.tokens import Tokens
+from samdpo.errors import ConfigurationError
+from samdpo.paths import preprocessed_folder
+from samdpo.preferences.stored_candidates import StoredCandidates
+from samdpo.preprocessing.store import SliceStore
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds for the database: less than the browser's (static/js/api.js), so that requests do not pile up
+
+
+@dataclass(frozen=True)
+class Reception:
+    """Everything that can be refused before candidates are made, which takes long: database, address, tokens."""
+
+    database: PreferenceDatabase
+    listening: socket.socket
+    host: str
+    tokens: Tokens
+
+    @classmethod
+    def prepare(cls, url: str, host: str, port: int, tokens: Tokens) -> Reception:
+        """Open the database and take the address.
+
+        Raises:
+            DatabaseError: the database cannot be opened.
+            ConfigurationError: the address is in use.
+        """
+        return cls(PreferenceDatabase.open(url, patience=PATIENCE), listen(host, port), host, tokens)
+
+
+def run_page(
+    reception: Reception,
+    stored: StoredCandidates,
+    settings: PageSettings,
+    max_slices: int | None = None,
+    open_browser: bool = False,
+) -> str:
+    """Show candidates to people until Ctrl-C.
+
+    Args:
+        reception: see :meth:`Reception.prepare`.
+        stored: the candidates.
+        settings: what is asked, and how.
+        max_slices: put only the items of this many slices into the database, those that differ most; None for all.
+        open_browser: open the page in this machine's browser.
+
+    Returns:
+        what was stored, as a sentence.
+
+    Raises:
+        ConfigurationError: there is nothing to judge.
+    """
+    database, candidate_set = reception.database, stored.candidate_set
+    items = of_first_slices(stored.items, max_slices)
+    if not items:
+        raise ConfigurationError(
+            f"{stored.folder} holds nothing to judge: on every slice the candidates are all the same. Let them differ "
+            "more with, for example: --set candidates.field_amplitude=[1,4]"
+        )
+    database.add_candidate_set(candidate_set, items)
+    known = database.items(candidate_set.id)
+    if len(known) > len(items):
+        log.info("The database holds %d items of these candidates already; all of them are handed out.", len(known))
+    store = SliceStore(preprocessed_folder(candidate_set.dataset) / stored.description["data_identifier"])
+    page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings)
+    before = len(database.judgements(candidate_set.id))
+    address = settings.address or address_of(reception.listening, reception.host)
+    _announce(address, reception, settings, len(known), before)
+    serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
+          behind_proxy=settings.address is not None)
+    said = summary(database, candidate_set.id, before)
+    database.close()
+    return said
+
+
+def of_first_slices(items: list[Item], count: int | None) -> list[Item]:
+    """Items of the first ``count`` slices that occur in them; all of them where it is None."""
+    slices = list(dict.fromkeys((item.case, item.slice_index) for item in items))[:count]
+    kept = set(slices)
+    return [item for item in items if (item.case, item.slice_index) in kept]
+
+
+def summary(database: PreferenceDatabase, candidate_set: str, before: int) -> str:
+    """What was stored since there were ``before`` judgements, and by whom all of them are."""
+    judgements = database.judgements(candidate_set)
+    people: dict[str, int] = {}
+    for judgement in judgements:
+        people[judgement.annotator] = people.get(judgement.annotator, 0) + 1
+    by = ", ".join(f"{name} {count}" for name, count in sorted(people.items())) or "nobody yet"
+    return f"Judgements stored this time: {len(judgements) - before}; in all: {len(judgements)} ({by})."
+
+
+def _announce(address: str, reception: Reception, settings: PageSettings, items: int, judged: int) -> None:
+    log.info("%d items, %d judgements so far, in %s", items, judged, reception.database.url)
+    if not is_loopback(reception.host) and not settings.secure:
+        log.warning("Images and the token cross the network unencrypted; documentation/annotate.md tells how to "
+                    "put a proxy with https in front.")
+    log.info("Open    %s", address)
+    if reception.tokens.shared is not None:
+        log.info("Token   %s", reception.tokens.shared)
+    else:
+        log.info("Tokens  of %s", ", ".join(sorted(reception.tokens.personal)))
+    log.info("Ctrl-C ends the page; every judgement that the page calls stored is kept.")

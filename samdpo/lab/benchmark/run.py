@@ -1,0 +1,178 @@
+"""Run the steps that are left: here one after another, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from samdpo.dask_cluster import check_workers, connect, gone, leave
+from samdpo.errors import SamdpoError
+from samdpo.lab.benchmark.ablations import write_plans
+from samdpo.lab.benchmark.cells import environment, link_dataset, link_tree
+from samdpo.lab.benchmark.execute import Cost, cost_of, failed, run_logged
+from samdpo.lab.benchmark.steps import Step
+from samdpo.lab.benchmark.take_over import link_from_base, link_from_other_shares
+
+log = logging.getLogger(__name__)
+
+
+def steps_left(steps: Sequence[Step], retry: bool) -> list[Step]:
+    """What is to be run: neither there nor, unless ``retry``, failed before."""
+    return [step for step in steps if not step.is_done and (retry or not has_failed(step))]
+
+
+def has_failed(step: Step) -> bool:
+    """Whether the step was run and ended with an error."""
+    cost = cost_of(step.log)
+    return cost is not None and cost.status == "failed"
+
+
+def run_step(step: Step) -> Cost:
+    """Run one step where what it needs is there; one that another benchmark is running is waited for.
+
+    Raises:
+        KeyboardInterrupt: stopped; the same step goes on the next time.
+    """
+    with _alone(step) as waited:
+        if waited and (step.is_done or has_failed(step)):
+            return cost_of(step.log) or Cost(shlex.join(step.words), "done")
+        return _run(step)
+
+
+@contextmanager
+def _alone(step: Step) -> Iterator[bool]:
+    """Until it ends no other process runs the step; yields whether one did, which was waited for."""
+    step.log.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(step.log.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+        waited = False
+    except Timeout:
+        log.info("  another samdpo_benchmark is running it; waiting for it to end.")
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def _run(step: Step) -> Cost:
+    """The command, once what it needs is in the cell; what fails is noted beside its log."""
+    typed = shlex.join(step.words)
+    try:
+        _prepare(step)
+    except SamdpoError as error:
+        return failed(step.log, typed, str(error))
+    if step.is_done:  # taken over from another cell
+        return Cost(typed, "done")
+    cost = run_logged(step.words, step.log, environment(step.cell))
+    if cost.status == "done" and not step.is_done:
+        return failed(step.log, typed, f"ended without an error, but what it should make is not there; see {step.log}")
+    return cost
+
+
+def run_here(steps: Sequence[Step], retry: bool = False) -> None:
+    """Run those of ``steps`` that are left, one after another; one that fails does not stop those not needing it."""
+    lost: dict[str, str] = {}
+    left = {step.key for step in steps_left(steps, retry)}
+    number = 0
+    for step in steps:
+        if step.key in left and not step.is_done:
+            number += 1
+            log.info("[%d/%d] %s: %s", number, len(left), step.cell.name, shlex.join(step.words))
+            need = next((key for key in step.needs if key in lost), None)
+            typed = shlex.join(step.words)
+            _say(step, run_step(step) if need is None else failed(step.log, typed, _needs(need, lost[need])))
+        if not step.is_done:
+            lost[step.key] = _reason(step)
+
+
+def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> None:
+    """Run steps on a Dask cluster whose workers see the same folders; each as soon as what it needs is there.
+
+    Args:
+        steps: in an order in which each comes after what it needs.
+        scheduler: address, for example ``tcp://host:8786``.
+        retry: also run what failed before.
+
+    Raises:
+        ConfigurationError: ``distributed`` is not installed, nobody answers, the scheduler goes away, or a worker has
+            another version of samdpo or other folders.
+    """
+    client = connect(scheduler)
+    from distributed import CancelledError, as_completed
+
+    try:
+        check_workers(client)
+        futures: dict[str, Any] = {}
+        left = {step.key for step in steps_left(steps, retry)}
+        for step in steps:
+            if step.key in left:
+                needs = {key: futures[key] for key in step.needs if key in futures}
+                futures[step.key] = client.submit(_run_after, step, needs, key=step.key, pure=False, retries=0)
+            elif not step.is_done:
+                futures[step.key] = Cost(shlex.join(step.words), "failed", reason=_reason(step))
+        running = {future: step for step in steps if (future := futures.get(step.key)) and step.key in left}
+        for future in as_completed(running, loop=client.loop):
+            error = future.exception()
+            step = running[future]
+            _say(step, future.result() if error is None else failed(step.log, shlex.join(step.words), str(error)))
+    except CancelledError as error:
+        raise gone(scheduler) from error
+    finally:
+        leave(client)
+
+
+def _run_after(step: Step, needs: Mapping[str, Cost]) -> Cost:
+    """On a worker: run a step unless one of those it needs has failed or was stopped."""
+    typed = shlex.join(step.words)
+    if step.is_done:
+        return Cost(typed, "done")
+    need = next((key for key, cost in needs.items() if cost.status != "done"), None)
+    if need is not None:
+        stopped = needs[need].status == "stopped"  # and may go on the next time
+        return Cost(typed, "stopped") if stopped else failed(step.log, typed, _needs(need, needs[need].reason))
+    try:
+        return run_step(step)
+    except KeyboardInterrupt:
+        return Cost(typed, "stopped")
+
+
+def _prepare(step: Step) -> None:
+    """What is computed elsewhere already, and the plans of variants, go into the cell before a step runs."""
+    cell, folder = step.cell, step.cell.preprocessed / step.dataset
+    if step.kind == "plan":
+        link_dataset(cell, step.dataset, step.plans)
+        return
+    write_plans(cell, step.dataset, step.plans)
+    if step.plans_name == step.plans:
+        link_from_base(cell, step.dataset, step.plans, step.fold)
+        if step.all_labels:
+            link_from_other_shares(cell, step.dataset, step.plans, step.stage, step.fold)
+        return
+    features = folder / f"{step.plans}_features"  # the same images and the same encoder
+    if features.is_dir():
+        link_tree(features, folder / f"{step.plans_name}_features")
+
+
+def _reason(step: Step) -> str:
+    cost = cost_of(step.log)
+    return cost.reason if cost is not None and cost.reason else "it was not run"
+
+
+def _needs(key: str, reason: str) -> str:
+    """Why a step cannot run, by the first one that failed."""
+    return reason if reason.startswith("needs ") else f"needs {key.rpartition('/')[2]}, which failed: {reason}"
+
+
+def _say(step: Step, cost: Cost) -> None:
+    if cost.status == "done":
+        log.info("  done in %.1f min (%.1f CPU minutes).", cost.wall_seconds / 60, cost.cpu_seconds / 60)
+    else:
+        log.warning("%s %s: %s", step.key, cost.status, cost.reason)

@@ -1,0 +1,115 @@
+"""A resident SAM-Med3D: volumes in, masks in native geometry out, without a click from anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from samdpo.dataset.orientation import AS_IT_LIES, Turn
+from samdpo.errors import ModelFolderError
+from samdpo.lab.sam_med3d.cubes import CubeGrid
+from samdpo.lab.sam_med3d.windows import segment_from_click
+from samdpo.model.folder import REMEDY, FoldModel
+from samdpo.model.predictor import Prediction, Predictor
+from samdpo.model.slices import SlicePredictions
+from samdpo.plans import Plans
+from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.prompting.prompt import StructurePrompt
+
+Clicks = Mapping[str, Sequence[float]]  # structure -> (x, y, z), fractions of the volume
+
+
+class VolumePredictor(Predictor):
+    """A :class:`Predictor` whose folds are SAM-Med3D; it sees a volume as a whole, not slice by slice.
+
+    Each structure is clicked on at the mean place that it has in the fold's training cases (``model.json``). A network
+    that is told where something is always finds something, so a structure that may be absent is found as well. There
+    is no average with a mirror image.
+
+    Raises:
+        ModelFolderError: a fold does not say where to click.
+    """
+
+    def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
+        super().__init__(plans, folds, device, mirror)
+        for fold in folds:
+            if "clicks" not in fold.settings:
+                raise ModelFolderError(
+                    f"'model.json' of a fold of {plans.dataset_name} has no 'clicks', where SAM-Med3D is to look for "
+                    f"each structure. {REMEDY}"
+                )
+            if unknown := sorted(set(fold.settings["clicks"]) - set(plans.structures)):
+                raise ModelFolderError(
+                    f"'clicks' in 'model.json' of a fold of {plans.dataset_name} names {unknown[0]!r}, which is not "
+                    f"among the structures of its plans.json. {REMEDY}"
+                )
+            fold.network.to(device)
+        self._grid: CubeGrid  # of the case at hand
+        self._probabilities: torch.Tensor  # likewise, (L, X, Y, Z)
+
+    def predict_prepared(
+        self,
+        geometry: SliceGeometry,
+        image_of: Callable[[int], np.ndarray],
+        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]] | None,
+        spacing: Sequence[float],
+        properties: dict[str, Any],
+        keep_probabilities: bool = True,
+        turn: Turn = AS_IT_LIES,
+        clicks: Clicks | None = None,
+    ) -> Prediction:
+        """Segment a case that is already cut to slices; all of them are in memory.
+
+        Args:
+            geometry: way back to native pixels.
+            image_of: slice index -> (3, H, W) float32 in [0, 1].
+            prompts_of: not used; prompts of slices mean nothing to this network.
+            spacing: (z, y, x) mm of what was cut.
+            properties: of the image file.
+            keep_probabilities: whether the result holds them.
+            turn: how the image was turned before it was cut.
+            clicks: where to click instead; a structure that is not in it is not looked for.
+        """
+        grid = CubeGrid.of(geometry, spacing, self.folds[0].network.size)
+        grey = np.stack([np.asarray(image_of(i), np.float32).mean(0) for i in range(geometry.n_slices)])
+        volume = grid.to_cubes(grey).half()  # as training sees it
+        of_folds = [fold.settings["clicks"] if clicks is None else clicks for fold in self.folds]
+        self._grid, self._probabilities = grid, self._segment(volume, grid, of_folds)
+        prediction = super().predict_prepared(
+            geometry, image_of, prompts_of, spacing, properties, keep_probabilities, turn
+        )
+        for name, place in of_folds[0].items():
+            prediction.report["structures"][name]["prompts"] = [_click_entry(place, geometry)]
+        return prediction
+
+    def _segment(self, volume: torch.Tensor, grid: CubeGrid, of_folds: Sequence[Clicks]) -> torch.Tensor:
+        """Mean probabilities (L, X, Y, Z) of the folds, each with its own clicks; float16, for 15 organs of a CT."""
+        mean = torch.zeros(len(self.plans.structures), *grid.shape, dtype=torch.float16)
+        for row, name in enumerate(self.plans.structures):
+            for fold, clicks in zip(self.folds, of_folds):
+                if name in clicks:
+                    click = grid.voxel(clicks[name])
+                    found = segment_from_click(
+                        fold.network, volume, click, self.device, self.precision, self.mask_cut
+                    )
+                    mean[row] += (found / len(self.folds)).half()
+        return mean
+
+    def _predict_fold(
+        self, fold: FoldModel, indices: range, images: torch.Tensor,
+        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]] | None,
+    ) -> SlicePredictions:
+        """What was said of the volume, on some of its slices."""
+        nothing: list[list[Any]] = [[] for _ in indices]
+        return SlicePredictions(self._grid.to_slices(self._probabilities, indices), nothing, nothing)
+
+
+def _click_entry(place: Sequence[float], geometry: SliceGeometry) -> dict[str, Any]:
+    """A click as the report lists prompts: its slice, and its place in pixels of the slice."""
+    fractions = list(reversed(place))  # z, y, x
+    along = fractions.pop(geometry.axis)
+    row, column = (f * geometry.image_size for f in fractions)
+    return {"slice": min(int(along * geometry.n_slices), geometry.n_slices - 1), "points": [[column, row]]}

@@ -1,0 +1,1 @@
+"""What a trained model does: encode, prompts, places, masks. Training and inference stand on it."""

@@ -1,0 +1,70 @@
+"""Predictions put together in native pixels, some slices at a time.
+
+A 512 x 512 x 600 CT with 15 structures has 9 GiB of probabilities; its label map has 0.3. Only the probabilities of the
+slices at hand are in memory, unless somebody asks for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from samdpo.model.slices import label_map
+from samdpo.preprocessing.slicing import SliceGeometry
+
+
+class NativeCollector:
+    """Label map, confidence and, if wanted, probabilities of one case.
+
+    Args:
+        geometry: way back to native pixels.
+        labels: id of each structure.
+        cut: probability from which a pixel is foreground.
+        keep_probabilities: whether all of them are wanted.
+
+    Attributes:
+        segmentation: (Z, Y, X) int16; 0 where no slice was added yet.
+        probabilities: (L, Z, Y, X) float32, or None.
+    """
+
+    def __init__(
+        self, geometry: SliceGeometry, labels: Sequence[int], cut: float, keep_probabilities: bool = True
+    ) -> None:
+        self.geometry, self.labels, self.cut = geometry, labels, cut
+        self.segmentation = np.zeros(geometry.native_shape, np.int16)
+        self.probabilities: np.ndarray | None = None
+        if keep_probabilities:
+            self.probabilities = np.zeros((len(labels), *geometry.native_shape), np.float32)
+        self._inside, self._all, self._pixels = (np.zeros(len(labels)) for _ in range(3))
+
+    def add(self, start: int, probabilities: np.ndarray) -> None:
+        """Take in slices.
+
+        Args:
+            start: index of the first one.
+            probabilities: (s, L, size, size) of slices ``start`` to ``start + s``; s may be 0.
+        """
+        axis, count = self.geometry.axis, len(probabilities)
+        if count == 0:
+            return
+        shape = list(self.geometry.native_shape)
+        shape[axis] = count
+        native = dataclasses.replace(self.geometry, native_shape=tuple(shape)).to_native(probabilities)
+        where = [slice(None)] * 3
+        where[axis] = slice(start, start + count)
+        self.segmentation[tuple(where)] = label_map(native, self.cut, self.labels)
+        if self.probabilities is not None:
+            self.probabilities[(slice(None), *where)] = native
+        for row, probability in enumerate(native):
+            mask = probability > self.cut
+            self._inside[row] += probability[mask].sum()
+            self._all[row] += probability.sum()
+            self._pixels[row] += mask.sum()
+
+    def confidence(self, row: int) -> float:
+        """Of one structure over all slices; see :func:`samdpo.training.confidence.confidence_of`."""
+        if self._pixels[row] == 0:
+            return 0.0
+        return float(2 * self._inside[row] / (self._all[row] + self._pixels[row]))

@@ -1,0 +1,1 @@
+"""Which trained model to use: cross-validation, ensembles, postprocessing."""

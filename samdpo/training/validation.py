@@ -1,0 +1,72 @@
+"""Validation of a fold: predict its validation cases from the stores, in native size, and compare with the truth."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tqdm import tqdm
+
+from samdpo.dataset.orientation import Turn
+from samdpo.evaluation.summary import evaluate_folder
+from samdpo.inference.export import write_prediction
+from samdpo.model.predictor import Predictor
+from samdpo.paths import preprocessed_folder
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.training.fold_data import own_prompts
+
+if TYPE_CHECKING:
+    from samdpo.training.fold_data import FoldData
+
+log = logging.getLogger(__name__)
+
+
+class PromptSource(Protocol):
+    """What gives the prompts of a slice, as a :class:`PromptStore` does."""
+
+    def get(self, case: str, index: int) -> list[StructurePrompt]:
+        """Prompts of one slice, one a structure."""
+
+
+def validate_fold(
+    model_folder: Path, data: FoldData, device: str = "auto", save_probabilities: bool = False,
+    checkpoint: str = "checkpoint_final", prompts: PromptSource | None = None, folder: str = "validation",
+) -> dict[str, Any]:
+    """Predict and evaluate; writes ``fold_X/validation/`` with masks, reports and ``summary.json``.
+
+    Args:
+        model_folder: ``TRAINER__PLANS__STAGE``.
+        data: the fold.
+        device: as in :meth:`Predictor.from_model_folder`.
+        save_probabilities: beside the masks.
+        checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
+        prompts: where the prompts of a slice come from; by default the fold's own, else those of its data.
+        folder: name of the folder that is written.
+
+    Returns:
+        the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
+    """
+    predictor = Predictor.from_model_folder(model_folder, [data.fold], checkpoint, device)
+    own = own_prompts(model_folder / f"fold_{data.fold}")
+    prompts = prompts or (PromptStore(own) if own.is_dir() else data.prompts)
+    output = model_folder / f"fold_{data.fold}" / folder
+    cases = [c for c in data.split.val if data.slices.has_label(c)]
+    for case in tqdm(cases, desc="validation", unit="case"):
+        properties = data.slices.properties(case)
+        prediction = predictor.predict_prepared(
+            data.slices.geometry(case),
+            lambda index, case=case: data.slices.image(case, index),
+            lambda _, index, __, case=case: prompts.get(case, index),
+            properties["spacing"], properties["image_properties"], save_probabilities,
+            Turn.of(properties),
+        )
+        write_prediction(prediction, output, case, data.plans, save_probabilities)
+    truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
+    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases,
+                              processes=data.processes)
+    mean = summary["foreground_mean"]
+    log.info("Validation of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", data.fold,
+             len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")
+    return summary
