@@ -9,7 +9,7 @@ import torch
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import sha256_of_file
-from samdpo.networks.backbones.input_size import check_fixed_size
+from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
