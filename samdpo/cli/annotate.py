@@ -59,8 +59,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--max_slices is {args.max_slices}; expected at least 1.")
     if not args.lease > 0:
         raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0, a week at most.")
+    from samdpo.annotate.database.handing_out import OverlapRule
     from samdpo.annotate.database.locate import database_url
-    from samdpo.annotate.database.records import OverlapRule
     from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
     from samdpo.annotate.page.start import Reception, run_page
     from samdpo.annotate.page.tokens import make_tokens
