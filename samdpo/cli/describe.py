@@ -41,9 +41,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--timeout is {args.timeout:g}; expected more than 0 seconds.")
     from samdpo.dataset.dataset_json import load_dataset_json
     from samdpo.paths import dataset_name, preprocessed_root, raw_folder
-    from samdpo.prompting.described import structures_to_describe, write_missing
-    from samdpo.prompting.description_file import description_files
-    from samdpo.prompting.language_model import LanguageModel
+    from samdpo.prompting.descriptions import description_files
+    from samdpo.prompting.language_model import LanguageModel, structures_to_describe, write_missing
 
     name = dataset_name(args.dataset)
     dataset = load_dataset_json(raw_folder(name))

@@ -54,11 +54,11 @@ def _run(args: argparse.Namespace) -> None:
     log.info("Prompts of %d cases are in %s", len(prompts.cases()), prompts.folder)
     if args.figure:
         from samdpo.preprocessing.store import SliceStore
-        from samdpo.prompting.figure import choose_slices, draw_prompts
+        from samdpo.prompting.figure import slices_to_show, write_prompt_figure
 
         store = SliceStore(folder / plans.preprocessing.data_identifier)
         path = prompts.folder / "prompts.png"
-        draw_prompts(store, prompts, choose_slices(store, prompts, args.figure_cases or 6), path)
+        write_prompt_figure(store, prompts, slices_to_show(store, prompts, args.figure_cases or 6), path)
         log.info("Figure: %s", path)
 
 

@@ -18,8 +18,8 @@ from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import LATEST_STAGES, dataset_name, model_parts, results_root
 from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
+from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.prompting.prompter import Prompter
-from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.training.description import REMEDY, read_description
 from samdpo.training.discovery import class_name, trainer_of_file
 from samdpo.training.manifest import check_fold, plans_for
