@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_dask, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_predict``."""
     arguments = parser(
         "Segment every image of a folder. Without -d or -m the one trained model there is, the latest stage, and the "
@@ -34,7 +35,7 @@ def main() -> None:
                            help="divide the cases into N parts and predict one; each may have a GPU of its own")
     arguments.add_argument("-part_id", type=int, default=0, metavar="K", help="which part: 0 to N - 1")
     add_dask(arguments)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.inference.run import predict_folder, refuse_another_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.annotate.database.locate import VARIABLE
@@ -10,7 +11,7 @@ from samdpo.cli.common import add_processes, parser, run_command
 from samdpo.errors import ConfigurationError
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_train``."""
     arguments = parser(
         "Train one stage of one fold; prompts that are missing are made first.",
@@ -40,7 +41,7 @@ def main() -> None:
     arguments.add_argument("-num_workers", type=int, default=None,
                            help="processes that make training samples; default: nnUNet_n_proc_DA, else 0 on a CPU and "
                                 "on a GPU one a core, at most 8")
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         if args.val:
