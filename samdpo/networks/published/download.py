@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError
+from samdpo.files import locked
 from samdpo.networks.published.catalogue import PublishedFile
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def mismatch(published: PublishedFile, path: Path) -> str:
 @contextmanager
 def _part_of(path: Path) -> Iterator[BinaryIO]:
     """The unfinished file, open for appending by one process at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.part").open("ab") as part:
-        fcntl.flock(part, fcntl.LOCK_EX)
+    with locked(path.with_name(f".{path.name}.lock")), path.with_name(f"{path.name}.part").open("ab") as part:
         yield part
 
 
