@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
@@ -30,9 +31,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_describe``."""
-    args = arguments().parse_args()
+    args = arguments().parse_args(argv)
     run_command(lambda: _run(args))
 
 

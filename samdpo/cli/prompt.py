@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 from samdpo.cli.common import add_dask, parser, run_command
 from samdpo.errors import ConfigurationError
@@ -29,9 +30,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_prompt``."""
-    run_command(lambda: _run(arguments().parse_args()))
+    run_command(lambda: _run(arguments().parse_args(argv)))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -22,11 +22,10 @@ from samdpo.dataset.foreign import (
     misnamed_folders,
     sub_folders_with_images,
 )
-from samdpo.dataset.images import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.dataset.pictures import read_picture
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
-from samdpo.names import name_problem, same_text
+from samdpo.names import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of, name_problem, same_text
 
 __all__ = [
     "SUPPORTED_ENDINGS", "Case", "Inputs", "case_meant", "find_inputs", "input_cases", "label_files", "labelled_cases",

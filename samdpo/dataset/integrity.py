@@ -14,9 +14,9 @@ from samdpo.dataset.agreement import grid_problem, listing, mixed_dimensions, va
 from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.foreign import broken_links
-from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
+from samdpo.dataset.images import read_image, read_label_with_properties
 from samdpo.errors import DatasetError
-from samdpo.names import same_text
+from samdpo.names import MEDICAL_ENDINGS, same_text
 from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import numpy as np
 from samdpo.dataset.agreement import onto_grid, read_listed_label
 from samdpo.dataset.cases import input_cases, label_files, labelled_cases
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
-from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.images import read_image
+from samdpo.dataset.volume import Volume
 from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
 from samdpo.names import same_text

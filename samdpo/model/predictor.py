@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.images import read_image
 from samdpo.dataset.orientation import AS_IT_LIES, Turn, orientation, turn_to, unknown_orientation
+from samdpo.dataset.volume import Volume
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.model.clean_up import keep_largest_components
 from samdpo.model.folder import FoldModel, load_fold, read_plans, trained_folds

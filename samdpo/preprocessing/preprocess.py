@@ -16,19 +16,12 @@ from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case, labelled_cases, unlabelled_cases
 from samdpo.dataset.contents import content_hash, content_hashes, files_of_case
 from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.dataset.images import (
-    Volume,
-    ending_of,
-    read_image,
-    read_label,
-    read_label_with_properties,
-    spacing_file,
-    write_label,
-)
+from samdpo.dataset.images import read_image, read_label, read_label_with_properties, spacing_file, write_label
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
+from samdpo.dataset.volume import Volume
 from samdpo.errors import DatasetError, PlansError, SamdpoError
 from samdpo.files import atomic_path, copy_file, hash_of, read_json, remove_abandoned, write_json
-from samdpo.names import check_name, name_problem
+from samdpo.names import check_name, ending_of, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.planning.training_images import in_depth_of_training

@@ -26,7 +26,7 @@ def get_trainer(
     dataset: int | str,
     stage: str,
     fold: int | str,
-    trainer: str | None = None,
+    trainer: str | type[Trainer] | None = None,
     plans_name: str = PLANS_NAME,
     device: str = "auto",
     overrides: Sequence[str] = (),
@@ -40,8 +40,8 @@ def get_trainer(
         dataset: id or name.
         stage: configuration of the plan (``finetune``, ``align``, or your own).
         fold: number or ``all``.
-        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the plan's, which is not imported
-            because the plan says so, see :func:`samdpo.training.discovery.trainer_of_file`.
+        trainer: a class, or see :func:`samdpo.training.discovery.find_trainer`; default is the plan's, which is not
+            imported because the plan says so, see :func:`samdpo.training.discovery.trainer_of_file`.
         plans_name: file name of the plan without ``.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
@@ -66,7 +66,10 @@ def get_trainer(
     # What is typed wins over what the stage has otherwise.
     plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
     typed = trainer or _typed_trainer(overrides, plans, stage)
-    found = find_trainer(typed) if typed else trainer_of_file(plans.stage(stage).trainer, file)
+    if isinstance(typed, type):
+        found = typed
+    else:
+        found = find_trainer(typed) if typed else trainer_of_file(plans.stage(stage).trainer, file)
     _check_objective(found, plans, stage)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage, writable=True)
