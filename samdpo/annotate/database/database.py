@@ -34,14 +34,6 @@ from samdpo.annotate.database.errors import (
     UnknownItemError,
 )
 from samdpo.annotate.database.handing_out import ORDER_OF_WORK, OverlapRule, count_left, lease, next_for
-from samdpo.annotate.database.rows import (
-    item_of_row,
-    judgement_of_row,
-    row_of_judgement,
-    set_of_row,
-    values_of_item,
-    values_of_set,
-)
 from samdpo.annotate.database.schema import migrate
 from samdpo.annotate.database.tables import (
     CandidateSetRow,
@@ -50,6 +42,12 @@ from samdpo.annotate.database.tables import (
     JudgementRow,
     LeaseRow,
     UndoRow,
+    item_of_row,
+    judgement_of_row,
+    row_of_judgement,
+    set_of_row,
+    values_of_item,
+    values_of_set,
 )
 from samdpo.preferences.records import CandidateSet, Item, Judgement, checked
 
