@@ -93,7 +93,9 @@ class PreferenceDatabase:
         self._waited_in_vain = False
 
     @classmethod
-    def open(cls, url: str, create: bool = True, patience: float = BUSY_SECONDS) -> PreferenceDatabase:
+    def open(
+        cls, url: str, create: bool = True, patience: float = BUSY_SECONDS, only_read: bool = False
+    ) -> PreferenceDatabase:
         """Open a database; create it, or bring it to this version's schema, where needed.
 
         Args:
@@ -101,12 +103,14 @@ class PreferenceDatabase:
                 :func:`samdpo.annotate.database.locate.database_url`.
             create: whether to make an SQLite file that is not there.
             patience: seconds that a method waits, in all, for others who write.
+            only_read: whether nothing will be written: an SQLite file that may not be, or lies where nothing may be,
+                opens then too.
 
         Raises:
             NewerSchemaError: a later version of samdpo has written it.
             DatabaseError: not a database, not reachable, another kind of database, a driver that is not installed.
         """
-        engine = make_engine(url, create, patience)
+        engine = make_engine(url, create, patience, only_read)
         try:
             migrate(engine)
         except BaseException:
