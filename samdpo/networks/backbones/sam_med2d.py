@@ -7,7 +7,6 @@ from samdpo.networks.backbones.input_size import input_size
 from samdpo.networks.backbones.sam_modules import PATCH, VIT_B
 from samdpo.networks.backbones.sam_vit import build_vit
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.slice_input import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SliceInput
 from samdpo.plans import NetworkPlan
@@ -15,7 +14,6 @@ from samdpo.plans import NetworkPlan
 SIZE = 256
 
 
-@register_backbone("sam_med2d_b")
 def build_sam_med2d_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """271.24 M parameters, 180.50 M of them in the adapters; without these it is what its authors call FT-SAM."""
     multiple = 2 * PATCH if plan.adapters else PATCH  # an adapter halves the grid and doubles it again
