@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samdpo.annotate.database.records import CandidateSet
-from samdpo.dataset.contents import content_hash
-from samdpo.files import hash_of
+from samdpo.files import content_hash, hash_of
 
 if TYPE_CHECKING:
     from samdpo.align.trainer import AlignTrainer
