@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import RawDataset
-from samdpo.errors import ConfigurationError, PlansError
+from samdpo.errors import PlansError
 from samdpo.extensions import find
 from samdpo.files import read_json, remove_abandoned, write_json
 from samdpo.names import check_name

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 
 import torch
 
 from samdpo.errors import ModelFolderError
-from samdpo.networks.backbones.input_size import check_fixed_size
+from samdpo.files import sha256_of_file
+from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
@@ -42,7 +42,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     """
     if not file.is_file():
         raise ModelFolderError(f"{file}, LiteMedSAM's weights, is missing. {REMEDY}")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sha256_of_file(file)
     if found != CHECKPOINT_SHA256:
         raise ModelFolderError(
             f"{file} is not LiteMedSAM's published checkpoint: its SHA-256 begins with {found[:12]}, expected "

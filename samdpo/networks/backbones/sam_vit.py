@@ -5,20 +5,19 @@ Published at 1024 pixels; their position tables are resampled, as SAM-Med2D did 
 
 from __future__ import annotations
 
-from samdpo.networks.backbones.input_size import input_size
 from samdpo.networks.backbones.sam_modules import (
     PATCH,
     VIT_B,
     VIT_H,
     VIT_L,
     VitShape,
+    input_size,
     mask_decoder,
     prompt_encoder,
     vit_encoder,
 )
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.sam import SamNetwork
-from samdpo.networks.slice_input import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SliceInput
+from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.plans import NetworkPlan
 
 SIZE = 256  # pixels; the published 1024 cost 16 times as many tokens, and global attention 256 times

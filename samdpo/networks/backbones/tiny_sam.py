@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from samdpo.networks.backbones.input_size import check_fixed_size
+from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import NetworkPlan
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from samdpo.errors import ModelFolderError
 from samdpo.networks.published.catalogue import PublishedFile
-from samdpo.networks.published.download import mismatch
-from samdpo.networks.published.folder import by_hand, missing
+from samdpo.networks.published.folder import by_hand, mismatch, missing
 
 # The networks of files that have no sum of their own, as keys of a plan's network.
 _NETWORKS = {
