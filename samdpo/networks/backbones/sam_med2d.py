@@ -13,7 +13,6 @@ from torch import nn
 from samdpo.networks.backbones.sam_modules import PATCH, VIT_B, input_size
 from samdpo.networks.backbones.sam_vit import build_vit
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.plans import NetworkPlan
 
@@ -81,7 +80,6 @@ def add_adapters(encoder: ImageEncoderViT) -> None:
     encoder.blocks = nn.ModuleList(AdapterBlock(block) for block in encoder.blocks)
 
 
-@register_backbone("sam_med2d_b")
 def build_sam_med2d_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """271.24 M parameters, 180.50 M of them in the adapters; without these it is what its authors call FT-SAM."""
     multiple = 2 * PATCH if plan.adapters else PATCH  # an adapter halves the grid and doubles it again

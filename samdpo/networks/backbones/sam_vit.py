@@ -17,7 +17,6 @@ from samdpo.networks.backbones.sam_modules import (
     vit_encoder,
 )
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.plans import NetworkPlan
 
@@ -38,25 +37,21 @@ def build_vit(plan: NetworkPlan, shape: VitShape, slice_input: SliceInput) -> Sa
     )
 
 
-@register_backbone("sam_vit_b")
 def build_sam_vit_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-B."""
     return _sam(plan, VIT_B, pretrained)
 
 
-@register_backbone("sam_vit_l")
 def build_sam_vit_l(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-L."""
     return _sam(plan, VIT_L, pretrained)
 
 
-@register_backbone("sam_vit_h")
 def build_sam_vit_h(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-H."""
     return _sam(plan, VIT_H, pretrained)
 
 
-@register_backbone("medsam_vit_b")
 def build_medsam_vit_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """MedSAM: SAM's ViT-B, finetuned on medical images in [0, 1] (its ``MedSAM_Inference.py``)."""
     network = build_vit(plan, VIT_B, SliceInput(input_size(plan, SIZE, PATCH)))
