@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import log, parser, run_command
@@ -49,9 +50,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_annotate``."""
-    run_command(lambda: _run(arguments().parse_args()))
+    run_command(lambda: _run(arguments().parse_args(argv)))
 
 
 def _run(args: argparse.Namespace) -> None:
