@@ -23,15 +23,15 @@ from samdpo.align.places_figure import draw_places
 from samdpo.align.shared_prompts import FIGURE, copy_from_sibling
 from samdpo.dataset.contents import content_hash
 from samdpo.files import hash_of
+from samdpo.model.batches import Batch, SliceSamples
 from samdpo.model.places import Places, decode_places
+from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.preferences.annotators import VirtualAnnotator, overlap
 from samdpo.preferences.losses import best_candidate_target
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.fold_data import FoldData, own_prompts
-from samdpo.training.slice_labels import SliceKey, known_part
 
 if TYPE_CHECKING:
     from samdpo.align.trainer import AlignTrainer

@@ -15,16 +15,15 @@ from samdpo.align.candidate_set import describe_set
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.trainer import AlignTrainer
 from samdpo.files import hash_of, remove_abandoned
+from samdpo.model.batches import Sample
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import IDENTITY
 from samdpo.paths import PLANS_NAME
 from samdpo.preferences.candidates import make_candidates
 from samdpo.preferences.distinct import disagreement, without_near_duplicates
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 from samdpo.schema import to_dict
-from samdpo.training.batches import Sample
-from samdpo.training.features import FeatureCache
 from samdpo.training.run import get_trainer
-from samdpo.training.slice_labels import SliceKey
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def store_candidates(trainer: AlignTrainer) -> StoredCandidates:
     hashes = {case: slices.hash_of_case(case) for case in by_case}
     missing = [case for case in by_case if not writer.has(case, hashes[case])]
     if missing:
-        trainer.features = FeatureCache(trainer, n_stages=-1)
+        trainer.features = trainer.feature_cache(n_stages=-1)
         trainer.features.fill([key for case in missing for key in by_case[case]], (IDENTITY,))
         trainer.reference = ReferenceModel(trainer.network, trainer.plans, memory_gib=0)
         for case in tqdm(missing, desc="candidates", unit="case"):

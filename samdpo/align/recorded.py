@@ -15,14 +15,14 @@ from samdpo.annotate.database.as_json import judgement_from_json, judgement_to_j
 from samdpo.annotate.database.records import CandidateSet, Judgement
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
+from samdpo.model.batches import Batch
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import view_mask
 from samdpo.paths import plans_option
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.losses import candidate_weights
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.stored_candidates import StoredCandidates
-from samdpo.training.batches import Batch
-from samdpo.training.slice_labels import SliceKey
 
 if TYPE_CHECKING:
     from samdpo.align.trainer import AlignTrainer

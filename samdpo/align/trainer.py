@@ -17,6 +17,9 @@ from samdpo.align.prompt_alignment import align_prompts
 from samdpo.align.recorded import annotate, judged_slices, ranked_by_people, recorded_annotator
 from samdpo.align.reference import ReferenceModel
 from samdpo.errors import TrainingError
+from samdpo.model.batches import Batch, Recipe
+from samdpo.model.description import check_fold, read_description
+from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, plans_option
@@ -35,12 +38,8 @@ from samdpo.preferences.losses import (
 from samdpo.preferences.metrics import preference_metrics
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.training import checkpoints, manifest
-from samdpo.training.batches import Batch, Recipe
-from samdpo.training.description import read_description
-from samdpo.training.features import FeatureCache
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
-from samdpo.training.slice_labels import SliceKey, known_part
 from samdpo.training.trainer import Metrics, Trainer
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class AlignTrainer(Trainer):
         previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
         self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
         if not self.pretrained_weights:
-            manifest.check_fold(previous)
+            check_fold(previous)
         if not manifest.is_finished(previous):
             log.warning("%s is being trained anew, or was begun anew and has not finished: this stage starts from the "
                         "model that was there before.", previous)
@@ -175,7 +174,7 @@ class AlignTrainer(Trainer):
             self.people = recorded_annotator(self)
             self.unlabelled_keys = judged_slices(self)
         super().on_train_start()
-        self.features = FeatureCache(self, n_stages=-1)
+        self.features = self.feature_cache(n_stages=-1)
         self.fill_features()
         self.reference = ReferenceModel(self.reference_network(), self.plans)
         aligned = align_prompts(self)

@@ -64,7 +64,23 @@ class NativeCollector:
             self._pixels[row] += mask.sum()
 
     def confidence(self, row: int) -> float:
-        """Of one structure over all slices; see :func:`samdpo.training.confidence.confidence_of`."""
+        """Of one structure over all slices; see :func:`confidence_of`."""
         if self._pixels[row] == 0:
             return 0.0
         return float(2 * self._inside[row] / (self._all[row] + self._pixels[row]))
+
+
+def confidence_of(probabilities: np.ndarray, cut: float) -> float:
+    """The Dice a mask expects of itself: 2 sum(p y) / (sum(p) + sum(y)) with y = p > cut; 1 is certain.
+
+    Args:
+        probabilities: of one structure, any shape.
+        cut: probability at which a pixel is foreground.
+
+    Returns:
+        a number in [0, 1]; 0 for an empty mask.
+    """
+    mask = probabilities > cut
+    if not mask.any():
+        return 0.0
+    return float(2 * probabilities[mask].sum() / (probabilities.sum() + mask.sum()))

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from samdpo.dataset.images import Volume, read_image
 from samdpo.dataset.orientation import AS_IT_LIES, Turn, orientation, turn_to, unknown_orientation
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.model.clean_up import keep_largest_components
-from samdpo.model.folder import FoldModel, load_fold, read_plans, trained_folds
+from samdpo.model.folder import FoldModel, load_fold, needs_prompts, read_plans, trained_folds
 from samdpo.model.native import NativeCollector
 from samdpo.model.prompt_free import segment_slices
 from samdpo.model.slices import SlicePredictions, predict_slices
@@ -25,17 +26,12 @@ from samdpo.networks.device import resolve_device
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.precision import fast_matrix_products, memory_format, resolve_precision
 from samdpo.networks.prompt_free import PromptFreeNetwork
-from samdpo.networks.sam import SamNetwork
-from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.planning.training_images import as_trained
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.prompting.prompt import StructurePrompt
-
-if TYPE_CHECKING:
-    from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +59,12 @@ class Prediction:
 class Predictor:
     """Segments images without any prompt from a person.
 
+    Args:
+        plans: of the model.
+        folds: their networks, in eval mode, and prompters; one or several to average over.
+        device: to run on; the networks are moved there.
+        mirror: average with the mirror image's prediction (twice the time) where the plan says so.
+
     Example:
         >>> predictor = Predictor.from_model_folder("results/Dataset003_Liver/AlignTrainer__samdpoPlans__align")
         >>> predictor.set_image("case_0000.png")
@@ -77,8 +79,9 @@ class Predictor:
         self.batch_size = plans.stage(stage).inference_batch_size
         fast_matrix_products(device)
         for fold in folds:
+            self.place(fold.network)
             fold.network.decoder_precision = self.precision
-            if isinstance(fold.network, SamNetwork):
+            if needs_prompts(fold.network):
                 fold.encoder = FrozenEncoder(fold.network, device, self.precision)
         self.mask_cut = float(np.mean([f.settings["mask_cut"] for f in folds]))
         self._image: Volume | None = None
@@ -93,7 +96,7 @@ class Predictor:
         checkpoint: str = "checkpoint_final",
         device: str = "auto",
         mirror: bool = True,
-        trainer: str | type[Trainer] | None = None,
+        trainer: str | type | None = None,
     ) -> Predictor:
         """Load a trained model.
 
@@ -124,13 +127,12 @@ class Predictor:
         plans = read_plans(folder, wanted)
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
-        if isinstance(models[0].network, VolumeNetwork):
-            from samdpo.lab.sam_med3d.predictor import VolumePredictor
+        own = getattr(models[0].trainer, "predictor_class", Predictor)
+        return (cls if own is Predictor else own)(plans, models, place, mirror)
 
-            return VolumePredictor(plans, models, place, mirror)
-        for model in models:
-            model.network.to(place, memory_format=memory_format(place))
-        return cls(plans, models, place, mirror)
+    def place(self, network: nn.Module) -> None:
+        """Move a network to the device, in the memory layout that is fastest there."""
+        network.to(self.device, memory_format=memory_format(self.device))
 
     def set_image(self, image: Path | str | Sequence[Path | str] | np.ndarray) -> None:
         """Choose the image: a file, one file a channel, the folder of a DICOM series, or an array.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samdpo.errors import ConfigurationError, PlansError, TrainingError
 from samdpo.files import locked, remove_abandoned
+from samdpo.model.description import prompts_of, settings_of
 from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, preprocessed_folder
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.prompt_store import PromptStore
@@ -16,7 +17,6 @@ from samdpo.training import checkpoints, manifest
 from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData, own_prompts
-from samdpo.training.resume import changed_since, check_begun, made_of
 from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -145,13 +145,13 @@ def _train(trainer: Trainer, resume: bool) -> None:
     fold, is_main = trainer.fold_folder, trainer.processes.is_main
     trainer.initialize()
     if resume and (begun := trainer.processes.once(lambda: manifest.begun(fold))) is not None:
-        check_begun(trainer, begun)
+        trainer.check_begun(begun)
         trainer.begun = begun
     if not (resume and trainer.load_checkpoint()):
         if resume:
             log.info("There is no checkpoint to continue from; starting at the beginning.")
         trainer.begun = None
-        trainer.begun = made_of(trainer)
+        trainer.begun = trainer.made_of()
         trainer.processes.meet()  # nobody looks for a checkpoint any more
         if is_main:
             manifest.begin(fold, trainer.begun)
@@ -161,8 +161,8 @@ def _train(trainer: Trainer, resume: bool) -> None:
 
 def _check_settings_of_finished(trainer: Trainer) -> None:
     """A finished fold is the end of another training than the one that ``--c`` asks for where settings differ."""
-    before = manifest.settings_of(trainer.fold_folder)
-    if before is not None and (changed := changed_since(trainer, before)):
+    before = settings_of(trainer.fold_folder)
+    if before is not None and (changed := trainer.changed_settings(before, every=False)):
         raise TrainingError(
             f"{trainer.fold_folder} is finished, and was trained with other settings ({', '.join(changed)}). Train it "
             "anew with these by leaving out --c, or name the settings it was trained with."
@@ -171,7 +171,7 @@ def _check_settings_of_finished(trainer: Trainer) -> None:
 
 def _check_own_prompts(trainer: Trainer) -> None:
     """A fold's own prompts may be those of a training that was begun anew and given up."""
-    own, known = own_prompts(trainer.fold_folder), manifest.prompts_of(trainer.fold_folder)
+    own, known = own_prompts(trainer.fold_folder), prompts_of(trainer.fold_folder)
     if known is not None and own.is_dir() and any(one.key != known for one in PromptStore(own).summaries().values()):
         raise TrainingError(
             f"{own} holds prompts of another training than the one whose weights are there, so they cannot be "

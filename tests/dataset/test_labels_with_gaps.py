@@ -75,7 +75,7 @@ def test_predicted_values_are_those_of_dataset_json_and_the_numbers_themselves_c
 
 
 def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back_or_flagged(roots, caplog) -> None:
-    from samdpo.inference.dicom_seg import write_dicom_seg
+    from samdpo.model.dicom_seg import write_dicom_seg
     from samdpo.model.predictor import Predictor
 
     mask = predicted(roots, 907, CONSECUTIVE)

@@ -14,11 +14,11 @@ import pytest
 
 from samdpo.errors import ConfigurationError, ModelFolderError, SamdpoError
 from samdpo.files import read_json, write_json
+from samdpo.model.description import read_description
 from samdpo.model.folder import find_model, read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.prompting.prompter import Prompter
 from samdpo.schema import merge
-from samdpo.training.description import read_description
 
 FILES = ("checkpoint_final.safetensors", "model.json", "prompter/prompter.json", "prompter/towers.safetensors")
 

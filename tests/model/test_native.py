@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from samdpo.model import predictor as module
-from samdpo.model.native import NativeCollector
+from samdpo.model.native import NativeCollector, confidence_of
 from samdpo.model.predictor import Predictor
 from samdpo.model.slices import label_map
 from samdpo.preprocessing.slicing import SliceGeometry
-from samdpo.training.confidence import confidence_of
 
 
 def smooth(shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,6 @@ from samdpo.files import read_json
 from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
-from samdpo.training.features import FeatureCache
 
 FINAL = checkpoints.FINAL
 
@@ -104,7 +103,7 @@ def test_activations_of_frozen_stages_outlive_the_training_of_the_others(planned
     first = planned.trainer("finetune", "network.frozen_stages=2", "epochs=1")
     first.initialize()
     first.run_training()
-    kept = {f.name: f.stat().st_mtime_ns for f in FeatureCache(first, 2).store.folder.glob("*.npy")}
+    kept = {f.name: f.stat().st_mtime_ns for f in first.feature_cache(2).store.folder.glob("*.npy")}
     assert len(kept) == 6
     assert {f.name: f.stat().st_mtime_ns for f in first.features.store.folder.glob("*.npy")} == kept
 

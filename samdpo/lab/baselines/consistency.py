@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from samdpo.align.trainer import AlignBatch, AlignTrainer
+from samdpo.model.batches import Batch, SliceSamples
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept
 from samdpo.plans import AugmentationPlan
-from samdpo.training.batches import Batch, SliceSamples
-from samdpo.training.slice_labels import SliceKey
 from samdpo.training.trainer import Metrics
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from samdpo.lab.baselines.mask_samples import MaskBatch
 from samdpo.lab.baselines.prompt_free import PromptFreeTrainer
-from samdpo.training.batches import EpochSlices
+from samdpo.model.slice_labels import SliceKey
 from samdpo.training.finetune import batch_dice
-from samdpo.training.slice_labels import SliceKey
+from samdpo.training.loading import EpochSlices
 from samdpo.training.trainer import Metrics
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from samdpo.lab.sam_med3d.image_encoder import ImageEncoder3d
 from samdpo.lab.sam_med3d.mask_decoder import MaskDecoder3d
 from samdpo.lab.sam_med3d.prompt_encoder import PromptEncoder3d
 from samdpo.lab.sam_med3d.shapes import Shape3d, shape_of
-from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.plans import NetworkPlan
 
 
-class SamMed3d(VolumeNetwork):
+class SamMed3d(nn.Module):
     """The published network; its state dict has the published names and shapes and nothing else.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from samdpo.dataset.images import UNKNOWN_SPACING, check_writable, has_sidecar, write_label
 from samdpo.files import atomic_path, write_json
-from samdpo.inference.dicom_seg import write_dicom_seg
+from samdpo.model.dicom_seg import write_dicom_seg
 from samdpo.model.predictor import Prediction
 from samdpo.plans import Plans
 
