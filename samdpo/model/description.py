@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, PlansError, SamdpoError
-from samdpo.files import read_json
+from samdpo.files import content_hash, read_json
 from samdpo.names import check_name
 from samdpo.plans import Plans, load_plans
 from samdpo.schema import from_dict

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.extensions import class_name, find_named_in_file
 from samdpo.model.description import DESCRIPTION, FINAL, PLANS, REMEDY, check_fold, plans_for, read_description
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.prompt_free import PromptFreeNetwork
@@ -21,8 +22,8 @@ from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import LATEST_STAGES, dataset_name, model_parts, results_root
 from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
+from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.prompting.prompter import Prompter
-from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 
 
 @dataclass
@@ -33,14 +34,12 @@ class FoldModel:
         network: in eval mode.
         prompter: None of a network that needs no prompt.
         settings: as ``model.json`` holds them, checked; see :class:`~samdpo.model.description.FoldDescription`.
-        trainer: the class that built the network, where that is one of its own.
         encoder: the network's, once it runs on a device; None of a network that needs no prompt.
     """
 
     network: nn.Module
     prompter: Prompter | WholeImagePrompter | None
     settings: dict[str, Any]
-    trainer: type | None = None
     encoder: FrozenEncoder | None = None
 
 
@@ -79,7 +78,7 @@ def load_fold(
         checkpoint: file name of the weights.
         device: of the prompter.
         trainer: the user's word on whose architecture it is, see
-            :func:`samdpo.training.discovery.trainer_of_file`.
+            :func:`samdpo.extensions.find_named_in_file`.
 
     Raises:
         ModelFolderError: a file is missing, truncated or does not fit the plan.
@@ -92,11 +91,10 @@ def load_fold(
     settings = read_description(path / DESCRIPTION)
     plans.stage(settings["stage"])
     check_fold(path, checkpoint)
-    found = _trainer(settings, path, trainer)
-    network = _network(plans, path, found)
+    network = _network(settings, plans, path, trainer)
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
     if not needs_prompts(network):
-        return FoldModel(network.eval(), None, settings, found)
+        return FoldModel(network.eval(), None, settings)
     if not (path / "prompter").is_dir():
         raise ModelFolderError(f"{path / 'prompter'} is missing. {REMEDY}")
     try:
@@ -105,7 +103,7 @@ def load_fold(
         raise ModelFolderError(f"{path / 'prompter'} cannot be read ({error}). {REMEDY}") from error
     _check_same_structures(prompter, plans, path / "prompter")
     keep_answers(plans, may_download=False)  # what a model was asked before is not asked again
-    return FoldModel(network.eval(), prompter, settings, found)
+    return FoldModel(network.eval(), prompter, settings)
 
 
 def _prompter(folder: Path, device: torch.device | str) -> Prompter | WholeImagePrompter:
@@ -126,22 +124,14 @@ def _check_same_structures(prompter: Prompter | WholeImagePrompter, plans: Plans
         )
 
 
-def _trainer(settings: dict[str, Any], fold: Path, trainer: str | type | None) -> type | None:
-    """The trainer's class, which is needed only where it builds a network of its own."""
-    if not settings.get("custom_architecture"):
-        return None
-    from samdpo.training.discovery import trainer_of_file
-
-    return trainer_of_file(settings["trainer"], fold / DESCRIPTION, trainer, data=fold.parent)
-
-
-def _network(plans: Plans, fold: Path, trainer: type | None) -> nn.Module:
-    """Without weights."""
+def _network(settings: dict[str, Any], plans: Plans, fold: Path, trainer: str | type | None) -> nn.Module:
+    """Without weights; the trainer's class is needed only where it builds a network of its own."""
     plan = replace(plans.network, pretrained=False)
-    if trainer is not None:
-        return trainer.build_network_architecture(plan)
+    if settings.get("custom_architecture"):
+        found = find_named_in_file("trainer", settings["trainer"], fold / DESCRIPTION, trainer, data=fold.parent)
+        return found.build_network_architecture(plan)
     try:
-        return build_network(plan)
+        return build_network(plan, data=fold.parent)
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # sizes that no network has
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelFolderError(
@@ -158,7 +148,7 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
     root = results_root()
     pattern = glob.escape(dataset_name(dataset)) if dataset is not None else "Dataset*"
     models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, FINAL)]
-    wanted = (None if trainer is None else trainer.rpartition(":")[2], plans, stage)
+    wanted = (None if trainer is None else class_name(trainer), plans, stage)
     parts = {model: model_parts(model.name) or () for model in models}
     fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, parts[m]))]
     if len(fitting) > 1 and len({m.parent for m in fitting}) == 1:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.images import read_image
 from samdpo.dataset.orientation import AS_IT_LIES, Turn, orientation, turn_to, unknown_orientation
+from samdpo.dataset.volume import Volume
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.model.clean_up import keep_largest_components
 from samdpo.model.folder import FoldModel, load_fold, needs_prompts, read_plans, trained_folds
@@ -127,8 +128,13 @@ class Predictor:
         plans = read_plans(folder, wanted)
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
-        own = getattr(models[0].trainer, "predictor_class", Predictor)
-        return (cls if own is Predictor else own)(plans, models, place, mirror)
+        return cls.of(plans, models, place, mirror)
+
+    @classmethod
+    def of(cls, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> Predictor:
+        """What predicts with some networks: this class, or the one that networks of their kind bring."""
+        own = getattr(folds[0].network, "predictor_class", None)
+        return (own() if own else cls)(plans, folds, device, mirror)
 
     def place(self, network: nn.Module) -> None:
         """Move a network to the device, in the memory layout that is fastest there."""

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, TrainingError
-from samdpo.files import copy_file, hash_of, write_json
+from samdpo.extensions import OURS, full_name, name_to_type
+from samdpo.files import content_hash, copy_file, hash_of, write_json
 from samdpo.model.batches import Batch
 from samdpo.model.description import DESCRIPTION, PLANS, check_weights
 from samdpo.model.folder import FoldModel
@@ -39,7 +39,6 @@ from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
 from samdpo.training.budget import Budget
-from samdpo.training.discovery import BUILT_IN, full_name, name_to_type
 from samdpo.training.distributed import Replica, join
 from samdpo.training.features import FeatureCache
 from samdpo.training.fold_data import FoldData, data_hashes
@@ -73,7 +72,6 @@ class Trainer:
     feeds_by_workers = True  # whether batches may be made in worker processes
     objectives: tuple[str, ...] = ("supervised",)  # values of the plan's 'objective' that it learns by
     uses_prompts = True  # whether prompts are made before training and a prompter is kept with the model
-    predictor_class: type[Predictor] = Predictor  # what predicts with the trained network
 
     def __init__(
         self,
@@ -493,10 +491,8 @@ class Trainer:
         }
 
     def has_own_architecture(self) -> bool:
-        """Whether prediction needs this class to build the network, or to predict with it."""
-        own = type(self)
-        return (own.build_network_architecture is not Trainer.build_network_architecture
-                or own.predictor_class is not Trainer.predictor_class)
+        """Whether prediction needs this class to build the network."""
+        return type(self).build_network_architecture is not Trainer.build_network_architecture
 
     def describe_data(self, folder: Path) -> None:
         """The plan, dataset.json and the fingerprint, into the folder of :func:`samdpo.training.manifest.trained`."""
@@ -651,7 +647,7 @@ class Trainer:
     def prediction_command(self) -> str:
         """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
         option = "" if self.stage_name in LATEST_STAGES else f" -c {self.stage_name}"
-        if self.has_own_architecture() and type(self).__name__ not in BUILT_IN:  # found only where it is named
+        if self.has_own_architecture() and type(self).__name__ not in OURS["trainer"]:  # found only where it is named
             option += f" -tr {name_to_type(full_name(type(self)))}"
         option, number = plans_option(self.plans.plans_name) + option, int(self.plans.dataset_name[7:10])
         return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"
@@ -667,7 +663,7 @@ class Trainer:
         if self.description is None:
             return Predictor.from_model_folder(self.folder, [self.data.fold], device=str(self.device))
         trained = FoldModel(self.network.eval(), self.data.prompter, self.description)
-        return self.predictor_class(self.plans, [trained], self.device)
+        return Predictor.of(self.plans, [trained], self.device)
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from samdpo.lab.baselines.truth_boxes import TruthBoxes
 from samdpo.model.batches import Batch, SliceSamples
-from samdpo.prompting.whole_image import WholeImagePrompter
+from samdpo.prompting.box_prompt import WholeImagePrompter
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.fold_data import FoldData
 from samdpo.training.validation import validate_fold

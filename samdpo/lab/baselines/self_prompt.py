@@ -9,7 +9,7 @@ from samdpo.lab.baselines.prompt_free import PromptFreeTrainer
 from samdpo.lab.baselines.self_prompt_network import SelfPromptNetwork
 from samdpo.networks.freezing import set_trainable
 from samdpo.networks.lora import with_lora_names
-from samdpo.networks.outputs import structures_of
+from samdpo.networks.prompt_free import structures_of
 from samdpo.networks.published.loading import as_own
 from samdpo.networks.published.reading import read_checkpoint
 from samdpo.networks.registry import build_network
