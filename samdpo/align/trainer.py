@@ -32,7 +32,6 @@ from samdpo.preferences.losses import (
     preference_loss,
     preference_reward,
     preference_weights,
-    segmentation_loss,
     self_training_target,
 )
 from samdpo.preferences.metrics import preference_metrics
@@ -261,7 +260,7 @@ class AlignTrainer(Trainer):
             anchor_logits = self.decode(batch.labelled)[1]
             truth = batch.labelled.truth.to(self.device)
             counted = batch.labelled.counted
-            anchors = segmentation_loss(anchor_logits, truth, self.stage.segmentation_loss, counted)
+            anchors = self.loss(anchor_logits, truth, counted)
             anchor = anchors.sum() / self.processes.divisor(len(anchors))
             loss = loss + self.stage.loss.anchor_weight * anchor
             dice = batch_dice(anchor_logits.detach(), truth, counted)
@@ -281,14 +280,13 @@ class AlignTrainer(Trainer):
         self, batch: Batch, embeddings: torch.Tensor, logits: torch.Tensor, reference: torch.Tensor
     ) -> tuple[torch.Tensor, Metrics]:
         """Loss on the unlabelled slices, by the plan's objective, and what to log."""
-        settings = self.stage.segmentation_loss
         if self.stage.objective == "self_training":
             target = self_training_target(reference, self.mask_cut)
-            return segmentation_loss(logits, target, settings).sum() / self.processes.divisor(len(logits)), {}
+            return self.loss(logits, target).sum() / self.processes.divisor(len(logits)), {}
         candidates, ranking = self.ranked_candidates(batch, embeddings, logits)
         if self.stage.objective == "best_candidate":
             target = best_candidate_target(candidates, ranking)
-            loss = segmentation_loss(logits, target, settings, batch.counted)
+            loss = self.loss(logits, target, batch.counted)
             # Where the annotator prefers nothing, no candidate is best.
             return (loss * ranking.valid).sum() / self.processes.divisor(ranking.valid.sum()), {}
         plan = self.stage.loss

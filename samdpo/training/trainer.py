@@ -23,7 +23,7 @@ from samdpo.files import content_hash, copy_file, hash_of, write_json
 from samdpo.model.batches import Batch
 from samdpo.model.description import DESCRIPTION, PLANS, check_weights
 from samdpo.model.folder import FoldModel
-from samdpo.model.native import confidence_of
+from samdpo.model.masks import confidence_of
 from samdpo.model.places import decode_places
 from samdpo.model.predictor import Predictor
 from samdpo.model.slice_labels import SliceKey, known_part
@@ -36,20 +36,22 @@ from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, plans_option
 from samdpo.plans import NetworkPlan, Plans
+from samdpo.preferences.losses import segmentation_loss
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
-from samdpo.training.budget import Budget
+from samdpo.training.budget import Budget, saying_what_to_make_smaller
 from samdpo.training.distributed import Replica, join
-from samdpo.training.features import FeatureCache
 from samdpo.training.fold_data import FoldData, data_hashes
+from samdpo.training.kept_features import FeatureCache
 from samdpo.training.loading import EpochSlices, Loader, number_of_workers
 from samdpo.training.measures import best_cut, confidence_thresholds, dice_at_cuts, evenly, nan_mean
-from samdpo.training.memory import saying_what_to_make_smaller
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
 from samdpo.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float | torch.Tensor]
+SegmentationLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+_SURELY_NOT = -30.0  # the logit of a pixel that is background beyond doubt
 MOST_SLICES = 64  # on which confidence is measured; the percentile hardly moves with more
 
 
@@ -59,7 +61,8 @@ class Trainer:
     Order of the hooks: ``initialize`` (``build_network_architecture``, ``load_initial_weights``,
     ``configure_trainable``, ``configure_optimizers``), then ``run_training``: ``on_train_start``; per epoch
     ``on_epoch_start``, ``train_batches``, ``train_step``, ``validation_step``, ``on_epoch_end``; ``on_train_end``.
-    ``perform_actual_validation`` predicts the fold's validation cases.
+    ``perform_actual_validation`` predicts the fold's validation cases. ``build_loss`` is asked for the loss against a
+    mask, which every stage takes through :meth:`loss`.
 
     Args:
         data: the fold: plans, splits, slices, prompts.
@@ -104,6 +107,7 @@ class Trainer:
         self.network: SamNetwork
         self.optimizer: torch.optim.Optimizer
         self.run_log: RunLog
+        self._loss: SegmentationLoss | None = None
         self._replica: Replica | None = None
         self._averaged = False  # whether the gradients of this step are those of all processes already
 
@@ -161,6 +165,44 @@ class Trainer:
         rest = [p for n, p in self.network.named_parameters() if p.requires_grad and not n.startswith("image_encoder")]
         groups = [{"params": rest, "lr": self.stage.lr}, {"params": encoder, "lr": self.stage.encoder_lr}]
         return torch.optim.Adam([g for g in groups if g["params"]])
+
+    def build_loss(self) -> SegmentationLoss:
+        """What the stage compares a mask with the truth by, wherever it does: focal and Dice (paper Sec. 4).
+
+        Override to change it, in every stage and on labelled and unlabelled slices alike: see :meth:`loss`, which calls
+        it. It takes logits (N, H, W) before the sigmoid, truth (N, H, W) bool and ``counted`` (N, H, W) bool, False on
+        pixels that say nothing, or None; it gives one loss a mask, (N,).
+        """
+        return lambda logits, truth, counted: segmentation_loss(logits, truth, self.stage.segmentation_loss, counted)
+
+    def loss(self, logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
+        """Losses (N,) by :meth:`build_loss`, whatever that is made to be.
+
+        Pixels that do not count are shown to it as background that is surely found, and give no gradient, also where it
+        does not look at ``counted``. It gives one loss a mask, so that a step which runs in parts, or on several
+        devices, is the same step: sums and means are taken by whoever asks.
+
+        Args:
+            logits: (N, H, W), before the sigmoid.
+            truth: (N, H, W) bool, on the device of the logits.
+            counted: (N, H, W) bool, pixels that count; by default all.
+
+        Raises:
+            TrainingError: the loss gives another shape.
+        """
+        if self._loss is None:
+            self._loss = self.build_loss()
+        if counted is not None:
+            counted = counted.to(logits.device)
+            logits, truth = logits.masked_fill(~counted, _SURELY_NOT), truth & counted
+        losses = self._loss(logits, truth, counted)
+        if losses.shape != (len(logits),):
+            raise TrainingError(
+                f"{type(self).__name__}.build_loss gives a loss of the shape {tuple(losses.shape)} for {len(logits)} "
+                f"masks; expected one loss a mask, ({len(logits)},). Leave its mean over the batch out: it is taken "
+                "over all parts of a step."
+            )
+        return losses
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Labelled cases to train on, and those held back to choose the mask cut and the best epoch."""

@@ -16,7 +16,7 @@ from samdpo.dataset.images import read_label, write_label
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.dataset.orientation import orientation
 from samdpo.files import read_json, write_json
-from samdpo.model.native import NativeCollector
+from samdpo.model.masks import NativeCollector
 from samdpo.preprocessing.slicing import SliceGeometry
 
 CONSECUTIVE, GAPS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}, {0: 0, 1: 1, 2: 3, 3: 7, 4: 12}

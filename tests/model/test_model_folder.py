@@ -324,6 +324,5 @@ def test_prediction_downloads_nothing_that_only_a_model_folder_names(finetuned, 
         load(finetuned.finetuned)
     write_json(file, merge(content, {"prompting": {"answers": "vlm", "vlm": "owner/vlm-that-is-nowhere"}}))
     predictor = load(finetuned.finetuned)
-    predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
     with pytest.raises(ConfigurationError, match="fetch it first: hf download owner/vlm-that-is-nowhere"):
-        predictor.predict()
+        predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samdpo.model.native import confidence_of
+from samdpo.model.masks import confidence_of
 
 
 def test_a_mask_without_doubt_is_certain_and_an_empty_one_is_not():

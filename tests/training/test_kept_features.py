@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samdpo.networks.embedding_store import EmbeddingStore
-from samdpo.training.features import claimed_folder
+from samdpo.training.kept_features import claimed_folder
 
 
 def filled(root, owner: str, key: str) -> EmbeddingStore:

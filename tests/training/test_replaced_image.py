@@ -18,7 +18,7 @@ from samdpo.planning.splits import load_splits
 from samdpo.plans import load_plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.features import FeatureCache
+from samdpo.training.kept_features import FeatureCache
 
 KEPT = ("prompt_rounds=1", "epochs=1", ONE_LUNG, "network.train=decoder")  # every kept thing is used
 STAGES = {"finetune": ("network.train=decoder", ONE_LUNG), "align": KEPT, "fixmatch": KEPT, "unet": ("epochs=1",)}

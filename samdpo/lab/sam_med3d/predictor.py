@@ -104,8 +104,7 @@ class VolumePredictor(Predictor):
         return mean
 
     def _predict_fold(
-        self, fold: FoldModel, indices: range, images: torch.Tensor,
-        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]] | None,
+        self, fold: FoldModel, indices: range, images: torch.Tensor, prompts: list[list[StructurePrompt]]
     ) -> SlicePredictions:
         """What was said of the volume, on some of its slices."""
         nothing: list[list[Any]] = [[] for _ in indices]

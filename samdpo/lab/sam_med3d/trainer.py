@@ -15,7 +15,7 @@ from samdpo.lab.sam_med3d.loss import dice_ce_loss
 from samdpo.lab.sam_med3d.network import SamMed3d
 from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
-from samdpo.model.native import confidence_of
+from samdpo.model.masks import confidence_of
 from samdpo.networks.precision import autocast
 from samdpo.plans import Plans
 from samdpo.training.finetune import batch_dice

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from samdpo.model import predictor as module
-from samdpo.model.native import NativeCollector, confidence_of
+from samdpo.model.masks import NativeCollector, confidence_of, label_map
 from samdpo.model.predictor import Predictor
-from samdpo.model.slices import label_map
 from samdpo.preprocessing.slicing import SliceGeometry
 
 
