@@ -95,7 +95,7 @@ class GivenPrompts:
             points_valid=torch.ones(1, n, dtype=torch.bool),
             text=torch.from_numpy(embedding)[None],
             text_valid=torch.tensor([text is not None]),
-            mask_logits=torch.zeros(1, size, size) if self.mask is None else torch.from_numpy(self.mask)[None],
+            mask_logits=torch.zeros(1, size, size) if self.mask is None else torch.tensor(self.mask)[None],
             mask_valid=torch.tensor([self.mask is not None]),
             points_inside=torch.from_numpy(self.inside)[None],
         )

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import ModelFolderError
-from samdpo.files import atomic_folder, copy_file, link_file, read_json, remove_folder, sha256_of_file, write_json
+from samdpo.files import (
+    atomic_folder,
+    copy_file,
+    link_file,
+    locked,
+    read_json,
+    remove_abandoned,
+    remove_folder,
+    sha256_of_file,
+    write_json,
+)
 from samdpo.model.description import (
     BEST,
     FINAL,
@@ -68,6 +78,24 @@ def begun(fold: Path) -> MadeOf | None:
 def is_finished(fold: Path) -> bool:
     """Whether a fold has a model and no training of it is under way."""
     return (fold / FINAL).is_file() and not (fold / LATEST).is_dir()
+
+
+@contextmanager
+def owned(fold: Path) -> Iterator[bool]:
+    """Lock a fold, and clear up behind runs that were killed; yields whether it is finished.
+
+    Raises:
+        ConfigurationError: another process trains or validates it.
+    """
+    # Beside the fold, not in it: whoever links or copies a fold does not take the lock along.
+    with locked(fold.parent / f".{fold.name}.lock", busy=(
+        f"Another process trains or validates {fold} at this moment. Wait until it has ended, or end it; two at once "
+        "would mix their files."
+    )):
+        remove_abandoned(fold.parent)
+        remove_abandoned(fold, recursive=True)
+        complete(fold)
+        yield is_finished(fold)
 
 
 @contextmanager

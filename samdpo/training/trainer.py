@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -21,7 +22,7 @@ from samdpo.errors import ModelFolderError, TrainingError
 from samdpo.extensions import OURS, full_name, name_to_type
 from samdpo.files import content_hash, copy_file, hash_of, write_json
 from samdpo.model.batches import Batch
-from samdpo.model.description import DESCRIPTION, PLANS, check_weights
+from samdpo.model.description import DESCRIPTION, PLANS, check_weights, prompts_of, settings_of
 from samdpo.model.folder import FoldModel
 from samdpo.model.masks import confidence_of
 from samdpo.model.places import decode_places
@@ -37,11 +38,12 @@ from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.preferences.losses import segmentation_loss
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
 from samdpo.training.budget import Budget, saying_what_to_make_smaller
 from samdpo.training.distributed import Replica, join
-from samdpo.training.fold_data import FoldData, data_hashes
+from samdpo.training.fold_data import FoldData, data_hashes, own_prompts
 from samdpo.training.kept_features import FeatureCache
 from samdpo.training.loading import EpochSlices, Loader, number_of_workers
 from samdpo.training.measures import best_cut, confidence_thresholds, dice_at_cuts, evenly, nan_mean
@@ -114,6 +116,90 @@ class Trainer:
     @classmethod
     def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
         """Raise before any long work starts if the stage cannot run."""
+
+    # ---- the whole way ------------------------------------------------------------------------------------------
+
+    def train(self, resume: bool = False, only_validate: bool = False, save_probabilities: bool = False) -> None:
+        """Train (or continue, or only validate) and predict the fold's validation cases.
+
+        Raises:
+            ConfigurationError: another process trains or validates this fold.
+            TrainingError: there is nothing to validate, or not what these settings make.
+        """
+        fold, processes = self.fold_folder, self.processes
+        final = fold / checkpoints.FINAL
+        with ExitStack() as held:
+            finished = processes.once(lambda: held.enter_context(manifest.owned(fold)))
+            if only_validate:
+                if not final.is_file():
+                    raise TrainingError(
+                        f"--val: {final} does not exist; this fold is not trained yet. Train it without --val."
+                    )
+                if not finished:
+                    raise TrainingError(
+                        f"--val: a training of {fold} was begun anew and has not finished. Go on with it with --c "
+                        f"instead of --val; to stay with the model of before, remove {fold / checkpoints.LATEST}."
+                    )
+            elif resume and finished:
+                self._check_settings_of_finished()
+                log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", fold)
+            else:
+                self._train(resume)
+            # Nothing is computed together any more, and the others need not wait for the predictions.
+            processes.leave()
+            if processes.is_main:
+                self._check_own_prompts()
+                self.perform_actual_validation(save_probabilities)
+                log.info("The model is in %s\n%s", self.folder, self.next_step())
+
+    def _train(self, resume: bool) -> None:
+        self.initialize()
+        if resume and (begun := self.processes.once(lambda: manifest.begun(self.fold_folder))) is not None:
+            self.check_begun(begun)
+            self.begun = begun
+        if not (resume and self.load_checkpoint()):
+            if resume:
+                log.info("There is no checkpoint to continue from; starting at the beginning.")
+            self.begun = None
+            self.begun = self.made_of()
+            self.processes.meet()  # nobody looks for a checkpoint any more
+            if self.processes.is_main:
+                manifest.begin(self.fold_folder, self.begun)
+        with self.loader:  # its workers end with the training, however that ends
+            self.run_training()
+
+    def _check_settings_of_finished(self) -> None:
+        """A finished fold is the end of another training than the one that ``--c`` asks for where settings differ."""
+        before = settings_of(self.fold_folder)
+        if before is not None and (changed := self.changed_settings(before, every=False)):
+            raise TrainingError(
+                f"{self.fold_folder} is finished, and was trained with other settings ({', '.join(changed)}). Train it "
+                "anew with these by leaving out --c, or name the settings it was trained with."
+            )
+
+    def _check_own_prompts(self) -> None:
+        """A fold's own prompts may be those of a training that was begun anew and given up."""
+        own, known = own_prompts(self.fold_folder), prompts_of(self.fold_folder)
+        if known is not None and own.is_dir() and any(
+            one.key != known for one in PromptStore(own).summaries().values()
+        ):
+            raise TrainingError(
+                f"{own} holds prompts of another training than the one whose weights are there, so they cannot be "
+                "validated together. Train the fold anew."
+            )
+
+    def next_step(self) -> str:
+        """What a user would type next."""
+        number, fold = int(self.plans.dataset_name[7:10]), self.data.fold
+        following = [
+            name for name, stage in self.plans.configurations.items() if stage.previous_stage == self.stage_name
+        ]
+        lines, option = ["Next:"], plans_option(self.plans.plans_name)
+        if following and self.data.split.unlabelled:
+            command = f"samdpo_train {number} {following[0]} {fold}{option}"
+            lines.append(f"  {command}      learn from preferences on unlabelled images")
+        lines.append(f"  {self.prediction_command()}")
+        return "\n".join(lines)
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 

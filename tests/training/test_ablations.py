@@ -71,7 +71,7 @@ def tensors(plan: Plans) -> PromptBatch:
 
 
 def changed(one: PromptBatch, other: PromptBatch) -> set[str]:
-    names = [field.name for field in dataclasses.fields(PromptBatch)]
+    names = [name for name, tensor in vars(one).items() if tensor is not None]
     return {name for name in names if not torch.equal(getattr(one, name), getattr(other, name))}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,16 @@ def test_pretrained_weights_are_where_training_starts(finetuned, tmp_path):
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.network.state_dict().items())
     with pytest.raises(ConfigurationError, match="is not a file"):
         finetuned.trainer("finetune", pretrained_weights=tmp_path / "none.safetensors")
+
+
+def test_validation_predicts_with_the_network_in_memory_as_the_folder_would(planned):
+    def written(fold):
+        return {f.name: f.read_bytes() for f in (fold / "validation").iterdir() if f.name != "summary.json"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samdpo.model.predictor.Predictor.from_model_folder", None)  # nothing is read back
+        trainer = planned.train("finetune", "epochs=1")
+    in_memory = written(trainer.fold_folder)
+    shutil.rmtree(trainer.fold_folder / "validation")
+    planned.trainer("finetune", "epochs=1").train(only_validate=True)
+    assert written(trainer.fold_folder) == in_memory and len(in_memory) > 2
