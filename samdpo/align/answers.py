@@ -20,6 +20,7 @@ from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.errors import TrainingError
 from samdpo.extensions import find
 from samdpo.files import read_json, write_json
+from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.model.views import view_mask
 from samdpo.paths import number_of, plans_option
 from samdpo.preferences.agreement import mean_tau, scores_of
@@ -31,7 +32,6 @@ from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData
-from samdpo.training.slice_labels import SliceKey, known_part
 
 if TYPE_CHECKING:
     from samdpo.plans import StagePlan

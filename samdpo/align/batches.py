@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from samdpo.training.batches import Batch, Recipe
-from samdpo.training.slice_labels import SliceKey
+from samdpo.model.batches import Batch, Recipe
+from samdpo.model.slice_labels import SliceKey
 
 
 @dataclass(frozen=True)

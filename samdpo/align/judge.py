@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from samdpo.align.proposer import EncodedBatch, Proposals
+from samdpo.model.slice_labels import known_part
 from samdpo.plans import AnnotatorPlan
 from samdpo.preferences.annotators import Ranking, VirtualAnnotator
-from samdpo.training.slice_labels import known_part
 
 
 class Judge(ABC):

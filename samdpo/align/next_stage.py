@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from samdpo.errors import TrainingError
+from samdpo.model.batches import Batch
+from samdpo.model.description import check_fold, read_description
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept
 from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.training import checkpoints, manifest
-from samdpo.training.batches import Batch
-from samdpo.training.description import read_description
-from samdpo.training.features import FeatureCache
-from samdpo.training.slice_labels import SliceKey
+from samdpo.training.kept_features import FeatureCache
 from samdpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class NextStageTrainer(Trainer):
         previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
         self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
         if not self.pretrained_weights:
-            manifest.check_fold(previous)
+            check_fold(previous)
         if not manifest.is_finished(previous):
             log.warning("%s is being trained anew, or was begun anew and has not finished: this stage starts from the "
                         "model that was there before.", previous)
@@ -77,7 +77,7 @@ class NextStageTrainer(Trainer):
     def keep_features(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
         """Compute the embeddings of slices under some views where they are missing."""
         if not hasattr(self, "features"):
-            self.features = FeatureCache(self, n_stages=-1)
+            self.features = self.feature_cache(n_stages=-1)
         self.features.fill(keys, views)
 
     def draw_views(self, count: int, generator: torch.Generator) -> list[View]:

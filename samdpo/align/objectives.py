@@ -21,10 +21,7 @@ from samdpo.preferences.losses import (
     preference_weights,
     self_training_target,
 )
-from samdpo.training.trainer import Metrics
-
-SegmentationLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""(N, H, W) logits, (N, H, W) bool truth, (N, H, W) bool pixels that count or None -> (N,) losses."""
+from samdpo.training.trainer import Metrics, SegmentationLoss
 
 
 class Objective(ABC):
@@ -33,7 +30,8 @@ class Objective(ABC):
     Args:
         stage: settings, of which ``loss`` is what a plan says about it.
         mask_cut: probability above which the finetuned model takes a pixel for the structure.
-        segmentation_loss: the stage's loss against a mask, which takes care of ignored pixels.
+        segmentation_loss: the trainer's loss against a mask, whatever ``build_loss`` makes it: logits (N, H, W), truth
+            (N, H, W) bool and pixels that count (N, H, W) bool or None -> (N,); pixels that do not give no gradient.
         divisor: number of own losses -> by what their sum is divided, so that it is a mean over all processes. Every
             process has to ask equally often.
     """

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from samdpo.align.reference import ReferenceModel
+from samdpo.model.batches import Batch
 from samdpo.model.places import decode_places
 from samdpo.plans import CandidatePlan, Plans
 from samdpo.preferences.candidates import cut_at_thresholds, distinct_first, draw_fields
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.schema import to_dict
-from samdpo.training.batches import Batch
 
 THRESHOLD, FIELD, HYPOTHESIS, PROMPT = "threshold", "field", "hypothesis", "prompt"
 

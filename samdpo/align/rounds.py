@@ -25,16 +25,16 @@ from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.shared_prompts import FIGURE, copy_from_sibling
 from samdpo.files import hash_of
+from samdpo.model.batches import Batch, SliceSamples
+from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import iou
 from samdpo.preferences.losses import best_candidate_target
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
-from samdpo.training.slice_labels import SliceKey, known_part
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,15 @@ from samdpo.align.rounds import PlaceRounds
 from samdpo.errors import TrainingError
 from samdpo.extensions import find
 from samdpo.files import content_hash
+from samdpo.model.batches import Batch
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import IDENTITY, kept_views
 from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
-from samdpo.preferences.losses import segmentation_loss
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
-from samdpo.training.batches import Batch
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
-from samdpo.training.slice_labels import SliceKey
 from samdpo.training.trainer import Metrics
 
 
@@ -47,7 +46,7 @@ class AlignTrainer(NextStageTrainer):
     def build_objective(self) -> Objective | None:
         """What is learned from unlabelled slices: the plan's ``objective``; None where the trainer itself says it."""
         objective = find("objective", self.stage.objective)
-        return objective(self.stage, self.mask_cut, self.segmentation_loss, self.processes.divisor)
+        return objective(self.stage, self.mask_cut, self.loss, self.processes.divisor)
 
     def build_proposer(self) -> Proposer:
         """What somebody is asked about: the same in training, in the rounds about places, and on the page."""
@@ -157,10 +156,6 @@ class AlignTrainer(NextStageTrainer):
         """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
         return self.samples.batch
 
-    def segmentation_loss(self, logits: Tensor, truth: Tensor, counted: Tensor | None) -> Tensor:
-        """Losses (N,) of logits (N, H, W) against masks (N, H, W), on the pixels that count."""
-        return segmentation_loss(logits, truth, self.stage.segmentation_loss, counted)
-
     def train_step(self, batch: AlignBatch) -> Metrics:
         """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
         loss, metrics = self.replicated(self.step_loss, batch)
@@ -173,7 +168,7 @@ class AlignTrainer(NextStageTrainer):
         if batch.labelled is not None:
             logits, counted = self.decode(batch.labelled)[1], batch.labelled.counted
             truth = batch.labelled.truth.to(self.device)
-            anchors = self.segmentation_loss(logits, truth, counted)
+            anchors = self.loss(logits, truth, counted)
             anchor = anchors.sum() / self.processes.divisor(len(anchors))
             loss = loss + self.stage.loss.anchor_weight * anchor
             metrics |= {"loss/anchor": anchor.detach(), "train_dice": batch_dice(logits.detach(), truth, counted)}

@@ -20,12 +20,12 @@ from samdpo.annotate.database.locate import VARIABLE
 from samdpo.cli.train import main
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
+from samdpo.model.description import MANIFEST
 from samdpo.model.views import FLIPPED, IDENTITY
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.preferences.losses import REWARD_METRICS
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
-from samdpo.training.manifest import MANIFEST
 
 RECORDED, MIXED = "annotator.kind=recorded", "annotator.kind=mixed"
 LEARN = ("lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")

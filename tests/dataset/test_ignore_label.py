@@ -13,6 +13,8 @@ import torch
 from samdpo.align.proposer import EncodedBatch
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.errors import DatasetError
+from samdpo.model.batches import SliceSamples
+from samdpo.model.slice_labels import known_part
 from samdpo.model.views import FLIPPED, View
 from samdpo.planning.fingerprint import extract_fingerprint
 from samdpo.planning.run import plan_and_preprocess
@@ -20,8 +22,6 @@ from samdpo.plans import AugmentationPlan, Plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.batches import SliceSamples
-from samdpo.training.slice_labels import known_part
 
 NAME = "Dataset904_TinyVolumes"
 LABELS = {"background": 0, "liver": 1, "ignore": 5}
