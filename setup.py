@@ -19,6 +19,8 @@ COMMANDS = {
     "samdpo_convert_msd": "convert:main_msd",
     "samdpo_describe": "describe:main",
     "samdpo_ensemble": "ensemble:main",
+    "samdpo_export_model": "export_model:main",
+    "samdpo_import_model": "import_model:main",
     "samdpo_plan_and_preprocess": "plan_and_preprocess:main",
     "samdpo_extract_fingerprint": "plan_and_preprocess:main_extract_fingerprint",
     "samdpo_plan_experiment": "plan_and_preprocess:main_plan_experiment",
