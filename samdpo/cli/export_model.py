@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    flags = {"-d": args.d, "-tr": args.tr, "-p": args.p, "-c": args.c}
+    flags = {"-d": args.d, "-p": args.p, "-c": args.c}
     if args.m and any(flags.values()):
         raise ConfigurationError(f"-m names the models, so {' and '.join(f for f, v in flags.items() if v)} would do "
                                  "nothing. Leave one of them out.")
@@ -43,8 +43,19 @@ def _run(args: argparse.Namespace) -> None:
         names = export_model(models, args.o, args.f)
         log.info("%d files of %s are in %s", len(names), ", ".join(model.name for model in models), args.o)
         log.info("On the other machine: samdpo_import_model %s", args.o.name)
-        return
-    from samdpo.selection.sam_file import export_sam
+    else:
+        for sentence in _write_sam(models, args.f, args.o, args.tr):
+            log.info("%s", sentence)
 
-    for sentence in export_sam(models, args.o, args.f):
-        log.info("%s", sentence)
+
+def _write_sam(models: list[Path], folds: list[str] | None, file: Path, trainer: str | None) -> list[str]:
+    from samdpo.model.folder import load_fold, read_plans, trained_folds
+    from samdpo.networks.published.writing import write_sam
+    from samdpo.training.checkpoints import FINAL
+
+    folds = folds or (trained_folds(models[0], FINAL) if len(models) == 1 else None)
+    if folds is None or len(folds) != 1:
+        raise ConfigurationError("--format sam writes one network. Name one model with -m or -d, and one of its folds "
+                                 "with -f.")
+    found = load_fold(models[0], folds[0], read_plans(models[0], folds), FINAL, trainer=trainer)
+    return [f"Fold {folds[0]} of {models[0].name} is in {file}.", *write_sam(found.network, file)]
