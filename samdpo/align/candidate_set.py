@@ -6,8 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samdpo.dataset.contents import content_hash
-from samdpo.files import hash_of
+from samdpo.files import content_hash, hash_of
 from samdpo.preferences.records import CandidateSet
 
 if TYPE_CHECKING:

@@ -234,8 +234,7 @@ def _changed_json(document: Any) -> st.SearchStrategy[bytes]:
 def _dataset_json(folder: Path) -> Fuzzed:
     from PIL import Image
 
-    from samdpo.dataset.cases import find_unlabelled_cases, labelled_cases
-    from samdpo.dataset.dataset_json import load_dataset_json
+    from samdpo.dataset.raw_dataset import RawDataset
 
     for file in ("imagesTr/a_0000.png", "labelsTr/a.png", "imagesUl/b_0000.png"):
         (folder / file).parent.mkdir(exist_ok=True)
@@ -249,9 +248,7 @@ def _dataset_json(folder: Path) -> Fuzzed:
 
     def read(content: bytes) -> None:
         (folder / "dataset.json").write_bytes(content)
-        dataset = load_dataset_json(folder)
-        labelled_cases(folder, dataset)
-        find_unlabelled_cases(folder, dataset)
+        assert RawDataset.open(folder).cases
 
     return [json.dumps(document).encode()], _changed_json(document), read
 

@@ -5,8 +5,7 @@ import pytest
 
 from samdpo.errors import ConfigurationError
 from samdpo.networks.published.catalogue import CATALOGUE, published_file
-from samdpo.networks.published.download import download
-from samdpo.networks.published.folder import find_weights, weights_folder
+from samdpo.networks.published.folder import download, find_weights, weights_folder
 
 
 def files() -> list[str]:
