@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError, SamdpoError
+from samdpo.extensions import OURS, class_name
 from samdpo.files import atomic_folder, atomic_path, locked, parse_json, read_json
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.names import check_name, same_text
@@ -28,7 +29,6 @@ from samdpo.selection.postprocessing import FILE as POSTPROCESSING
 from samdpo.selection.trained import TrainedModel
 from samdpo.training.checkpoints import BEST, FINAL
 from samdpo.training.description import read_description
-from samdpo.training.discovery import BUILT_IN, class_name
 from samdpo.training.manifest import MANIFEST, PLANS, check_fold
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _parts(model: Path, folds: Sequence[str] | None) -> dict[str, Path]:
         if "nnunetv2" in described:
             raise ModelFolderError(f"{model} is a model of nnU-Net's own, whose files are pickles. Export it with "
                                    "nnUNetv2_export_model_to_zip.")
-    if described.get("custom_architecture") and class_name(described["trainer"]) not in BUILT_IN:
+    if described.get("custom_architecture") and class_name(described["trainer"]) not in OURS["trainer"]:
         log.warning("%s has an architecture of its own: whoever predicts with it needs the class %s, which is code and "
                     "is not exported.", model.name, described["trainer"])
     name = MODEL_SEPARATOR.join((class_name(described["trainer"]), plans.plans_name, described["stage"]))
