@@ -10,6 +10,7 @@ import pytest
 import tiny_volumes as tiny
 import torch
 
+from samdpo.align.proposer import EncodedBatch
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.errors import DatasetError
 from samdpo.model.batches import SliceSamples
@@ -169,9 +170,8 @@ def test_align_learns_nothing_from_ignored_pixels(finetuned, upper_half_ignored,
     trainer.on_epoch_start(0)
     batch = next(iter(trainer.train_batches(0))).unlabelled
     embeddings, logits = trainer.decode(batch)
-    reference = trainer.reference.logits(batch, embeddings)
-    logits = logits.detach().requires_grad_()
-    loss, _ = trainer.objective_loss(batch, embeddings, logits, reference)
+    slices = EncodedBatch(batch, embeddings, trainer.reference, logits.detach().requires_grad_())
+    loss, _ = trainer.objective.loss(slices, lambda: trainer.ask(slices))
     loss.backward()
-    check(logits.grad, batch.counted)
+    check(slices.logits.grad, batch.counted)
     trainer.run_log.close()

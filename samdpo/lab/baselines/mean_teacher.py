@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from samdpo.align.trainer import AlignBatch
+from samdpo.align.batches import AlignBatch
 from samdpo.lab.baselines.consistency import ConsistencyTrainer
 from samdpo.model.batches import Batch
 from samdpo.training.trainer import Metrics
