@@ -49,7 +49,7 @@ class Prediction:
     Attributes:
         segmentation: (Z, Y, X) int16 label ids; Z is 1 for a 2D image.
         probabilities: (L, Z, Y, X) float32, one structure a row, in the order of the plan; None where they were not to
-            be kept.
+            be kept. An answer to a person's prompts has one structure, and of a volume one slice.
         report: per structure confidence, size and the prompts used, and whether a person should look at the case.
         properties: of the image read, for writing the result with the same geometry.
     """
