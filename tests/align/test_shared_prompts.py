@@ -9,7 +9,7 @@ import pytest
 import trained_models
 from trained_models import PLACE_ROUNDS, Phantoms
 
-from samdpo.align import prompt_alignment, shared_prompts
+from samdpo.align import rounds, shared_prompts
 from samdpo.files import read_json
 
 MADE = ("align", "align_self_training")
@@ -27,7 +27,7 @@ def made(placed: Phantoms, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
-    monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
+    monkeypatch.setattr(rounds, "fit_prompter", again)
     return placed
 
 

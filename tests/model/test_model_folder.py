@@ -14,11 +14,11 @@ import pytest
 
 from samdpo.errors import ConfigurationError, ModelFolderError, SamdpoError
 from samdpo.files import read_json, write_json
+from samdpo.model.description import read_description
 from samdpo.model.folder import find_model, read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.prompting.prompter import Prompter
 from samdpo.schema import merge
-from samdpo.training.description import read_description
 
 FILES = ("checkpoint_final.safetensors", "model.json", "prompter/prompter.json", "prompter/towers.safetensors")
 
@@ -324,6 +324,5 @@ def test_prediction_downloads_nothing_that_only_a_model_folder_names(finetuned, 
         load(finetuned.finetuned)
     write_json(file, merge(content, {"prompting": {"answers": "vlm", "vlm": "owner/vlm-that-is-nowhere"}}))
     predictor = load(finetuned.finetuned)
-    predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
     with pytest.raises(ConfigurationError, match="fetch it first: hf download owner/vlm-that-is-nowhere"):
-        predictor.predict()
+        predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")

@@ -13,8 +13,8 @@ from samdpo.cli.ensemble import main
 from samdpo.dataset.images import read_image, read_label
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json
+from samdpo.model.masks import label_map
 from samdpo.model.predictor import Predictor
-from samdpo.model.slices import label_map
 from samdpo.selection.ensemble import ensemble_folders
 
 PLANS = plans_of({"liver": 1, "spleen": 3})
