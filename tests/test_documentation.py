@@ -28,7 +28,7 @@ STARTS_OF_PYTHON = 4
 TRAINING_PAGES = {"baselines.md", "prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md",
                   "training.md", "alignment.md", "benchmark.md",
                   "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
-                  "annotate.md", "models.md", "performance.md", "preferences.md", "texts.md"}
+                  "annotate.md", "python.md", "models.md", "performance.md", "preferences.md", "texts.md"}
 EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY / "CONTRIBUTING.md",
                                                             REPOSITORY / "CHANGELOG.md"]]
 
