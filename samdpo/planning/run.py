@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.errors import ConfigurationError, PlansError
-from samdpo.files import read_json, remove_abandoned, write_json
+from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
@@ -16,8 +16,7 @@ from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, upda
 from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
-from samdpo.plans import Plans, load_plans, parse_plans
-from samdpo.schema import to_dict
+from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -179,7 +178,7 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
         PlansError: the old file is no plan, cannot be read, or what it adds has a wrong key or type. It is then left
             alone.
     """
-    data = to_dict(plans)
+    data = short_plans(plans)
     if file.is_file():
         old = read_json(file, error=PlansError, remedy="Correct it, or delete it and plan again.")
         if not isinstance(old, dict) or not {"inherits_from", "configurations"} & old.keys():
@@ -199,7 +198,7 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
             data["configurations"].update(kept)
             log.info("Kept from the old plan: %s", ", ".join(kept))
     result = parse_plans(data, file)
-    write_json(file, data)
+    write_plans(data, file)
     return result
 
 
