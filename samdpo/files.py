@@ -28,11 +28,13 @@ from samdpo.errors import ConfigurationError, SamdpoError
 
 log = logging.getLogger(__name__)
 
+_hashed: dict[Path, tuple[tuple[int, ...], str]] = {}  # of this process: a command asks for the same files twice
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEXT_TO_NOTHING = 1 << 20  # bytes left on a disk that is full
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network disks
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
+TELLS_APART = 2_000_000_000  # nanoseconds; the times of coarse file systems
 _DEEPEST = 100  # levels of JSON; what merges, compares and prints it later recurses, and no file of ours needs ten
 
 
@@ -336,6 +338,16 @@ def sha256_of_file(path: Path | str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def content_hash(file: Path) -> str:
+    """SHA-256 of a file, read once a process as long as nobody writes, replaces or touches it."""
+    stat = file.stat()
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    recent = time.time_ns() - stat.st_ctime_ns < TELLS_APART  # two writings may have the same time
+    if recent or file not in _hashed or _hashed[file][0] != state:
+        _hashed[file] = state, sha256_of_file(file)
+    return _hashed[file][1]
 
 
 @contextmanager

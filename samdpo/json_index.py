@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import SamdpoError
-from samdpo.files import hash_of, read_json, write_text
+from samdpo.files import TELLS_APART, hash_of, read_json, write_text
 
 log = logging.getLogger(__name__)
 
 _NAME = ".index.json"
 _WORTH_WRITING = 100  # files read anew
-_TELLS_APART = 2_000_000_000  # nanoseconds; the times of coarse file systems
 
 
 class JsonIndex:
@@ -48,7 +47,7 @@ class JsonIndex:
             return self._last[1:]
         found = self._look()
         # Files are renamed into the folder, which changes its time of writing; a recent time may not tell two apart.
-        self._last = (changed, *found) if time.time_ns() - changed > _TELLS_APART else None
+        self._last = (changed, *found) if time.time_ns() - changed > TELLS_APART else None
         return found
 
     def _look(self) -> tuple[dict[str, Any], set[str]]:

@@ -6,6 +6,7 @@ people download and edit. Joined to a folder unchecked, ``../x`` or ``/x`` would
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -16,6 +17,14 @@ _SEPARATORS = "/\\"
 NATURAL_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 MEDICAL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 SUPPORTED_ENDINGS = NATURAL_ENDINGS + MEDICAL_ENDINGS  # of images and masks
+LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")  # known, so that they can be refused
+_KNOWN_ENDINGS = SUPPORTED_ENDINGS + LOSSY_ENDINGS
+
+
+def ending_of(path: Path | str) -> str:
+    """The supported or lossy ending of a file name in lower case (``.nii.gz`` counts as one); "" for any other."""
+    name = os.path.basename(path).lower()
+    return next((e for e in _KNOWN_ENDINGS if name.endswith(e)), "")
 
 
 def same_text(name: str) -> str:

@@ -16,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +85,12 @@ def map_cases(
 def local_threads(processes: Workers) -> int:
     """Threads for what is done in this process beside :func:`map_cases`, such as looking after many files."""
     return min(8, os.cpu_count() or 1) if isinstance(processes, Executor) else max(1, processes)
+
+
+def map_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """``function(item)`` of every item, in order, for what waits for the disk: no process is worth starting."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(pool.map(function, items))
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def dataset_name(id_or_name: int | str) -> str:
     if text in known:
         return text
     if text.isdecimal():
-        matches = sorted(name for name in known if int(DATASET_NAME.match(name).group(1)) == int(text))  # type: ignore[union-attr]
+        matches = sorted(name for name in known if number_of(name) == int(text))
         if len(matches) == 1:
             return matches[0]
         if len(matches) > 1:
@@ -100,6 +100,18 @@ def dataset_name(id_or_name: int | str) -> str:
         f"There is no dataset {text!r}. Expected an id or a name like Dataset003_Liver; found: {listing}. "
         f"Put its folder under nnUNet_raw ({os.environ.get('nnUNet_raw', 'not set')})."
     )
+
+
+def number_of(name: str) -> int:
+    """Id of a dataset by its full name: 3 of ``Dataset003_Liver``.
+
+    Raises:
+        ConfigurationError: no dataset is called so.
+    """
+    found = DATASET_NAME.match(name)
+    if found is None:
+        raise ConfigurationError(f"{name!r} is no name of a dataset; expected one like Dataset003_Liver.")
+    return int(found.group(1))
 
 
 def known_datasets() -> set[str]:

@@ -21,8 +21,7 @@ import torch
 
 from samdpo.align.places_figure import draw_places
 from samdpo.align.shared_prompts import FIGURE, copy_from_sibling
-from samdpo.dataset.contents import content_hash
-from samdpo.files import hash_of
+from samdpo.files import content_hash, hash_of
 from samdpo.model.places import Places, decode_places
 from samdpo.preferences.annotators import VirtualAnnotator, overlap
 from samdpo.preferences.losses import best_candidate_target

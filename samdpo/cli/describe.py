@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
@@ -30,25 +31,24 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_describe``."""
-    args = arguments().parse_args()
+    args = arguments().parse_args(argv)
     run_command(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:
     if args.timeout <= 0:
         raise ConfigurationError(f"--timeout is {args.timeout:g}; expected more than 0 seconds.")
-    from samdpo.dataset.dataset_json import load_dataset_json
-    from samdpo.paths import dataset_name, preprocessed_root, raw_folder
-    from samdpo.prompting.described import structures_to_describe, write_missing
-    from samdpo.prompting.description_file import description_files
-    from samdpo.prompting.language_model import LanguageModel
+    from samdpo.dataset.raw_dataset import RawDataset
+    from samdpo.paths import preprocessed_root
+    from samdpo.prompting.descriptions import description_files
+    from samdpo.prompting.language_model import LanguageModel, structures_to_describe, write_missing
 
-    name = dataset_name(args.dataset)
-    dataset = load_dataset_json(raw_folder(name))
+    raw = RawDataset.open(args.dataset)
+    name, dataset = raw.name, raw.meta
     preprocessed_root(writable=True)  # says what to type where it is not set
-    files, number = description_files(name), int(name[7:10])
+    files, number = description_files(name), raw.number
     own = [structure for structure in dataset.structures if structure not in structures_to_describe(dataset)]
     if own:
         log.info("Described in dataset.json, which wins: %s", ", ".join(own))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from samdpo.cli.common import add_dask, add_processes, log, parser, run_command, workers_asked
 
 if TYPE_CHECKING:
+    from samdpo.dataset.raw_dataset import RawDataset
     from samdpo.parallel import Workers
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_plan_and_preprocess``."""
     command = parser(
         "Fingerprint, plan, splits and slices of one or more datasets: everything before training.",
@@ -26,9 +27,9 @@ def main() -> None:
     command.add_argument("--no_pp", action="store_true", help="plan only, cut no slices")
     command.add_argument("--clean", action="store_true", help="make fingerprint and slices anew")
     _add_configurations(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
-    def step(dataset: str, workers: Workers) -> None:
+    def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.planning.run import plan_and_preprocess
 
         plan_and_preprocess(
@@ -39,7 +40,7 @@ def main() -> None:
     _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" if args.no_pp else _train(dataset, args))
 
 
-def main_extract_fingerprint() -> None:
+def main_extract_fingerprint(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_extract_fingerprint``."""
     command = parser("Measure the labelled cases of one or more datasets: dataset_fingerprint.json.")
     _add_datasets(command)
@@ -47,9 +48,9 @@ def main_extract_fingerprint() -> None:
     add_processes(command)
     add_dask(command)
     command.add_argument("--clean", action="store_true", help="measure anew even if nothing has changed")
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
-    def step(dataset: str, workers: Workers) -> None:
+    def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.planning.run import extract
 
         extract(dataset, workers, args.verify_dataset_integrity, args.clean)
@@ -57,14 +58,14 @@ def main_extract_fingerprint() -> None:
     _run(args, step, lambda dataset: f"samdpo_plan_experiment -d {dataset}")
 
 
-def main_plan_experiment() -> None:
+def main_plan_experiment(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_plan_experiment``."""
     command = parser("Write the plan and the splits of one or more datasets that have a fingerprint.")
     _add_datasets(command)
     _add_planning(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
-    def step(dataset: str, _: Workers) -> None:
+    def step(dataset: RawDataset, _: Workers) -> None:
         from samdpo.planning.run import plan_experiment
 
         plan_experiment(dataset, **_planning(args))
@@ -72,7 +73,7 @@ def main_plan_experiment() -> None:
     _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" + _plans_flag("-plans_name", args))
 
 
-def main_preprocess() -> None:
+def main_preprocess(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_preprocess``."""
     command = parser("Cut the slices of one or more planned datasets. Cases that are done are skipped.")
     _add_datasets(command)
@@ -81,9 +82,9 @@ def main_preprocess() -> None:
     add_dask(command)
     command.add_argument("--clean", action="store_true", help="throw away the slices that are there")
     _add_configurations(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
-    def step(dataset: str, workers: Workers) -> None:
+    def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.paths import PLANS_NAME
         from samdpo.planning.run import preprocess_planned
 
@@ -147,24 +148,23 @@ def _plans_flag(flag: str, args: argparse.Namespace) -> str:
     return f" {flag} {name}" if name else ""
 
 
-def _run(args: argparse.Namespace, step: Callable[[str, Workers], None], then: Callable[[str], str]) -> None:
+def _run(args: argparse.Namespace, step: Callable[[RawDataset, Workers], None], then: Callable[[str], str]) -> None:
     """Do ``step`` for every dataset, wrong names being found before any work; end with what to type next."""
 
     def body() -> None:
+        from samdpo.dataset.raw_dataset import RawDataset
         from samdpo.parallel import case_workers
-        from samdpo.paths import dataset_name, preprocessed_root, raw_folder, results_root
+        from samdpo.paths import preprocessed_root, results_root
 
-        names = [dataset_name(dataset) for dataset in args.d]
-        for name in names:
-            raw_folder(name)
+        datasets = [RawDataset.open(dataset) for dataset in args.d]
         preprocessed_root(writable=True)
         results_root(writable=True)  # training would need it: better told now
         if getattr(args, "c", None):
             log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
         with case_workers(*workers_asked(args)) as workers:
-            for name in names:
-                log.info("== %s ==", name)
-                step(name, workers)
-        log.info("Next: %s", "\n      ".join(then(f"{int(name[7:10])}") for name in names))
+            for dataset in datasets:
+                log.info("== %s ==", dataset.name)
+                step(dataset, workers)
+        log.info("Next: %s", "\n      ".join(then(str(dataset.number)) for dataset in datasets))
 
     run_command(body)

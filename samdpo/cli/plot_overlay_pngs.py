@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     run_command(lambda: plot(arguments))
 
 
@@ -36,12 +37,11 @@ def plot(arguments: argparse.Namespace) -> None:
     """Draw and say what was written."""
     from samdpo.errors import ConfigurationError
     from samdpo.evaluation.overlay_folder import plot_overlays
-    from samdpo.paths import raw_folder
 
     if not 0 <= arguments.overlay_intensity <= 1:
         raise ConfigurationError(f"-overlay_intensity is {arguments.overlay_intensity}; expected 0 to 1.")
     written = plot_overlays(
-        raw_folder(arguments.d),
+        arguments.d,
         arguments.o,
         images=arguments.i,
         labels=arguments.l,

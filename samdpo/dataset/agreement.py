@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.geometry import difference, numbers, turn_between
-from samdpo.dataset.images import UNKNOWN_SPACING, Volume, read_label_with_properties
+from samdpo.dataset.images import read_label_with_properties
 from samdpo.dataset.orientation import Turn
+from samdpo.dataset.volume import UNKNOWN_SPACING, Volume
 from samdpo.errors import DatasetError
 
 _SHOWN = 5  # values named in a sentence

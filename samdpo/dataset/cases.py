@@ -1,44 +1,33 @@
-"""Which cases a folder holds: ``CASE_0000.png`` with ``CASE.png``, by nnU-Net's rules, and who belongs together."""
+"""Which cases files are, ``CASE_0000.png`` with ``CASE.png``, by nnU-Net's rules; and those of a folder to predict."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.dicom import check_series, find_series
 from samdpo.dataset.foreign import (
     broken_link,
     dead_links,
     files_of,
-    foreign_files,
     left_out,
     misnamed_folders,
-    sub_folders_with_images,
 )
-from samdpo.dataset.images import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
+from samdpo.dataset.images import spacing_file
 from samdpo.dataset.pictures import read_picture
 from samdpo.errors import DatasetError
-from samdpo.files import read_json
-from samdpo.names import name_problem, same_text
-
-__all__ = [
-    "SUPPORTED_ENDINGS", "Case", "Inputs", "case_meant", "find_inputs", "input_cases", "label_files", "labelled_cases",
-    "load_groups", "unlabelled_cases",
-]
+from samdpo.names import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of, name_problem, same_text
 
 log = logging.getLogger(__name__)
 
 # Files that commands write beside masks and reports; CASE.json of a case of this name would be the same file.
 _OUR_FILES = ("dataset", "plans", "summary", "predict_from_raw_data_args", "ensemble_args", "postprocessing")
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
-_told: set[Path] = set()  # folders of which a warning was given; a dataset is listed several times in a run
 
 
 @dataclass(frozen=True)
@@ -50,34 +39,11 @@ class Case:
     label: Path | None
     group: str  # cases of one group (patient) are never separated by a split
 
-
-def labelled_cases(raw_folder: Path | str, dataset: DatasetJson) -> list[Case]:
-    """Cases of imagesTr with their labels of labelsTr, sorted by identifier.
-
-    The ``dataset`` key of dataset.json, where present, names the files instead (nnU-Net's rule).
-
-    Raises:
-        DatasetError: an image without label, a label without image, a missing channel or no case at all.
-    """
-    raw_folder = Path(raw_folder)
-    cases, problems = find_labelled_cases(raw_folder, dataset)
-    if not cases and not problems:
-        problems = [f"{raw_folder / 'imagesTr'} holds no image that ends with {dataset.file_ending}."]
-    if problems:
-        raise DatasetError("\n".join(problems[:20]))
-    return cases
-
-
-def unlabelled_cases(raw_folder: Path | str, dataset: DatasetJson) -> list[Case]:
-    """Cases of ``imagesUl/``, images without label, sorted; an absent folder means none.
-
-    Raises:
-        DatasetError: a missing channel, or an identifier that imagesTr uses too.
-    """
-    cases, problems = find_unlabelled_cases(Path(raw_folder), dataset)
-    if problems:
-        raise DatasetError("\n".join(problems[:20]))
-    return cases
+    @property
+    def files(self) -> list[Path]:
+        """All that it is made from: images, label, and the spacing that stands beside a TIFF stack."""
+        files = [*self.images, *([self.label] if self.label else [])]
+        return [*files, *(beside for file in files if file.is_file() and (beside := spacing_file(file)) is not None)]
 
 
 @dataclass(frozen=True)
@@ -159,47 +125,21 @@ def _inputs(
         log.warning("%s is none of the images and is left out.", file)
     if series:
         check_series(series, n_channels)
-        reserved = [_reserved(name, path) for name, path in series.items()]
+        reserved = [reserved_name(name, path) for name, path in series.items()]
         # A slice that is a link which leads nowhere may be the last one, whose absence cannot be seen.
         whole = [Case(name, (path,), None, name) for name, path in series.items()
-                 if not _reserved(name, path) and not dead_links(path, recursive=True)]
+                 if not reserved_name(name, path) and not dead_links(path, recursive=True)]
         return whole, [*misnamed, *(problem for problem in reserved if problem)], others
     if not fitting:
         found = ", ".join(sorted({ending_of(f) or f.suffix or "files without ending" for f in files})) or "nothing"
         none = f"{folder} holds no image that ends with {' or '.join(endings)}; found: {found}."
         raise DatasetError("\n".join([none, *misnamed, *others][:20]))
     fitting, numbered, problems = _numbered_inputs(fitting, n_channels, files_per_case)
-    cases, more = _group_files(fitting, n_channels, need_channel_suffix=False, numbered=numbered)
+    cases, more = cases_of_files(fitting, n_channels, need_channel_suffix=False, numbered=numbered)
     # A case of which a channel is a link that leads nowhere is not one of fewer channels.
-    lost = {same_text(_split_channel(link, n_channels)[0]) for link in dead_links(folder)}
+    lost = {same_text(split_channel(link, n_channels)[0]) for link in dead_links(folder)}
     whole = [Case(name, images, None, name) for name, images in cases.items() if same_text(name) not in lost]
     return whole, misnamed + problems + more, others
-
-
-def load_groups(raw_folder: Path | str) -> dict[str, str]:
-    """``case_groups.json``: identifier -> patient (or any group that splits must not separate); {} without the file.
-
-    Identifiers are composed (NFC): look them up with :func:`samdpo.names.same_text`.
-
-    Raises:
-        DatasetError: not JSON, not an object, or a group that is neither a text nor a whole number.
-    """
-    file = Path(raw_folder) / "case_groups.json"
-    if not file.exists():
-        return {}
-    remedy = 'Write it like {"case_1": "patient_A", "case_2": "patient_A"} or delete it.'
-    groups = read_json(file, error=DatasetError, remedy=remedy)
-    if not isinstance(groups, dict):
-        raise DatasetError(f"{file} must map each case to the name of its group. {remedy}")
-    for case, group in groups.items():
-        if not isinstance(group, (str, int)) or isinstance(group, bool):
-            raise DatasetError(
-                f"{file} must map each case to the name of its group, but the group of {case!r} is {group!r:.80}. "
-                f"{remedy}"
-            )
-        if not str(group).strip():  # all such cases would be one patient
-            raise DatasetError(f"{file}: the group of {case!r} is empty. Leave out a case that stands alone.")
-    return {same_text(case): same_text(str(group).strip()) for case, group in groups.items()}
 
 
 def case_meant(name: str, known: Collection[str]) -> str:
@@ -217,48 +157,6 @@ def case_meant(name: str, known: Collection[str]) -> str:
             return names[candidate]
     close = difflib.get_close_matches(bare, names, n=1, cutoff=0.8)
     return names[close[0]] if close else ""
-
-
-def find_labelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:
-    """The cases that are whole, and a sentence for each one that is not."""
-    groups = load_groups(raw_folder)
-    if "dataset" in dataset.raw:
-        listed, problems = _listed_cases(raw_folder, dataset, groups)
-        reserved = {case.identifier: _reserved(case.identifier, raw_folder / "dataset.json") for case in listed}
-        problems += [problem for problem in reserved.values() if problem]
-        return [case for case in listed if not reserved[case.identifier]], problems
-    images_folder, labels_folder = raw_folder / "imagesTr", raw_folder / "labelsTr"
-    missing = [
-        broken_link(f) or f"{f} is missing: it holds the labelled {w}."
-        for f, w in ((images_folder, "images"), (labels_folder, "masks"))
-        if not f.is_dir()
-    ]
-    if missing:
-        return [], missing
-    ending = dataset.file_ending
-    images, problems = _group_files(
-        [f for f in files_of(images_folder) if ending_of(f) == ending], dataset.n_channels, need_channel_suffix=True
-    )
-    labels, of_labels = label_files(labels_folder, ending)
-    problems = foreign_files(images_folder, ending) + foreign_files(labels_folder, ending) + problems + of_labels
-    _warn_of_sub_folders(images_folder, labels_folder)
-    spelled = {same_text(name): name for name in images}
-    # A link that leads nowhere, or a name that is refused, is told already.
-    about = {same_text(_split_channel(link, dataset.n_channels)[0]) for link in dead_links(images_folder)}
-    about |= {same_text(link.name[: -len(ending)]) for link in dead_links(labels_folder)}
-    about |= {name for name in labels if _reserved(name, labels_folder) or name_problem(name.strip())}
-    for name in sorted(spelled.keys() - labels.keys() - about):
-        problems.append(
-            f"{images[spelled[name]][0]} has no label {labels_folder / (name + ending)}. Add it, or move the image to "
-            f"{raw_folder / 'imagesUl'}, the folder of unlabelled images."
-        )
-    for name in sorted(labels.keys() - spelled.keys() - about):
-        hint = ""
-        if name.endswith("_0000"):
-            hint = f" A label has no channel number: rename it to {name[:-5]}{ending}."
-        problems.append(f"{labels[name]} has no image {images_folder / (name + '_0000' + ending)}.{hint}")
-    whole = sorted(spelled[name] for name in spelled.keys() & labels.keys())
-    return [Case(n, images[n], labels[same_text(n)], groups.get(same_text(n), n)) for n in whole], problems
 
 
 def label_files(folder: Path, ending: str) -> tuple[dict[str, Path], list[str]]:
@@ -281,70 +179,7 @@ def label_files(folder: Path, ending: str) -> tuple[dict[str, Path], list[str]]:
     return files, problems
 
 
-def find_unlabelled_cases(raw_folder: Path, dataset: DatasetJson) -> tuple[list[Case], list[str]]:
-    """The whole cases of imagesUl, and a sentence for each one that is not."""
-    folder = raw_folder / "imagesUl"
-    if not folder.is_dir():
-        broken = broken_link(folder)
-        return [], [broken] if broken else []
-    groups = load_groups(raw_folder)
-    files = [f for f in files_of(folder) if ending_of(f) == dataset.file_ending]
-    images, problems = _group_files(files, dataset.n_channels, need_channel_suffix=True)
-    problems = foreign_files(folder, dataset.file_ending) + problems
-    _warn_of_sub_folders(folder)
-    taken = raw_folder / "imagesTr"
-    labelled = files_of(taken) if taken.is_dir() else []
-    used = {same_text(_split_channel(f, dataset.n_channels)[0]) for f in labelled}
-    twice = {name for name in images if same_text(name) in used}
-    for name in sorted(twice):
-        problems.append(f"{images[name][0]} has the name of a labelled case of {taken}. Rename or remove one of them.")
-    return [Case(n, images[n], None, groups.get(same_text(n), n)) for n in sorted(images.keys() - twice)], problems
-
-
-def _listed_cases(raw_folder: Path, dataset: DatasetJson, groups: dict[str, str]) -> tuple[list[Case], list[str]]:
-    """nnU-Net's ``dataset`` key: {case: {"images": [...], "label": ...}}, relative paths and variables allowed.
-
-    Images may lie anywhere, since they are only read; a case's name is that of files we write, and a plain one.
-    """
-    listed, problems, cases = dataset.raw["dataset"], [], []
-    form, file = '{"case": {"images": ["path"], "label": "path"}}', raw_folder / "dataset.json"
-    if not isinstance(listed, dict):
-        return [], [f"{file}: 'dataset' must be an object like {form}."]
-
-    def path(text: str) -> Path:
-        return raw_folder / os.path.expandvars(text)  # an absolute path on the right wins
-
-    written_as: dict[str, str] = {}  # what a disk without capitals calls a case -> its name
-    for own, entry in sorted(listed.items()):
-        name = same_text(own)
-        if problem := name_problem(name):
-            problems.append(f"{file}: 'dataset' names a case {own[:80]!r}, which is {problem}. Files are called after "
-                            "a case: give it a plain name like case_01.")
-            continue
-        twin = written_as.setdefault(name.casefold(), own)
-        if twin != own:
-            problems.append(f"{file}: 'dataset' names the cases {twin!r} and {own!r}, which some disks take for one. "
-                            "Rename one of them.")
-            continue
-        images = entry.get("images") if isinstance(entry, dict) else None
-        label = entry.get("label") if isinstance(entry, dict) else None
-        if not isinstance(images, list) or not all(isinstance(text, str) for text in (*images, label)):
-            problems.append(f"{file}: 'dataset.{own}' must be written like {form}.")
-            continue
-        files = [path(text) for text in (*images, label)]
-        gone = [str(f) for f in files if not f.is_file()]
-        if gone:
-            problems.append(f"{file}: 'dataset.{own}' names {', '.join(gone)}, which is not there.")
-        elif len(images) not in (1, dataset.n_channels):
-            problems.append(
-                f"{file}: 'dataset.{own}' lists {len(images)} images, expected {dataset.n_channels}, one a channel."
-            )
-        else:
-            cases.append(Case(name, tuple(files[:-1]), files[-1], groups.get(name, name)))
-    return cases, problems
-
-
-def _split_channel(file: Path, n_channels: int) -> tuple[str, int | None]:
+def split_channel(file: Path, n_channels: int) -> tuple[str, int | None]:
     """``scan_0001.png`` -> ("scan", 1); ("scan_2024", None) where the digits are no channel of this dataset."""
     stem = file.name[: -len(ending_of(file))] if ending_of(file) else file.stem
     head, _, digits = stem.rpartition("_")
@@ -399,7 +234,7 @@ def _is_coloured(file: Path) -> bool:
     return len(pixels) == 3 and bool((pixels != pixels[:1]).any())
 
 
-def _reserved(name: str, place: Path) -> str:
+def reserved_name(name: str, place: Path) -> str:
     """A sentence where a case is called like a file that commands write beside its report; "" where it is not."""
     folded = same_text(name).casefold()
     if folded not in _OUR_FILES and not folded.startswith(f"{_OUR_FILES[3]}_part_"):
@@ -408,15 +243,7 @@ def _reserved(name: str, place: Path) -> str:
             "reports of cases. Rename it.")
 
 
-def _warn_of_sub_folders(*folders: Path) -> None:
-    for folder in folders:
-        if folder not in _told:
-            _told.add(folder)
-            for sentence in sub_folders_with_images(folder):
-                log.warning("Left out: %s", sentence)
-
-
-def _group_files(
+def cases_of_files(
     files: list[Path], n_channels: int, *, need_channel_suffix: bool, numbered: Iterable[str] = ()
 ) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """Files -> {identifier: channel files}, sorted, with a sentence for each case that is not whole.
@@ -427,7 +254,7 @@ def _group_files(
     problems: list[str] = []
     doubtful: set[str] = set()
     for file in files:
-        name, channel = _split_channel(file, n_channels)
+        name, channel = split_channel(file, n_channels)
         if channel is not None and name in numbered:
             name, channel = file.name[: -len(ending_of(file))], None
         if channel is None:
@@ -457,7 +284,7 @@ def _group_files(
                 f"{found[min(found)]}: the names {twin!r} and {name!r} differ by {how}, which "
                 "overwrites results on some disks. Rename one of them."
             )
-        reserved = _reserved(name, found[min(found)])
+        reserved = reserved_name(name, found[min(found)])
         if reserved:
             doubtful.add(name)
             problems.append(reserved)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import read_json
+from samdpo.names import LOSSY_ENDINGS, SUPPORTED_ENDINGS
 from samdpo.plan_sections import HIGHEST_LABEL
 from samdpo.schema import from_dict
 
@@ -156,8 +157,6 @@ def _labels(value: Any, problems: list[str]) -> tuple[dict[str, int], int | None
 
 
 def _ending_problems(ending: str) -> list[str]:
-    from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS
-
     if ending.lower() in LOSSY_ENDINGS:
         return [
             f"'file_ending' is {ending!r}: JPEG is lossy and blurs label edges. Save images and labels as PNG and "

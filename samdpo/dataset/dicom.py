@@ -18,9 +18,10 @@ from tqdm import tqdm
 from samdpo.dataset.decoding import check_size, decoding
 from samdpo.dataset.dicom_geometry import in_order
 from samdpo.dataset.dicom_headers import DICOM_SUFFIXES, DicomHeader, is_dicom, needs_decompression, read_header
-from samdpo.dataset.images import Volume, ending_of
 from samdpo.dataset.itk import silence, unreadable
+from samdpo.dataset.volume import Volume
 from samdpo.errors import DatasetError
+from samdpo.names import ending_of
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from samdpo.dataset.dicom import find_series
 from samdpo.dataset.dicom_headers import DICOM_SUFFIXES, is_dicom
-from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.errors import DatasetError
 from samdpo.files import unreadable
+from samdpo.names import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
 
 _NO_DICOM = (
     "A dataset holds no DICOM, which is read for prediction only: convert each series to NIfTI, for example with "

@@ -8,61 +8,30 @@ Arrays are (C, Z, Y, X); a single picture has Z = 1 and, as in nnU-Net, the spac
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samdpo.dataset.decoding import check_file
+from samdpo.dataset.dicom import is_series, read_series
+from samdpo.dataset.medical_files import read_volumes, write_volume_label
 from samdpo.dataset.nifti import not_finite
 from samdpo.dataset.pictures import read_label_picture, read_picture, write_picture
-from samdpo.dataset.volumes import read_volumes, write_volume_label
+from samdpo.dataset.volume import PICTURE_SPACING, UNKNOWN_SPACING, Volume
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
-from samdpo.names import MEDICAL_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS
+from samdpo.names import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
 
 log = logging.getLogger(__name__)
 
 _FLAT_ENDINGS = (".png", ".bmp")
-LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".webp")
-_ENDINGS = (*NATURAL_ENDINGS, *MEDICAL_ENDINGS, *LOSSY_ENDINGS)
-PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's convention for a single slice without spacing
-UNKNOWN_SPACING = (1.0, 1.0, 1.0)  # of a stack of pictures beside which none is written
 # Share of pixels that may be coloured in an image called grey: burnt-in callipers and text of ultrasound machines.
 _COLOURED_SHARE = 0.05
 _COLOUR_TOLERANCE = 5 / 255
 _ROUNDING = 1e-4  # of a label value; an interpolated one is further from a whole number
 _LABELS = np.iinfo(np.int16)
-
-
-@dataclass(frozen=True)
-class Volume:
-    """An image as read.
-
-    Attributes:
-        data: (C, Z, Y, X) float32, intensities as stored.
-        spacing: (z, y, x) in mm.
-        properties: JSON-able geometry that :func:`write_label` needs to write beside this image.
-    """
-
-    data: np.ndarray
-    spacing: tuple[float, float, float]
-    properties: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ndim(self) -> int:
-        """2 for a picture or a medical file of two axes, 3 for a volume, be it of one slice."""
-        geometry = self.properties.get("sitk_stuff")
-        return len(geometry["spacing"]) if geometry else 2 if self.data.shape[1] == 1 else 3
-
-
-def ending_of(path: Path | str) -> str:
-    """The supported or lossy ending of a file name in lower case (``.nii.gz`` counts as one); "" for any other."""
-    name = os.path.basename(path).lower()
-    return next((e for e in _ENDINGS if name.endswith(e)), "")
 
 
 def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None = None) -> Volume:
@@ -80,8 +49,6 @@ def read_image(paths: Sequence[Path | str] | Path | str, n_channels: int | None 
     files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     if not files:
         raise DatasetError("There is no file to read: a case needs at least one image.")
-    from samdpo.dataset.dicom import is_series, read_series  # it imports Volume from here
-
     if is_series(files):
         volume = read_series(files[0])
     else:

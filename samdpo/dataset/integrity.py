@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from samdpo.dataset.agreement import grid_problem, listing, mixed_dimensions, value_problem
-from samdpo.dataset.cases import Case, find_labelled_cases, find_unlabelled_cases, load_groups
-from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
+from samdpo.dataset.agreement import listing, mixed_dimensions
+from samdpo.dataset.cases import Case
+from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.foreign import broken_links
-from samdpo.dataset.images import MEDICAL_ENDINGS, read_image, read_label_with_properties
+from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import DatasetError
-from samdpo.names import same_text
+from samdpo.names import MEDICAL_ENDINGS, same_text
 from samdpo.parallel import Workers, map_cases
 
 log = logging.getLogger(__name__)
@@ -35,13 +33,9 @@ class _Finding:
     values: set[int] = field(default_factory=set)
     ndim: int | None = None  # axes of the image; None where it cannot be read
 
-    def add(self, problem: str | None) -> None:
-        """Take in a problem, if it is one."""
-        self.problems += [problem] if problem else []
 
-
-def verify_dataset_integrity(raw_folder: Path | str, processes: Workers = 1) -> None:
-    """Read every image and label of ``raw_folder`` and compare them with dataset.json and each other.
+def verify_dataset_integrity(dataset: int | str | Path | RawDataset, processes: Workers = 1) -> None:
+    """Read every image and label of a raw dataset and compare them with dataset.json and each other.
 
     Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, finite values, geometry,
     equal size and geometry of image and label, label values, images without any content, pictures among volumes.
@@ -50,48 +44,46 @@ def verify_dataset_integrity(raw_folder: Path | str, processes: Workers = 1) -> 
     Raises:
         DatasetError: one message with all problems found, the first 20 in words.
     """
-    raw_folder = Path(raw_folder)
-    dataset = load_dataset_json(raw_folder)
-    labelled, problems = find_labelled_cases(raw_folder, dataset)
-    unlabelled, more = find_unlabelled_cases(raw_folder, dataset)
-    problems += more
-    problems += _count_problems(raw_folder, dataset, len(labelled), already=bool(problems))
-    problems += _group_problems(raw_folder, [*labelled, *unlabelled])
-    findings = list(_check_all([*labelled, *unlabelled], dataset, processes))
-    warnings = [link for name in ("imagesTs", "labelsTs") for link in broken_links(raw_folder / name)]
+    raw = RawDataset.open(dataset)
+    (labelled, of_labelled), (unlabelled, of_unlabelled) = raw.whole_labelled, raw.whole_unlabelled
+    problems = [*of_labelled, *of_unlabelled]
+    problems += _count_problems(raw, len(labelled), already=bool(problems))
+    problems += _group_problems(raw, [*labelled, *unlabelled])
+    findings = list(_check_all([*labelled, *unlabelled], raw, processes))
+    warnings = [link for name in ("imagesTs", "labelsTs") for link in broken_links(raw.folder / name)]
     for finding in findings:
         problems += finding.problems
         warnings += finding.warnings
     mixed = mixed_dimensions({c.images[0]: f.ndim for c, f in zip([*labelled, *unlabelled], findings) if f.ndim})
     problems += [mixed] if mixed else []
-    of_labelled = findings[: len(labelled)]
-    empty = [f.empty for f in of_labelled if f.empty]
+    with_label = findings[: len(labelled)]
+    empty = [f.empty for f in with_label if f.empty]
     if labelled and len(empty) == len(labelled):
         problems.append(
-            f"All {len(empty)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. "
-            f"Write the values of dataset.json's labels ({listing(dataset.labels)}) into them."
+            f"All {len(empty)} masks in {raw.folder / 'labelsTr'} are empty: there is nothing to learn from. "
+            f"Write the values of dataset.json's labels ({listing(raw.meta.labels)}) into them."
         )
     elif empty:
         warnings.append(
             f"{len(empty)} of {len(labelled)} masks are empty (no structure), for example {empty[0]}. That is right "
             "where the structure is not in the image."
         )
-        warnings += _absent_structures(dataset, of_labelled)
+        warnings += _absent_structures(raw.meta, with_label)
     else:
-        warnings += _absent_structures(dataset, of_labelled)
+        warnings += _absent_structures(raw.meta, with_label)
     if problems:
-        raise DatasetError(_message(raw_folder, problems))
+        raise DatasetError(_message(raw.folder, problems))
     for warning in warnings[:_SHOWN]:
         log.warning("%s", warning)
-    log.info("%s: %d labelled and %d unlabelled cases are in order.", raw_folder.name, len(labelled), len(unlabelled))
+    log.info("%s: %d labelled and %d unlabelled cases are in order.", raw.name, len(labelled), len(unlabelled))
 
 
-def check_case(case: Case, dataset: DatasetJson) -> _Finding:
+def check_case(case: Case, raw: RawDataset) -> _Finding:
     """Read one case's files; nothing is raised, every problem becomes a sentence."""
     finding = _Finding()
     image = None
     try:
-        image = read_image(case.images, dataset.n_channels)
+        image = raw.image(case)
     except DatasetError as error:
         finding.problems.append(str(error))
     if image is not None:
@@ -105,52 +97,46 @@ def check_case(case: Case, dataset: DatasetJson) -> _Finding:
     if case.label is None:
         return finding
     try:
-        label, properties = read_label_with_properties(case.label)
+        label = raw.checked_label(case, image)
     except DatasetError as error:
         finding.problems.append(str(error))
         return finding
-    if image is not None:
-        finding.add(grid_problem(case.images[0], image, case.label, label.shape, properties))
-    values = np.unique(label).tolist()
-    finding.values = set(values)
-    finding.add(value_problem(case.label, values, dataset.labels))
-    if finding.values <= {0, dataset.ignore_label}:
+    finding.values = label.values
+    finding.problems += label.problems
+    if finding.values <= {0, raw.meta.ignore_label}:
         finding.empty = str(case.label)
-    elif len(values) == 1:
+    elif len(label.values) == 1:
         finding.warnings.append(
-            f"{case.label} is {values[0]} on all {label.size} pixels, with no background at all. Is that meant?"
+            f"{case.label} is {min(label.values)} on all {label.data.size} pixels, with no background at all. Is that "
+            "meant?"
         )
     return finding
 
 
-def _check_all(cases: list[Case], dataset: DatasetJson, processes: Workers) -> Iterator[_Finding]:
-    per_process = _PER_PROCESS[dataset.file_ending in MEDICAL_ENDINGS]
-    yield from map_cases(partial(check_case, dataset=dataset), cases, processes, "checking", per_process)
+def _check_all(cases: list[Case], raw: RawDataset, processes: Workers) -> Iterator[_Finding]:
+    per_process = _PER_PROCESS[raw.meta.file_ending in MEDICAL_ENDINGS]
+    yield from map_cases(partial(check_case, raw=raw), cases, processes, "checking", per_process)
 
 
-def _count_problems(raw_folder: Path, dataset: DatasetJson, found: int, *, already: bool) -> list[str]:
+def _count_problems(raw: RawDataset, found: int, *, already: bool) -> list[str]:
     """numTraining; not told where cases are broken, since their number is then not yet known."""
-    if already or found == dataset.num_training:
+    if already or found == raw.meta.num_training:
         return []
     if not found:
-        return [f"{raw_folder / 'imagesTr'} holds no image that ends with {dataset.file_ending}."]
+        return [f"{raw.folder / 'imagesTr'} holds no image that ends with {raw.meta.file_ending}."]
     return [
-        f"{raw_folder / 'dataset.json'}: 'numTraining' is {dataset.num_training}, but imagesTr and labelsTr hold "
+        f"{raw.folder / 'dataset.json'}: 'numTraining' is {raw.meta.num_training}, but imagesTr and labelsTr hold "
         f'{found} cases. Write "numTraining": {found}, or add what is missing.'
     ]
 
 
-def _group_problems(raw_folder: Path, cases: list[Case]) -> list[str]:
-    try:
-        groups = load_groups(raw_folder)
-    except DatasetError as error:  # cannot be read twice differently, but the finders may not have been reached
-        return [str(error)]
+def _group_problems(raw: RawDataset, cases: list[Case]) -> list[str]:
     known = {same_text(case.identifier) for case in cases}
-    unknown = sorted(set(groups) - known)
+    unknown = sorted(set(raw.groups) - known)
     if not unknown:
         return []
     return [
-        f"{raw_folder / 'case_groups.json'} names {len(unknown)} case(s) that do not exist: "
+        f"{raw.folder / 'case_groups.json'} names {len(unknown)} case(s) that do not exist: "
         f"{_some(unknown)}. Correct the names; they are written without _0000 and ending."
     ]
 

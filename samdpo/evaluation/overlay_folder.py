@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from samdpo.dataset.agreement import onto_grid, read_listed_label
-from samdpo.dataset.cases import input_cases, label_files, labelled_cases
-from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json, modality_of
-from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.cases import input_cases, label_files
+from samdpo.dataset.dataset_json import DatasetJson, modality_of
+from samdpo.dataset.images import read_image
+from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.volume import Volume
 from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
 from samdpo.names import same_text
@@ -40,7 +42,7 @@ class OverlayJob:
 
 
 def plot_overlays(
-    raw_folder: Path,
+    dataset: int | str | Path | RawDataset,
     output: Path,
     *,
     images: Path | None = None,
@@ -53,7 +55,7 @@ def plot_overlays(
     """Draw every case that has a label map; of volumes the slice with the most foreground.
 
     Args:
-        raw_folder: raw dataset; its dataset.json names structures, channels and file ending.
+        dataset: a raw one; its dataset.json names structures, channels and file ending.
         output: folder of the PNGs, ``CASE.png``.
         images: folder of images; by default the dataset's labelled ones.
         labels: folder of true label maps; by default the dataset's, where ``images`` is not given.
@@ -69,16 +71,16 @@ def plot_overlays(
         DatasetError: no case has a label map, a channel that there is not, values that dataset.json does not list, or
             label and image on different grids.
     """
-    dataset = load_dataset_json(raw_folder)
-    names = list(dataset.channel_names.values())
-    if channel is not None and not 0 <= channel < dataset.n_channels:
+    raw = RawDataset.open(dataset)
+    meta, names = raw.meta, list(raw.meta.channel_names.values())
+    if channel is not None and not 0 <= channel < meta.n_channels:
         raise DatasetError(
-            f"{raw_folder / 'dataset.json'} names {dataset.n_channels} channel(s), so -channel_idx {channel} does not "
-            f"exist; expected 0 to {dataset.n_channels - 1}."
+            f"{raw.folder / 'dataset.json'} names {meta.n_channels} channel(s), so -channel_idx {channel} does not "
+            f"exist; expected 0 to {meta.n_channels - 1}."
         )
-    cases = labelled_cases(raw_folder, dataset) if images is None else input_cases(images, None, dataset.n_channels)
+    cases = raw.labelled if images is None else input_cases(images, None, meta.n_channels)
     window = CT_WINDOW if modality_of(names[channel or 0]) == "ct" else None
-    there = {folder: _label_maps(folder, dataset) for folder in (labels, predictions) if folder is not None}
+    there = {folder: _label_maps(folder, meta) for folder in (labels, predictions) if folder is not None}
     jobs = []
     for case in cases:
         name = same_text(case.identifier)
@@ -89,14 +91,14 @@ def plot_overlays(
             continue
         jobs.append(
             OverlayJob(case.identifier, case.images, shown, truth if predictions else None,
-                       output / f"{case.identifier}.png", dataset.structures, dataset.labels, dataset.n_channels,
+                       output / f"{case.identifier}.png", meta.structures, meta.labels, meta.n_channels,
                        None if channel is None and is_rgb(names) else channel or 0, fill, window)
         )
     if not jobs:
-        folder = predictions or labels or raw_folder / "labelsTr"
+        folder = predictions or labels or raw.folder / "labelsTr"
         raise DatasetError(
             f"{folder} has no label map for any of the {len(cases)} images; expected names like "
-            f"{cases[0].identifier}{dataset.file_ending}."
+            f"{cases[0].identifier}{meta.file_ending}."
         )
     return list(map_cases(draw_job, jobs, processes, "drawing"))
 

@@ -15,7 +15,7 @@ from samdpo.dataset.agreement import onto_grid, read_listed_label
 from samdpo.dataset.cases import label_files
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.foreign import broken_links
-from samdpo.dataset.images import UNKNOWN_SPACING
+from samdpo.dataset.volume import UNKNOWN_SPACING
 from samdpo.errors import DatasetError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
 from samdpo.files import write_json

@@ -15,12 +15,11 @@ from typing import Any
 from tqdm import tqdm
 
 from samdpo.dataset.cases import Case, find_inputs
-from samdpo.dataset.contents import content_hash
 from samdpo.dataset.dicom import is_series
 from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
 from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, SamdpoError
-from samdpo.files import copy_file, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
+from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
 from samdpo.inference.dicom_seg import check_dicom_seg
 from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.folder import read_plans, trained_folds

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.dataset.images import Volume, read_image
+from samdpo.dataset.images import read_image
 from samdpo.dataset.orientation import AS_IT_LIES, Turn, orientation, turn_to, unknown_orientation
+from samdpo.dataset.volume import Volume
 from samdpo.errors import DatasetError, ModelFolderError
 from samdpo.model.clean_up import keep_largest_components
 from samdpo.model.folder import FoldModel, load_fold, read_plans, trained_folds
@@ -125,9 +126,7 @@ class Predictor:
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):
-            from samdpo.lab.sam_med3d.predictor import VolumePredictor
-
-            return VolumePredictor(plans, models, place, mirror)
+            return models[0].network.predictor_class()(plans, models, place, mirror)
         for model in models:
             model.network.to(place, memory_format=memory_format(place))
         return cls(plans, models, place, mirror)

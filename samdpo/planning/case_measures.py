@@ -8,11 +8,10 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from samdpo.dataset.agreement import grid_problem, value_problem
 from samdpo.dataset.cases import Case
-from samdpo.dataset.dataset_json import DatasetJson, Modality, modality_of
-from samdpo.dataset.images import read_image, read_label_with_properties
+from samdpo.dataset.dataset_json import Modality, modality_of
 from samdpo.dataset.orientation import axial_axis, orientation
+from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import DatasetError
 
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
@@ -95,27 +94,23 @@ def samples_of_a_case(n_cases: int) -> int:
     return max(1, min(_SAMPLES, _SAMPLES_OF_ALL // max(1, n_cases)))
 
 
-def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> CaseMeasure:
+def measure_case(case: Case, raw: RawDataset, samples: int = _SAMPLES) -> CaseMeasure:
     """Read one labelled case and measure it.
 
     Args:
         case: with a label.
-        dataset: its dataset.json.
+        raw: its dataset.
         samples: intensities kept of the foreground, and of each structure.
 
     Raises:
         DatasetError: image and label differ in size or geometry, a value that dataset.json does not list, an image of
             one value.
     """
-    volume = read_image(case.images, dataset.n_channels)
-    label, properties = read_label_with_properties(case.label)
-    data, shape = volume.data, volume.data.shape[1:]
-    values = set(np.unique(label).tolist())
-    problem = grid_problem(case.images[0], volume, case.label, label.shape, properties) or value_problem(
-        case.label, values, dataset.labels
-    )
-    if problem:
-        raise DatasetError(f"{problem} {_ALL_FILES}")
+    volume, meta = raw.image(case), raw.meta
+    found = raw.checked_label(case, volume)
+    if found.problems:
+        raise DatasetError(f"{found.problems[0]} {_ALL_FILES}")
+    data, label, shape = volume.data, found.data, volume.data.shape[1:]
     value_range = [(float(channel.min()), float(channel.max())) for channel in data]
     if all(low == high for low, high in value_range):
         raise DatasetError(
@@ -123,14 +118,14 @@ def measure_case(case: Case, dataset: DatasetJson, samples: int = _SAMPLES) -> C
             f"Replace it or remove the case. {_ALL_FILES}"
         )
     letters = orientation(volume.properties)
-    axis = slicing_axis(modality_of(next(iter(dataset.channel_names.values()))), volume.spacing, shape, letters)
+    axis = slicing_axis(modality_of(next(iter(meta.channel_names.values()))), volume.spacing, shape, letters)
     generator = np.random.default_rng(1234)
     take = partial(_sample, data, generator, samples)
-    known = np.ones_like(label, bool) if dataset.ignore_label is None else label != dataset.ignore_label
+    known = np.ones_like(label, bool) if meta.ignore_label is None else label != meta.ignore_label
     foreground = (label > 0) & known
     structures = {
         name: StructureMeasure(take(label == value), *_by_slice(label == value, axis), count_components(label == value))
-        for name, value in dataset.structures.items() if value in values
+        for name, value in meta.structures.items() if value in found.values
     }
     return CaseMeasure(
         case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),

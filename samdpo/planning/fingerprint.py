@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.agreement import mixed_dimensions
-from samdpo.dataset.cases import Case, case_meant, labelled_cases, load_groups, unlabelled_cases
-from samdpo.dataset.contents import content_hashes, files_of_case
-from samdpo.dataset.dataset_json import DatasetJson, Modality, load_dataset_json, modality_of
+from samdpo.dataset.cases import case_meant
+from samdpo.dataset.dataset_json import Modality, modality_of
+from samdpo.dataset.raw_dataset import RawDataset, content_hashes, load_groups
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
@@ -91,11 +91,11 @@ class _Fingerprint:
             raise ValueError("the channels are not numbered from 0")
 
 
-def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[str, Any]:
+def extract_fingerprint(dataset: int | str | Path | RawDataset, processes: Workers = 1) -> dict[str, Any]:
     """Read every labelled case once.
 
     Args:
-        raw_folder: ``nnUNet_raw/DatasetXXX_Name``.
+        dataset: a raw one: id, name, folder, or as it is open.
         processes: at most this many, or an executor.
 
     Returns:
@@ -110,28 +110,26 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
         DatasetError: dataset.json or a case breaks the rules, pictures lie among volumes, or no label shows any
             structure.
     """
-    raw_folder = Path(raw_folder)
-    dataset = load_dataset_json(raw_folder)
-    cases, unlabelled = labelled_cases(raw_folder, dataset), unlabelled_cases(raw_folder, dataset)
-    if len(cases) != dataset.num_training:
+    raw = RawDataset.open(dataset)
+    cases, unlabelled, meta = raw.labelled, raw.unlabelled, raw.meta
+    if len(cases) != meta.num_training:
         log.warning(
             "%s: 'numTraining' is %d, but imagesTr and labelsTr hold %d cases. Write \"numTraining\": %d, or add what "
-            "is missing.", raw_folder / "dataset.json", dataset.num_training, len(cases), len(cases),
+            "is missing.", raw.folder / "dataset.json", meta.num_training, len(cases), len(cases),
         )
-    measure = partial(measure_case, dataset=dataset, samples=samples_of_a_case(len(cases)))
+    measure = partial(measure_case, raw=raw, samples=samples_of_a_case(len(cases)))
     measures = list(map_cases(measure, cases, processes, "Fingerprint"))
     mixed = mixed_dimensions({case.images[0]: m.ndim for case, m in zip(cases, measures)})
     if mixed:
         raise DatasetError(mixed)
     if not any(m.structures for m in measures):
         raise DatasetError(
-            f"All {len(cases)} masks in {raw_folder / 'labelsTr'} are empty: there is nothing to learn from. Write the "
-            f"values of dataset.json's labels ({', '.join(f'{v} = {n}' for n, v in dataset.labels.items())}) into them."
+            f"All {len(cases)} masks in {raw.folder / 'labelsTr'} are empty: there is nothing to learn from. Write the "
+            f"values of dataset.json's labels ({', '.join(f'{v} = {n}' for n, v in meta.labels.items())}) into them."
         )
-    names, groups = [case.identifier for case in (*cases, *unlabelled)], load_groups(raw_folder)
-    _warn_of_unknown(raw_folder, names, groups)
-    structures = {name: _structure(name, value, measures) for name, value in dataset.structures.items()}
-    _warn_about_empty(raw_folder, measures, structures)
+    _warn_of_unknown(raw)
+    structures = {name: _structure(name, value, measures) for name, value in meta.structures.items()}
+    _warn_about_empty(raw, measures, structures)
     return {
         "spacings": [list(m.spacing) for m in measures],
         "orientations": [m.orientation for m in measures],
@@ -141,40 +139,39 @@ def extract_fingerprint(raw_folder: Path | str, processes: Workers = 1) -> dict[
         ),
         "foreground_intensity_properties_per_channel": _intensities([m.intensities for m in measures]),
         "version": _VERSION,
-        "source": source_hash(raw_folder, dataset, [*cases, *unlabelled], local_threads(processes)),
-        "modality": modality_of(next(iter(dataset.channel_names.values()))),
+        "source": source_hash(raw, local_threads(processes)),
+        "modality": modality_of(next(iter(meta.channel_names.values()))),
         "cases": [m.identifier for m in measures],
         "unlabelled_cases": [case.identifier for case in unlabelled],
-        "groups": _groups_of(names, groups),
+        "groups": _groups_of([case.identifier for case in raw.cases], raw.groups),
         "shapes": [list(m.shape) for m in measures],
         "n_slices": {m.identifier: m.n_slices for m in measures},
         "n_foreground_slices": {m.identifier: m.n_foreground_slices for m in measures},
         "value_range_per_channel": {
             str(c): [min(m.value_range[c][0] for m in measures), max(m.value_range[c][1] for m in measures)]
-            for c in range(dataset.n_channels)
+            for c in range(meta.n_channels)
         },
         "images": training_images(measures),
         "structures": structures,
     }
 
 
-def update_fingerprint(raw_folder: Path, folder: Path, processes: Workers = 1, clean: bool = False) -> dict[str, Any]:
+def update_fingerprint(
+    dataset: int | str | Path | RawDataset, folder: Path, processes: Workers = 1, clean: bool = False
+) -> dict[str, Any]:
     """The fingerprint in ``folder``; extracted where it is missing, of other files, or ``clean`` is asked for."""
-    file = folder / FINGERPRINT_FILE
+    file, raw = folder / FINGERPRINT_FILE, RawDataset.open(dataset)
     if file.is_file() and not clean:
-        dataset = load_dataset_json(raw_folder)
-        cases = [*labelled_cases(raw_folder, dataset), *unlabelled_cases(raw_folder, dataset)]
         try:
             found = load_fingerprint(folder)
         except DatasetError as error:  # of another version, or damaged
             log.debug("%s", error)
             found = {}
-        _warn_of_unknown(raw_folder, [case.identifier for case in cases], load_groups(raw_folder))
-        source = source_hash(raw_folder, dataset, cases, local_threads(processes))
-        if found.get("source") == source:
+        _warn_of_unknown(raw)
+        if found.get("source") == source_hash(raw, local_threads(processes)):
             log.info("Fingerprint unchanged: %s", file)
             return found
-    fingerprint = extract_fingerprint(raw_folder, processes)
+    fingerprint = extract_fingerprint(raw, processes)
     write_json(file, fingerprint)
     log.info("Fingerprint of %d labelled cases written: %s", len(fingerprint["cases"]), file)
     return fingerprint
@@ -242,22 +239,20 @@ def load_case_groups(folder: Path) -> dict[str, str]:
     return groups
 
 
-def source_hash(raw_folder: Path, dataset: DatasetJson, cases: Sequence[Case], threads: int = 1) -> str:
+def source_hash(raw: RawDataset, threads: int = 1) -> str:
     """Changes when dataset.json, the groups, or any file's content, name or time of writing does.
 
     The content decides, since a file may be replaced by one of the same time; to measure a touched one again does no
     harm.
 
     Args:
-        raw_folder: of the dataset.
-        dataset: its dataset.json.
-        cases: labelled and unlabelled ones.
+        raw: the dataset.
         threads: that read the files.
     """
-    hashes = content_hashes(cases, threads)
-    files = [file for case in cases for file in files_of_case(case)]
+    hashes = content_hashes(raw.cases, threads)
+    files = [file for case in raw.cases for file in case.files]
     contents = [(str(file), file.stat().st_mtime_ns, hashes[file]) for file in files]
-    return hash_of(dataset.raw, load_groups(raw_folder), contents)
+    return hash_of(raw.meta.raw, raw.groups, contents)
 
 
 _warned: set[str] = set()
@@ -274,23 +269,24 @@ def _groups_of(cases: Sequence[str], groups: Mapping[str, str]) -> dict[str, str
     return {case: groups[same_text(case)] for case in cases if same_text(case) in groups}
 
 
-def _warn_of_unknown(raw_folder: Path, cases: Sequence[str], groups: Mapping[str, str]) -> None:
+def _warn_of_unknown(raw: RawDataset) -> None:
     """Say which names of case_groups.json are no case; where none is one, nobody would be kept apart from anybody.
 
     Raises:
         DatasetError: none is.
     """
-    unknown = sorted(set(groups) - set(map(same_text, cases)))
+    cases = [case.identifier for case in raw.cases]
+    unknown = sorted(set(raw.groups) - set(map(same_text, cases)))
     if not unknown:
         return
-    file, meant = raw_folder / "case_groups.json", case_meant(unknown[0], cases)
+    file, meant = raw.folder / "case_groups.json", case_meant(unknown[0], cases)
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     hint = f"Is {meant} meant? " if meant else ""
     text = (
         f"{file} names {', '.join(unknown[:5])}{more}, which the dataset does not hold. {hint}Names are written "
         "without _0000 and ending."
     )
-    if len(unknown) == len(groups):
+    if len(unknown) == len(raw.groups):
         raise DatasetError(f"{text} Not one name in the file is a case: correct them, or delete the file.")
     warn_once(text)
 
@@ -340,14 +336,12 @@ def _intensities(samples: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
     }
 
 
-def _warn_about_empty(
-    raw_folder: Path, measures: Sequence[CaseMeasure], structures: dict[str, dict[str, Any]]
-) -> None:
+def _warn_about_empty(raw: RawDataset, measures: Sequence[CaseMeasure], structures: dict[str, dict[str, Any]]) -> None:
     empty = [m.identifier for m in measures if not m.structures]
     if empty:
         log.warning(
             "%d of %d masks in %s are empty, for example that of %s. That is right where the structure is not in the "
-            "image.", len(empty), len(measures), raw_folder / "labelsTr", empty[0],
+            "image.", len(empty), len(measures), raw.folder / "labelsTr", empty[0],
         )
     never = [name for name, entry in structures.items() if not entry["cases"]]
     if never:

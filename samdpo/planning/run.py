@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.errors import ConfigurationError, PlansError
+from samdpo.dataset.dataset_json import DatasetJson
+from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.errors import PlansError
+from samdpo.extensions import find
 from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
 from samdpo.parallel import Workers
-from samdpo.paths import PLANS_NAME, dataset_name, preprocessed_folder, raw_folder, raw_root
+from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
-from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
 from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
@@ -23,14 +24,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PLANNER = "LitePlanner"
+
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
     "case_groups": "the groups of cases",
 }
 
 
+class Planner(Protocol):
+    """What a planner is: made from a fingerprint, gives a plan. Keyword arguments as of :class:`LitePlanner`."""
+
+    def __init__(
+        self, fingerprint: dict[str, Any], dataset_json: DatasetJson, dataset_name: str, **settings: Any
+    ) -> None: ...
+
+    def plan(self) -> Plans:
+        """The whole plan."""
+        ...
+
+
 def plan_and_preprocess(
-    dataset: int | str,
+    dataset: int | str | Path | RawDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -46,7 +61,7 @@ def plan_and_preprocess(
     """Everything before training: fingerprint, plan, splits, slices.
 
     Args:
-        dataset: id or name.
+        dataset: a raw one: id, name, folder, or as it is open.
         planner: name, or ``module:Class``.
         plans_name: of the file; the default is ``samdpoPlans``.
         labelled: share of each fold's training cases whose labels may be used.
@@ -59,21 +74,25 @@ def plan_and_preprocess(
         memory_gib: of the device to plan for; None looks.
         backbone: of the network; None for the planner's own.
     """
-    get_planner(planner)  # a wrong name is told before minutes of work
+    find("planner", planner)  # a wrong name is told before minutes of work
     plans_name = checked_plans_name(plans_name)
     if backbone:
         checked_backbone(backbone)
     check_fractions(labelled, unlabelled)
-    extract(dataset, processes, verify, clean)
-    plans = plan_experiment(dataset, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone)
+    raw = RawDataset.open(dataset)
+    extract(raw, processes, verify, clean)
+    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone)
     if preprocess:
-        preprocess_planned(dataset, plans.plans_name, processes, clean)
+        preprocess_planned(raw, plans.plans_name, processes, clean)
     return plans
 
 
-def extract(dataset: int | str, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
+def extract(
+    dataset: int | str | Path | RawDataset, processes: Workers = 1, verify: bool = False, clean: bool = False
+) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
-    raw, folder = checked_raw_folder(dataset), preprocessed_folder(dataset, writable=True)
+    raw = RawDataset.open(dataset)
+    folder = preprocessed_folder(raw.name, writable=True)
     remove_abandoned(folder)
     if verify:
         from samdpo.dataset.integrity import verify_dataset_integrity
@@ -83,7 +102,7 @@ def extract(dataset: int | str, processes: Workers = 1, verify: bool = False, cl
 
 
 def plan_experiment(
-    dataset: int | str,
+    dataset: int | str | Path | RawDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -103,10 +122,11 @@ def plan_experiment(
     """
     check_fractions(labelled, unlabelled)
     plans_name = checked_plans_name(plans_name)
-    planner_class = get_planner(planner)
+    planner_class: type[Planner] = find("planner", planner)
     chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
-    name, folder = dataset_name(dataset), preprocessed_folder(dataset, writable=True)
-    contents, fingerprint = load_dataset_json(checked_raw_folder(dataset)), load_fingerprint(folder)
+    raw = RawDataset.open(dataset)
+    folder = preprocessed_folder(raw.name, writable=True)
+    fingerprint = load_fingerprint(folder)
     remove_abandoned(folder)
     splits = update_splits(
         folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
@@ -114,7 +134,7 @@ def plan_experiment(
     )
     labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
     worker = planner_class(
-        fingerprint, contents, name, plans_name=plans_name, memory_gib=memory_gib,
+        fingerprint, raw.meta, raw.name, plans_name=plans_name, memory_gib=memory_gib,
         labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
         **chosen,
     )
@@ -127,13 +147,14 @@ def plan_experiment(
 
 
 def preprocess_planned(
-    dataset: int | str, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
+    dataset: int | str | Path | RawDataset, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
 ) -> SliceStore:
     """Cut the slices of a planned dataset; returns the store."""
     from samdpo.preprocessing.preprocess import preprocess_dataset
 
-    plans = load_plans(preprocessed_folder(dataset) / f"{plans_name}.json")
-    return preprocess_dataset(dataset, plans, processes, clean)
+    raw = RawDataset.open(dataset)
+    plans = load_plans(preprocessed_folder(raw.name) / f"{plans_name}.json")
+    return preprocess_dataset(raw, plans, processes, clean)
 
 
 def checked_plans_name(name: str | None) -> str:
@@ -200,14 +221,3 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
     result = parse_plans(data, file)
     write_plans(data, file)
     return result
-
-
-def checked_raw_folder(dataset: int | str) -> Path:
-    """The raw folder; a dataset that is only preprocessed gets the sentence that says so."""
-    raw_root()
-    folder = raw_folder(dataset)
-    if not (folder / "imagesTr").is_dir() and not (folder / "dataset.json").is_file():
-        raise ConfigurationError(
-            f"{folder} has neither dataset.json nor imagesTr. Fill it as for nnU-Net: dataset.json, imagesTr, labelsTr."
-        )
-    return folder

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.images import Volume
+from samdpo.dataset.volume import Volume
 from samdpo.planning.case_measures import CaseMeasure, has_colours
 from samdpo.plans import Plans, PreprocessingPlan
 

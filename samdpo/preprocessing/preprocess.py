@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.agreement import grid_problem, value_problem
-from samdpo.dataset.cases import Case, labelled_cases, unlabelled_cases
-from samdpo.dataset.contents import content_hash, content_hashes, files_of_case
-from samdpo.dataset.dataset_json import load_dataset_json
-from samdpo.dataset.images import (
-    Volume,
-    ending_of,
-    read_image,
-    read_label,
-    read_label_with_properties,
-    spacing_file,
-    write_label,
-)
+from samdpo.dataset.cases import Case
+from samdpo.dataset.images import read_image, read_label, spacing_file, write_label
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
-from samdpo.errors import DatasetError, PlansError, SamdpoError
-from samdpo.files import atomic_path, copy_file, hash_of, read_json, remove_abandoned, write_json
-from samdpo.names import check_name, name_problem
-from samdpo.parallel import Workers, local_threads, map_cases
-from samdpo.paths import preprocessed_folder, raw_folder
+from samdpo.dataset.raw_dataset import RawDataset, content_hashes
+from samdpo.errors import PlansError, SamdpoError
+from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, write_json
+from samdpo.names import check_name, ending_of, name_problem
+from samdpo.parallel import Workers, local_threads, map_cases, map_threads
+from samdpo.paths import preprocessed_folder
 from samdpo.planning.training_images import in_depth_of_training
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
@@ -64,21 +53,16 @@ def prepare_channels(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceG
     return _cut(data, plans.preprocessing)
 
 
-def preprocess_case(case: Case, plans: Plans) -> tuple[np.ndarray, SliceGeometry, dict[str, Any]]:
-    """Read and cut one case: (slices (S, 3, size, size), geometry, properties as in the store)."""
-    job = _Job(case, plans.preprocessing, {n: s.label for n, s in plans.structures.items()}, case_hash(case, plans))
-    channels, _, geometry, properties = _prepare(job)
-    return channels[:, properties["channels"]], geometry, properties
-
-
-def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
+def preprocess_dataset(
+    dataset: int | str | Path | RawDataset, plans: Plans, processes: Workers = 1, clean: bool = False
+) -> SliceStore:
     """Fill ``nnUNet_preprocessed/DatasetXXX_Name/DATA_IDENTIFIER`` from the raw images.
 
     Cases that are there whole, made from the same files with the same plan, are kept; damaged ones are made anew, and
     cases whose raw files are gone are removed. Also brings ``dataset.json`` and ``gt_segmentations/`` up to date.
 
     Args:
-        dataset: id or name.
+        dataset: a raw one: id, name, folder, or as it is open.
         plans: its ``preprocessing`` is what is done.
         processes: at most this many, or an executor.
         clean: throw away what is there.
@@ -89,33 +73,27 @@ def preprocess_dataset(dataset: int | str, plans: Plans, processes: Workers = 1,
         PlansError: the plan's ``data_identifier`` is no name of a folder for slices.
         ConfigurationError: that folder holds files of others, and no slices or ``clean`` is asked for.
     """
-    raw, folder = raw_folder(dataset), preprocessed_folder(dataset, writable=True)
-    contents = load_dataset_json(raw)
-    cases = [*labelled_cases(raw, contents), *unlabelled_cases(raw, contents)]
-    for case in cases:
-        check_name(case.identifier.strip(), f"{raw / 'dataset.json'}: the name of a case")  # a space does no harm
+    raw = RawDataset.open(dataset)
+    folder, cases = preprocessed_folder(raw.name, writable=True), raw.cases
+    for case in cases:  # whose names may have a space at an end
+        check_name(case.identifier.strip(), f"{raw.folder / 'dataset.json'}: the name of a case")
     store = SliceStore(folder / _slices_folder(plans))
     if clean and store.folder.is_dir():
         store.clear()
     store.claim()
     remove_abandoned(folder, recursive=True)
-    copy_file(raw / "dataset.json", folder / "dataset.json")
+    copy_file(raw.folder / "dataset.json", folder / "dataset.json")
     hashes = content_hashes(cases, local_threads(processes))
-    _copy_truth([c for c in cases if c.label], folder / _TRUTH, contents.file_ending, hashes)
-    rules = _rules(plans, contents.ignore_label)
+    _copy_truth(raw, folder / _TRUTH, hashes)
+    rules = _rules(plans, raw.meta.ignore_label)
     sources = {case.identifier: _hash(case, hashes, *rules) for case in cases}
     labels = {name: structure.label for name, structure in plans.structures.items()}
     there = _fit(store, sources, local_threads(processes))
-    jobs = [
-        _Job(
-            case, plans.preprocessing, labels, sources[case.identifier], store.folder, contents.labels,
-            contents.ignore_label,
-        )
-        for case in cases if case.identifier not in there
-    ]
+    jobs = [_Job(case, sources[case.identifier]) for case in cases if case.identifier not in there]
+    run = partial(_run, raw=raw, plan=plans.preprocessing, labels=labels, folder=store.folder)
     if len(jobs) < len(cases):
         log.info("%d of %d cases are preprocessed already.", len(cases) - len(jobs), len(cases))
-    for _ in map_cases(_run, jobs, processes, "Preprocessing", per_process=16 if plans.ndim == 2 else 1):
+    for _ in map_cases(run, jobs, processes, "Preprocessing", per_process=16 if plans.ndim == 2 else 1):
         pass
     for gone in sorted(set(store.recorded()) - set(sources)):
         log.info("%s is not among the raw images any more: its slices are removed.", gone)
@@ -140,8 +118,7 @@ def _fit(store: SliceStore, sources: Mapping[str, str], threads: int) -> set[str
         case: entry for case, entry in store.summaries().items()
         if case in sources and entry.source == sources[case] and entry.small_objects is not None
     }
-    with ThreadPoolExecutor(threads) as pool:  # reading waits for the disk
-        damaged = [case for case, is_damaged in zip(found, pool.map(store.damaged, found)) if is_damaged]
+    damaged = [case for case, is_damaged in zip(found, map_threads(store.damaged, list(found), threads)) if is_damaged]
     if damaged:
         log.warning(
             "The slices of %s%s are damaged and are made anew. If this comes back, look after the disk.",
@@ -166,11 +143,6 @@ def _warn_of_small_objects(there: Mapping[str, CaseSummary], size: int) -> None:
             )
 
 
-def case_hash(case: Case, plans: Plans, ignore_label: int | None = None) -> str:
-    """Hash of all that a case's slices are made from: the bytes of its files, the plan's preprocessing, the labels."""
-    return _hash(case, content_hashes([case]), *_rules(plans, ignore_label))
-
-
 def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict[str, int]]:
     """What of a plan a case's slices depend on: preprocessing, and labels by name."""
     rules = {k: v for k, v in to_dict(plans.preprocessing).items() if k != "data_identifier"}
@@ -179,20 +151,15 @@ def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict
 
 
 def _hash(case: Case, hashes: Mapping[Path, str], rules: dict[str, Any], labels: dict[str, int]) -> str:
-    return hash_of(_VERSION, [hashes[file] for file in files_of_case(case)], rules, labels)
+    return hash_of(_VERSION, [hashes[file] for file in case.files], rules, labels)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a process needs for one case; small, since it is sent."""
+    """One case, and the hash of all that its slices are made from."""
 
     case: Case
-    plan: PreprocessingPlan
-    labels: Mapping[str, int]
     content_hash: str
-    folder: Path | None = None
-    listed: Mapping[str, int] | None = None  # every label of dataset.json; None: any value is accepted
-    ignore_label: int | None = None
 
     @property
     def identifier(self) -> str:
@@ -200,14 +167,9 @@ class _Job:
         return self.case.identifier
 
 
-def _run(job: _Job) -> None:
-    channels, label, _, properties = _prepare(job)
-    SliceStore(job.folder).put(job.case.identifier, channels, label, properties)
-
-
-def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, dict[str, Any]]:
-    """Stored channels (S, C', size, size), label (S, size, size) or None, geometry, properties."""
-    case, plan = job.case, job.plan
+def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[str, int], folder: Path) -> None:
+    """Cut one case into the store in ``folder``; ``labels`` are the values of the plan's structures."""
+    case = job.case
     volume = in_depth_of_training(read_image(case.images, len(plan.normalization) or None), plan)
     unknown = unknown_orientation(volume.properties, plan.orientation)
     if unknown:
@@ -216,10 +178,13 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
     channels, geometry = _cut(turn.apply(volume.data), plan)
     label, shown, small = None, {}, {}
     if case.label is not None:
-        native = turn.apply(_read_label(job, volume))
+        values = raw.label(case, volume)
+        if raw.meta.ignore_label is not None:
+            values[values == raw.meta.ignore_label] = IGNORED
+        native = turn.apply(values)
         label = geometry.label_to_slices(native)
-        small = keep_small_objects(geometry, native, label, job.labels, IGNORED)
-        shown = slices_with(geometry, native, job.labels)  # what the grid cannot show is there all the same
+        small = keep_small_objects(geometry, native, label, labels, IGNORED)
+        shown = slices_with(geometry, native, labels)  # what the grid cannot show is there all the same
     # What the first version made otherwise; features and prompts of all other slices need not be made anew.
     otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
     otherwise += ["turned"] if turn.order != (0, 1, 2) else []
@@ -238,21 +203,7 @@ def _prepare(job: _Job) -> tuple[np.ndarray, np.ndarray | None, SliceGeometry, d
         "small_objects": small,
         "ignored_slices": [] if label is None else np.flatnonzero((label == IGNORED).all(axis=(1, 2))).tolist(),
     }
-    return channels, label, geometry, properties
-
-
-def _read_label(job: _Job, image: Volume) -> np.ndarray:
-    """(Z, Y, X) label values of a case, :data:`IGNORED` where the label is dataset.json's ``ignore``."""
-    case = job.case
-    label, properties = read_label_with_properties(case.label)
-    problem = grid_problem(case.images[0], image, case.label, label.shape, properties)
-    if job.listed is not None:
-        problem = problem or value_problem(case.label, np.unique(label).tolist(), job.listed)
-    if problem:
-        raise DatasetError(problem)
-    if job.ignore_label is not None:
-        label[label == job.ignore_label] = IGNORED
-    return label
+    SliceStore(folder).put(case.identifier, channels, label, properties)
 
 
 def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGeometry]:
@@ -262,7 +213,7 @@ def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGe
     return (channels[0] if len(channels) == 1 else np.concatenate(channels, axis=1)), geometry
 
 
-def _copy_truth(cases: Sequence[Case], folder: Path, ending: str, hashes: Mapping[Path, str]) -> None:
+def _copy_truth(raw: RawDataset, folder: Path, hashes: Mapping[Path, str]) -> None:
     """nnU-Net's ``gt_segmentations``: labels in native pixels under the cases' names, for evaluation.
 
     A copy is as fresh as its source by content, as slices are. The spacing beside a TIFF stack is copied as well. What
@@ -271,8 +222,8 @@ def _copy_truth(cases: Sequence[Case], folder: Path, ending: str, hashes: Mappin
     file = folder.with_name(_TRUTH_RECORD)
     record = _truth_record(file)
     wanted: dict[str, list[str]] = {}
-    for case in cases:
-        wanted |= _copy_label(case, folder, ending, hashes, record)
+    for case in raw.labelled:
+        wanted |= _copy_label(case, folder, raw.meta.file_ending, hashes, record)
     for name in sorted(set(record) - set(wanted)):
         left = folder / name
         if left.is_file() and content_hash(left) == record[name][1]:
@@ -301,13 +252,12 @@ def _copy_label(
     if target.is_file() and target.samefile(case.label):  # the folder is a link to that of the labels
         return {}
     # The 'dataset' key of dataset.json may name labels of another format than the images': these get the image's grid.
-    source = hashes[case.label] if same_format else hash_of([hashes[file] for file in files_of_case(case)])
+    source = hashes[case.label] if same_format else hash_of([hashes[file] for file in case.files])
     written = set(record)
     if not target.is_file() or [source, content_hash(target)] != record.get(target.name, [source, source]):
         written.add(target.name)
         if same_format:
-            with atomic_path(target) as temporary:
-                shutil.copyfile(case.label, temporary)
+            copy_file(case.label, target)
         else:
             write_label(read_label(case.label), target, read_image(case.images).properties)
     entries = {target.name: [source, content_hash(target)]}

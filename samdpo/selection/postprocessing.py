@@ -15,10 +15,11 @@ from pathlib import Path
 from samdpo.dataset.agreement import listing, read_listed_label
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.foreign import broken_links, files_of
-from samdpo.dataset.images import SUPPORTED_ENDINGS, ending_of, read_label_with_properties, write_label
+from samdpo.dataset.images import read_label_with_properties, write_label
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import copy_file, read_json, write_json
 from samdpo.model.clean_up import keep_largest_components
+from samdpo.names import SUPPORTED_ENDINGS, ending_of
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)

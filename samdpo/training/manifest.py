@@ -15,9 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, SamdpoError
-from samdpo.files import atomic_folder, copy_file, link_file, read_json, remove_folder, sha256_of_file, write_json
+from samdpo.files import (
+    atomic_folder,
+    content_hash,
+    copy_file,
+    link_file,
+    read_json,
+    remove_folder,
+    sha256_of_file,
+    write_json,
+)
 from samdpo.names import check_name
 from samdpo.plans import Plans, load_plans
 from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest

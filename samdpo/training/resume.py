@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samdpo.dataset.contents import content_hash
 from samdpo.errors import ModelFolderError, TrainingError
-from samdpo.files import copy_file, hash_of
+from samdpo.files import content_hash, copy_file, hash_of
 from samdpo.networks.weights import load_into
 from samdpo.training import checkpoints, manifest
 from samdpo.training.description import data_hashes

@@ -234,8 +234,7 @@ def _changed_json(document: Any) -> st.SearchStrategy[bytes]:
 def _dataset_json(folder: Path) -> Fuzzed:
     from PIL import Image
 
-    from samdpo.dataset.cases import find_unlabelled_cases, labelled_cases
-    from samdpo.dataset.dataset_json import load_dataset_json
+    from samdpo.dataset.raw_dataset import RawDataset
 
     for file in ("imagesTr/a_0000.png", "labelsTr/a.png", "imagesUl/b_0000.png"):
         (folder / file).parent.mkdir(exist_ok=True)
@@ -249,9 +248,7 @@ def _dataset_json(folder: Path) -> Fuzzed:
 
     def read(content: bytes) -> None:
         (folder / "dataset.json").write_bytes(content)
-        dataset = load_dataset_json(folder)
-        labelled_cases(folder, dataset)
-        find_unlabelled_cases(folder, dataset)
+        assert RawDataset.open(folder).cases
 
     return [json.dumps(document).encode()], _changed_json(document), read
 
@@ -291,7 +288,7 @@ def _plans(folder: Path) -> Fuzzed:
 
 def _judgements(folder: Path) -> Fuzzed:
     from samdpo.annotate.database.exchange import read_jsonl
-    from samdpo.annotate.database.records import item_id
+    from samdpo.preferences.records import item_id
 
     item = item_id("a1", "case_1", 0, "lung")
     lines = [

@@ -9,20 +9,27 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from samdpo.dataset.cases import find_inputs, input_cases, labelled_cases, load_groups, unlabelled_cases
-from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.dataset.cases import find_inputs, input_cases
+from samdpo.dataset.raw_dataset import RawDataset, load_groups
 from samdpo.errors import DatasetError
 
 
 def change_json(folder, **changes):
     file = folder / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    return load_dataset_json(folder)
+    return RawDataset.open(folder)
+
+
+def labelled_cases(folder):
+    return RawDataset.open(folder).labelled
+
+
+def unlabelled_cases(folder):
+    return RawDataset.open(folder).unlabelled
 
 
 def test_cases_are_found_and_sorted(tiny_dataset):
-    dataset = load_dataset_json(tiny_dataset)
-    labelled, unlabelled = labelled_cases(tiny_dataset, dataset), unlabelled_cases(tiny_dataset, dataset)
+    labelled, unlabelled = labelled_cases(tiny_dataset), unlabelled_cases(tiny_dataset)
     assert [c.identifier for c in labelled] == [f"xray_tr_{n:03d}" for n in range(1, 9)]
     assert len(unlabelled) == 4
     assert all(c.label is None for c in unlabelled)
@@ -31,15 +38,14 @@ def test_cases_are_found_and_sorted(tiny_dataset):
 
 
 def test_without_groups_every_case_is_its_own(tiny_dataset):
-    cases = labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+    cases = labelled_cases(tiny_dataset)
     assert all(c.group == c.identifier for c in cases)
 
 
 def test_groups_of_the_file_are_taken_over(tiny_dataset):
     (tiny_dataset / "case_groups.json").write_text('{"xray_tr_001": "p", "xray_tr_002": "p", "xray_ul_001": 7}')
-    dataset = load_dataset_json(tiny_dataset)
-    assert [c.group for c in labelled_cases(tiny_dataset, dataset)][:3] == ["p", "p", "xray_tr_003"]
-    assert unlabelled_cases(tiny_dataset, dataset)[0].group == "7"
+    assert [c.group for c in labelled_cases(tiny_dataset)][:3] == ["p", "p", "xray_tr_003"]
+    assert unlabelled_cases(tiny_dataset)[0].group == "7"
 
 
 @pytest.mark.parametrize("text", ["{", '["a"]', '{"a": ["b"]}'])
@@ -64,69 +70,69 @@ def test_groups_are_the_same_however_they_are_typed(tiny_dataset):
 def test_image_without_label_points_to_the_unlabelled_folder(tiny_dataset):
     (tiny_dataset / "labelsTr" / "xray_tr_003.png").unlink()
     with pytest.raises(DatasetError, match=r"xray_tr_003_0000\.png has no label.*imagesUl"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_label_without_image_is_named(tiny_dataset):
     shutil.copy(tiny_dataset / "labelsTr" / "xray_tr_003.png", tiny_dataset / "labelsTr" / "lonely.png")
     with pytest.raises(DatasetError, match=r"lonely\.png has no image"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_label_with_a_channel_number_is_told_to_lose_it(tiny_dataset):
     label = tiny_dataset / "labelsTr" / "xray_tr_003.png"
     label.rename(label.with_name("xray_tr_003_0000.png"))
     with pytest.raises(DatasetError, match=r"rename it to xray_tr_003\.png"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_image_without_channel_number_is_told_its_name(tiny_dataset):
     image = tiny_dataset / "imagesTr" / "xray_tr_003_0000.png"
     image.rename(image.with_name("xray_tr_003.png"))
     with pytest.raises(DatasetError, match=r"xray_tr_003_0000\.png"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_missing_folder_is_named(tiny_dataset):
     shutil.rmtree(tiny_dataset / "labelsTr")
     with pytest.raises(DatasetError, match="labelsTr is missing"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_the_same_name_labelled_and_unlabelled_is_refused(tiny_dataset):
     shutil.copy(tiny_dataset / "imagesTr" / "xray_tr_001_0000.png", tiny_dataset / "imagesUl")
     with pytest.raises(DatasetError, match="name of a labelled case"):
-        unlabelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        unlabelled_cases(tiny_dataset)
 
 
 def test_names_that_differ_by_case_only_are_refused(tiny_dataset):
     for folder, end in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
         shutil.copy(tiny_dataset / folder / f"xray_tr_001{end}", tiny_dataset / folder / f"XRAY_tr_001{end}")
     with pytest.raises(DatasetError, match="differ by case only"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
 
 
 def test_missing_channel_is_named(tiny_dataset):
-    dataset = change_json(tiny_dataset, channel_names={"0": "T1", "1": "T2"})
+    change_json(tiny_dataset, channel_names={"0": "T1", "1": "T2"})
     with pytest.raises(DatasetError, match="lacks the channel _0001"):
-        labelled_cases(tiny_dataset, dataset)
+        labelled_cases(tiny_dataset)
 
 
 def test_a_single_picture_may_hold_three_channels(tiny_dataset):
-    dataset = change_json(tiny_dataset, channel_names={"0": "R", "1": "G", "2": "B"})
-    assert len(labelled_cases(tiny_dataset, dataset)[0].images) == 1
+    change_json(tiny_dataset, channel_names={"0": "R", "1": "G", "2": "B"})
+    assert len(labelled_cases(tiny_dataset)[0].images) == 1
 
 
 def test_dataset_key_names_files_anywhere(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("elsewhere", str(tmp_path / "else"))
     shutil.copytree(tiny_dataset / "labelsTr", tmp_path / "else")
     entry = {"images": ["imagesTr/xray_tr_002_0000.png"], "label": "$elsewhere/xray_tr_002.png"}
-    cases = labelled_cases(tiny_dataset, change_json(tiny_dataset, dataset={"two": entry}))
+    cases = change_json(tiny_dataset, dataset={"two": entry}).labelled
     assert [c.identifier for c in cases] == ["two"]
     assert cases[0].label.is_file()
     entry["label"] = "gone.png"
     with pytest.raises(DatasetError, match=r"gone\.png, which is not there"):
-        labelled_cases(tiny_dataset, change_json(tiny_dataset, dataset={"two": entry}))
+        assert change_json(tiny_dataset, dataset={"two": entry}).labelled
 
 
 PICTURE = {"images": ["imagesTr/xray_tr_002_0000.png"], "label": "labelsTr/xray_tr_002.png"}
@@ -136,21 +142,21 @@ PICTURE = {"images": ["imagesTr/xray_tr_002_0000.png"], "label": "labelsTr/xray_
     "name", ["", " ", ".", "..", "../../x", "/abs/x", "a/b", "a\\b", "C:x", ".x", "a\nb", "a\0", "x" * 300]
 )
 def test_a_case_of_the_dataset_key_has_a_name_that_files_may_have(tiny_dataset, name):
-    dataset = change_json(tiny_dataset, dataset={"whole": PICTURE, name: PICTURE})
+    change_json(tiny_dataset, dataset={"whole": PICTURE, name: PICTURE})
     with pytest.raises(DatasetError, match=r"json: 'dataset' names a case .* give it a plain name like case_01"):
-        labelled_cases(tiny_dataset, dataset)
+        labelled_cases(tiny_dataset)
 
 
 @pytest.mark.parametrize(("one", "other"), [("Case", "case"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")])
 def test_two_names_that_a_disk_may_take_for_one_are_refused(tiny_dataset, one, other):
-    dataset = change_json(tiny_dataset, dataset={one: PICTURE, other: PICTURE})
+    change_json(tiny_dataset, dataset={one: PICTURE, other: PICTURE})
     with pytest.raises(DatasetError, match="which some disks take for one"):
-        labelled_cases(tiny_dataset, dataset)
+        labelled_cases(tiny_dataset)
 
 
 def test_a_case_of_the_dataset_key_may_be_named_in_any_script(tiny_dataset):
-    dataset = change_json(tiny_dataset, dataset={"cafe\u0301": PICTURE, "\u80f8\u90e8 1": PICTURE, "a-b_c.d": PICTURE})
-    found = [case.identifier for case in labelled_cases(tiny_dataset, dataset)]
+    change_json(tiny_dataset, dataset={"cafe\u0301": PICTURE, "\u80f8\u90e8 1": PICTURE, "a-b_c.d": PICTURE})
+    found = [case.identifier for case in labelled_cases(tiny_dataset)]
     assert found == ["a-b_c.d", "caf\u00e9", "\u80f8\u90e8 1"], "in composed form"
 
 
@@ -161,7 +167,7 @@ def test_a_case_of_the_dataset_key_may_be_named_in_any_script(tiny_dataset):
 ])
 def test_an_entry_of_the_dataset_key_of_a_wrong_kind_is_told_its_form(tiny_dataset, entry):
     with pytest.raises(DatasetError, match=r"'dataset\.two' must be written like"):
-        labelled_cases(tiny_dataset, change_json(tiny_dataset, dataset={"two": entry}))
+        assert change_json(tiny_dataset, dataset={"two": entry}).labelled
 
 
 def touch(folder, *names):
@@ -271,7 +277,7 @@ def test_a_case_called_like_a_file_of_ours_is_told_and_left_out(tiny_dataset, tm
     for folder, end in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
         (tiny_dataset / folder / f"xray_tr_001{end}").rename(tiny_dataset / folder / f"{name}{end}")
     with pytest.raises(DatasetError, match=f"cannot be called '{name}'") as raised:
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -281,14 +287,14 @@ def test_a_broken_link_of_a_dataset_is_the_only_thing_that_is_told(tiny_dataset)
         (tiny_dataset / folder / name).unlink()
         (tiny_dataset / folder / name).symlink_to(f"/mnt/gone/{name}")
     with pytest.raises(DatasetError) as raised:
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
     said = str(raised.value).splitlines()
     assert len(said) == 3 and all("is a link to /mnt/gone/xray_tr_00" in line for line in said)
     image = tiny_dataset / "imagesUl" / "xray_ul_001_0000.png"
     image.unlink()
     image.symlink_to("/mnt/gone/u.png")
     with pytest.raises(DatasetError, match="is a link to /mnt/gone/u.png, which is not there"):
-        unlabelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        unlabelled_cases(tiny_dataset)
 
 
 def test_results_below_the_images_are_nobodys_input(tmp_path):
@@ -310,15 +316,15 @@ def test_a_case_after_which_no_file_can_be_called_is_told_where_cases_are_found(
     (tiny_dataset / "imagesTr" / "xray_tr_001_0000.png").rename(tiny_dataset / "imagesTr" / f"{name}_0000.png")
     (tiny_dataset / "labelsTr" / "xray_tr_001.png").rename(tiny_dataset / "labelsTr" / f"{name}.png")
     with pytest.raises(DatasetError, match=why) as error:
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_sub_folder_of_a_dataset_is_named_and_harms_nobody(tiny_dataset, caplog):
     touch(tiny_dataset / "imagesTr" / "site2", "x_0000.png")
     touch(tiny_dataset / "imagesTr" / "@eaDir", "thumbnail.jpg")
-    assert len(labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))) == 8
-    labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+    assert len(labelled_cases(tiny_dataset)) == 8
+    labelled_cases(tiny_dataset)
     assert caplog.text.count("site2 is a sub-folder with images") == 1 and "eaDir" not in caplog.text
 
 
@@ -365,12 +371,12 @@ def test_names_are_compared_as_text_however_they_are_encoded(tiny_dataset, image
         tiny_dataset / "imagesTr" / f"{spelled(image)}_0000.png")
     (tiny_dataset / "labelsTr" / "xray_tr_001.png").rename(tiny_dataset / "labelsTr" / f"{spelled(label)}.png")
     (tiny_dataset / "case_groups.json").write_text(json.dumps({spelled(label): "p"}))
-    case = labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))[0]
+    case = labelled_cases(tiny_dataset)[0]
     assert case.identifier == spelled(image) and case.label.is_file() and case.group == "p"
     shutil.copy(tiny_dataset / "imagesTr" / "xray_tr_002_0000.png",
                 tiny_dataset / "imagesUl" / f"{spelled(label)}_0000.png")
     with pytest.raises(DatasetError, match="name of a labelled case"):
-        unlabelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        unlabelled_cases(tiny_dataset)
 
 
 def test_two_files_of_one_name_are_a_sentence(tiny_dataset, tmp_path):
@@ -379,4 +385,4 @@ def test_two_files_of_one_name_are_a_sentence(tiny_dataset, tmp_path):
     assert cases == ["a"] and "differ by their encoding only" in said
     touch(tiny_dataset / "labelsTr", *(f"{spelled(form)}.png" for form in ("NFC", "NFD")))
     with pytest.raises(DatasetError, match="which are one name to a person"):
-        labelled_cases(tiny_dataset, load_dataset_json(tiny_dataset))
+        labelled_cases(tiny_dataset)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from samdpo.cli import make_phantoms
-from samdpo.dataset.cases import labelled_cases
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.dataset.phantoms import KINDS, draw_phantom, make_phantom_dataset
+from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import ConfigurationError, DatasetError
 
 SMALL = {"xray": (96, 80), "ultrasound": (80, 96), "ct": (16, 48, 48)}
@@ -25,7 +25,7 @@ def test_a_phantom_dataset_verifies_and_has_hints_for_every_structure(tmp_path, 
     assert set(dataset.hints) == set(dataset.structures)
     for name, count in {"imagesTr": 2, "labelsTr": 2, "imagesUl": 1, "imagesTs": 1, "labelsTs": 1}.items():
         assert len(list((folder / name).iterdir())) == count
-    (case, _) = labelled_cases(folder, dataset)
+    (case, _) = RawDataset.open(folder).labelled
     image, label, spacing = draw_phantom(kind, 3, "Tr", 0, SMALL[kind])
     volume = read_image(case.images, 1)
     np.testing.assert_array_equal(volume.data[0].squeeze(), image)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
+from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import DatasetError
 from samdpo.planning.case_measures import count_components, measure_case, slicing_axis
 from samdpo.planning.fingerprint import (
@@ -63,7 +64,7 @@ def test_sizes_intensities_and_components_are_those_of_the_label(tmp_path: Path)
     image, label = np.full((10, 20), 5), np.zeros((10, 20))
     label[1:3, 1:3], label[6:8, 10:12], label[9, 19] = 1, 1, 3
     image[label == 1], image[label == 3] = 100, 200
-    measure = measure_case(write(tmp_path, image, label), GREY)
+    measure = measure_case(write(tmp_path, image, label), RawDataset(tmp_path, GREY))
     assert measure.structures.keys() == {"a"}
     assert measure.structures["a"].sizes == [8 / 200]
     assert measure.structures["a"].components == [2]
@@ -81,18 +82,18 @@ def test_specks_are_no_components() -> None:
 def test_a_label_of_another_size_is_named(tmp_path: Path) -> None:
     case = write(tmp_path, np.eye(10) * 9, np.zeros((10, 11)))
     with pytest.raises(DatasetError, match=r"x\.png has the size 11 x 10.*has 10 x 10"):
-        measure_case(case, GREY)
+        measure_case(case, RawDataset(tmp_path, GREY))
 
 
 def test_a_label_value_outside_the_list_is_named(tmp_path: Path) -> None:
     case = write(tmp_path, np.eye(10) * 9, np.eye(10) * 255)
     with pytest.raises(DatasetError, match=r"x\.png holds the value\(s\) 255.*1 = a"):
-        measure_case(case, GREY)
+        measure_case(case, RawDataset(tmp_path, GREY))
 
 
 def test_an_all_black_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"x_0000\.png is all black"):
-        measure_case(write(tmp_path, np.zeros((10, 10)), np.eye(10)), GREY)
+        measure_case(write(tmp_path, np.zeros((10, 10)), np.eye(10)), RawDataset(tmp_path, GREY))
 
 
 def test_masks_that_are_all_empty_are_refused(tiny_dataset: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from predicted_folders import plans_of
 
-from samdpo.dataset.images import Volume
+from samdpo.dataset.volume import Volume
 from samdpo.planning.training_images import as_trained
 from samdpo.plans import ChannelNormalization, Plans, PreprocessingPlan, TrainingImages, load_plans, save_plans
 

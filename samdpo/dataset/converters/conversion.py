@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samdpo.dataset.cases import load_groups
 from samdpo.dataset.converters.duplicates import duplicate_groups
 from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
 from samdpo.dataset.converters.target import claim_folder, finish_folder
-from samdpo.dataset.images import MEDICAL_ENDINGS
+from samdpo.dataset.raw_dataset import load_groups
 from samdpo.errors import DatasetError
 from samdpo.files import read_json, remove_abandoned, write_json
+from samdpo.names import MEDICAL_ENDINGS
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,8 @@ from samdpo.dataset.converters.pairing import (
 from samdpo.dataset.converters.picture_files import is_grey, write_own_picture
 from samdpo.dataset.converters.source import Member
 from samdpo.dataset.converters.volume_files import write_volume
-from samdpo.dataset.images import LOSSY_ENDINGS, MEDICAL_ENDINGS, ending_of
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.names import check_name
+from samdpo.names import LOSSY_ENDINGS, MEDICAL_ENDINGS, check_name, ending_of
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ import numpy as np
 from samdpo.dataset.converters.picture_files import readable_picture
 from samdpo.dataset.converters.source import Member, copy_member, local_file
 from samdpo.dataset.decoding import check_file
-from samdpo.dataset.images import MEDICAL_ENDINGS, ending_of, read_image, read_label_with_properties, write_label
+from samdpo.dataset.images import read_image, read_label_with_properties, write_label
 from samdpo.dataset.pictures import read_picture
 from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.names import MEDICAL_ENDINGS, ending_of
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)

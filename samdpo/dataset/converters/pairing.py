@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from samdpo.dataset.converters.source import Member, is_archive, list_members
-from samdpo.dataset.images import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
 from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.names import LOSSY_ENDINGS, SUPPORTED_ENDINGS, ending_of
 
 log = logging.getLogger(__name__)
 

@@ -11,16 +11,11 @@ import numpy as np
 
 from samdpo.dataset.converters.source import Member, copy_member, local_file, naming
 from samdpo.dataset.decoding import check_file
-from samdpo.dataset.images import (
-    LOSSY_ENDINGS,
-    ending_of,
-    read_image,
-    read_label,
-    write_label,
-)
+from samdpo.dataset.images import read_image, read_label, write_label
 from samdpo.dataset.pictures import lossy_kind, upright_picture, write_picture
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
+from samdpo.names import LOSSY_ENDINGS, ending_of
 
 COLOURED = "are coloured; the mean of red, green and blue was written."
 LOSSY = (

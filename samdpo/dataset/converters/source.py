@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from samdpo.dataset.decoding import check_file, check_size
-from samdpo.dataset.images import ending_of
 from samdpo.dataset.nifti import refuse_cut_nifti
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, unreadable
+from samdpo.names import ending_of
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from samdpo.dataset.cases import labelled_cases
-from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import write_label
+from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import hash_of, read_json, write_json
@@ -23,7 +22,7 @@ from samdpo.lab.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.lab.baselines.nnunet_raw import RawForm, write_raw_dataset
 from samdpo.lab.baselines.nnunet_worker import PLANS, RESULT, WEIGHTS, model_folder
 from samdpo.names import check_name
-from samdpo.paths import preprocessed_folder, raw_folder
+from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
@@ -133,17 +132,16 @@ class NnUNetTrainer(Trainer):
     def hand_over(self) -> None:
         """Make nnU-Net's raw dataset and its split afresh; nnU-Net needs cases to validate, which choose nothing."""
         shutil.rmtree(self.nnunet, ignore_errors=True)
-        name, source = self.plans.dataset_name, raw_folder(self.plans.dataset_name)
-        dataset, names = load_dataset_json(source), sorted({case for case, _ in self.train_keys})
-        every = {case.identifier: case for case in labelled_cases(source, dataset)}
+        source, names = RawDataset.open(self.plans.dataset_name), sorted({case for case, _ in self.train_keys})
+        every = {case.identifier: case for case in source.labelled}
         gone = [case for case in (*names, *self.data.split.val) if case not in every]
         if gone:
-            raise TrainingError(f"{source} has no case {gone[0]!r} any more, which fold {self.data.fold} uses. Put its "
-                                f"files back, or type: samdpo_plan_and_preprocess -d {int(name[7:10])}")
+            raise TrainingError(f"{source.folder} has no case {gone[0]!r} any more, which fold {self.data.fold} uses. "
+                                f"Put its files back, or type: samdpo_plan_and_preprocess -d {source.number}")
         cases = [every[case] for case in names]
-        form = RawForm.of(dataset, cases, [every[case] for case in self.data.split.val])
-        write_raw_dataset(self.nnunet / "raw" / name, dataset, cases, form)
-        write_json(self.nnunet / "preprocessed" / name / "splits_final.json", [{"train": names, "val": names}])
+        form = RawForm.of(source.meta, cases, [every[case] for case in self.data.split.val])
+        write_raw_dataset(self.nnunet / "raw" / source.name, source.meta, cases, form)
+        write_json(self.nnunet / "preprocessed" / source.name / "splits_final.json", [{"train": names, "val": names}])
         write_json(self.nnunet / FORM, form.to_dict())
 
     def take_over(self) -> None:
@@ -188,16 +186,16 @@ class NnUNetTrainer(Trainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """nnU-Net predicts the fold's validation cases from the raw images; we evaluate as for every stage."""
-        source, output = raw_folder(self.plans.dataset_name), self.nnunet / "predicted"
+        source, output = RawDataset.open(self.plans.dataset_name), self.nnunet / "predicted"
         remedy = "Train it again without --val."
         form = RawForm.from_dict(read_json(self.nnunet / FORM, error=ModelFolderError, remedy=remedy))
         trained = read_json(self.nnunet / RESULT, error=ModelFolderError, remedy=remedy)
-        dataset, images = load_dataset_json(source), self.nnunet / "to_predict"
+        images = self.nnunet / "to_predict"
         for folder in (output, images):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        cases = [c for c in labelled_cases(source, dataset) if c.identifier in set(self.data.split.val)]
-        files = {case.identifier: form.put_images(case, images, dataset.n_channels) for case in cases}
+        cases = [c for c in source.labelled if c.identifier in set(self.data.split.val)]
+        files = {case.identifier: form.put_images(case, images, source.meta.n_channels) for case in cases}
         log.info("nnU-Net predicts %d validation cases.", len(cases))
         model = self.nnunets_model(trained)
         read_checkpoint(model / "fold_0" / "checkpoint_final.pth")

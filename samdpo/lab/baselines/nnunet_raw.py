@@ -17,9 +17,11 @@ import numpy as np
 
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
-from samdpo.dataset.images import Volume, ending_of, read_image, read_label
+from samdpo.dataset.images import read_image, read_label
+from samdpo.dataset.volume import Volume
 from samdpo.errors import ModelFolderError
 from samdpo.files import write_json
+from samdpo.names import ending_of
 
 CONVERTED = ".nii.gz"
 # Reader and writer, by nnU-Net's names, of files that can be linked; a TIFF of several pages has another one.

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.images import ending_of
 from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, read_json
 from samdpo.lab.benchmark.cell import Cell
@@ -21,6 +20,7 @@ from samdpo.lab.benchmark.execute import cost_of
 from samdpo.lab.benchmark.methods import Method
 from samdpo.lab.benchmark.records import METRICS, Record
 from samdpo.lab.benchmark.steps import log_file
+from samdpo.names import ending_of
 from samdpo.paths import MODEL_SEPARATOR
 from samdpo.planning.splits import load_splits
 from samdpo.preprocessing.store import SliceStore
