@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samdpo.extensions import OURS
 from samdpo.names import name_problem
 from samdpo.schema import keys_where, leaves, to_dict
 
@@ -326,9 +327,9 @@ class StagePlan:
                 raise ValueError(f"'{name}' is {getattr(self, name)}; expected 1 or more")
 
     def reads(self, key: str) -> bool:
-        """Whether anything reads the dotted ``key`` in this stage; an objective or trainer not of ours may read all."""
+        """Whether anything reads the dotted ``key`` in this stage; a trainer or objective of one's own may read all."""
         readers = READ_BY.get(key, READ_BY.get(key.partition(".")[0]))
-        ours = ":" not in self.trainer and self.objective in ("supervised", *_STAGE_2)
+        ours = self.trainer in OURS["trainer"] and self.objective in ("supervised", *_STAGE_2)
         return not ours or readers is None or self.objective in readers
 
     def settings(self) -> dict[str, Any]:

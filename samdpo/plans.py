@@ -43,7 +43,7 @@ from samdpo.plan_sections import (
     StructurePlan,
     TrainingImages,
 )
-from samdpo.schema import differences, from_dict, keys_where, merge, to_dict
+from samdpo.schema import differences, from_dict, keys_where, leaves, merge, to_dict
 
 __all__ = [
     "BIOMEDCLIP",
@@ -200,8 +200,9 @@ def _in_a_line(found: re.Match[str]) -> str:
 def short_plans(plans: Plans) -> dict[str, Any]:
     """The content of a file of which :func:`load_plans` makes the same plan: what differs from the defaults.
 
-    A stage inherits from the first one that starts where it starts: those that begin with published weights from
-    ``finetune``, those that go on with its model from ``align``. What no stage of its objective reads is left out.
+    A stage inherits from the first one that starts where it starts, where that is no longer: those that begin with
+    published weights from ``finetune``, those that go on with its model from ``align``. What nothing reads in a stage
+    is left out.
     """
     stages: dict[str, Any] = {}
     for name, stage in plans.configurations.items():
@@ -210,7 +211,8 @@ def short_plans(plans: Plans) -> dict[str, Any]:
         if first != name:
             with suppress(ValueError):
                 own = keys_where(differences(stage, plans.configurations[first]), stage.reads)
-                stages[name] = {"inherits_from": first, **own}
+                both = stages[name], {"inherits_from": first, **own}
+                stages[name] = min(reversed(both), key=lambda written: len(list(leaves(written))))
     return {**differences(plans), "configurations": stages}
 
 
