@@ -75,6 +75,7 @@ __all__ = [
 
 _INNERMOST = re.compile(r"[\[{]\n[^\[\]{}]*\n *[\]}]")  # lists and objects that hold no other
 _LONGEST_LINE = 90
+_UNDONE = 4  # keys more than a stage has by itself that it may have when it inherits
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,9 @@ def _in_a_line(found: re.Match[str]) -> str:
 def short_plans(plans: Plans) -> dict[str, Any]:
     """The content of a file of which :func:`load_plans` makes the same plan: what differs from the defaults.
 
-    A stage inherits from the first one that starts where it starts, where that is no longer: those that begin with
-    published weights from ``finetune``, those that go on with its model from ``align``. What nothing reads in a stage
-    is left out.
+    A stage inherits from the first one that starts where it starts, unless it would have to undo most of it: those
+    that begin with published weights from ``finetune``, those that go on with its model from ``align``. So an edit of
+    these reaches what they are compared with. What nothing reads in a stage is left out.
     """
     stages: dict[str, Any] = {}
     for name, stage in plans.configurations.items():
@@ -211,8 +212,8 @@ def short_plans(plans: Plans) -> dict[str, Any]:
         if first != name:
             with suppress(ValueError):
                 own = keys_where(differences(stage, plans.configurations[first]), stage.reads)
-                both = stages[name], {"inherits_from": first, **own}
-                stages[name] = min(reversed(both), key=lambda written: len(list(leaves(written))))
+                if len(list(leaves(own))) < len(list(leaves(stages[name]))) + _UNDONE:
+                    stages[name] = {"inherits_from": first, **own}
     return {**differences(plans), "configurations": stages}
 
 

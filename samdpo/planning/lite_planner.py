@@ -290,7 +290,7 @@ class LitePlanner:
                 raise PlansError(f"The stages that {maker!r} adds are there already: {', '.join(sorted(twice))}.")
             for name, stage in added.items():
                 self.because(name, stage, f"added by {maker}")
-                self.reasons |= {key: said for key, said in other.reasons.items() if key.startswith(f"{name}.")}
+                self.reasons |= {k: said for k, said in other.reasons.items() if k.partition(".")[0] == name}
             stages |= added
         return stages
 

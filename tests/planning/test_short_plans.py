@@ -118,11 +118,17 @@ def test_variants_and_overrides_of_an_old_plan_and_of_a_short_one_are_the_same(o
     assert (plans.stage("long").epochs, plans.stage("long").lr, plans.stage("long").loss.reduction) == (9, 1e-5, "mean")
 
 
-def test_an_edit_of_finetune_reaches_the_stages_that_are_compared_with_it(tmp_path: Path) -> None:
-    short = short_plans(plan())
-    short["configurations"]["finetune"]["lr"] = 3e-4
+@pytest.mark.parametrize("labelled", [2, 8, 40, 5000])
+def test_an_edit_of_finetune_reaches_the_stages_that_are_compared_with_it(tmp_path: Path, labelled: int) -> None:
+    short = short_plans(plan(labelled_slices=labelled, unlabelled_slices=51))
+    short["configurations"]["finetune"]["lr"] = short["configurations"]["align"]["lr"] = 3e-4
     plans = parse_plans(short, tmp_path / "p.json")
-    assert plans.stage("finetune").lr == plans.stage("sam_med2d").lr == 3e-4 != plans.stage("unet").lr
+    assert {name for name, stage in plans.configurations.items() if stage.lr != 3e-4} == {"unet"}
+
+
+def test_a_stage_that_would_undo_most_of_what_it_inherits_stands_by_itself() -> None:
+    stages = short_plans(load_plans(OLD_PLANS / "paperPlans.json"))["configurations"]
+    assert "inherits_from" not in stages["unet"] and "inherits_from" in stages["sam_med2d"]
 
 
 def test_planning_again_over_an_old_plan_keeps_what_was_added_to_it(old: Path, tmp_path: Path) -> None:

@@ -20,14 +20,26 @@ BOX_ONLY: dict[str, Any] = {
     "prompting": {"use_points": False, "use_saliency": False, "use_answers": False, "use_descriptions": False},
     "inference": {"choose_place": False},
 }
+_WHY = {
+    "unet": "baseline: from nothing, without prompts",
+    "nnunet": "baseline: nnU-Net itself",
+    "sam": "baseline: SAM with LoRA, prompted with a box",
+    "sam_med2d": "baseline: the plan's network with LoRA, prompted with a box",
+    "self_prompt": "baseline: prompted by its own first mask (SAM-SP)",
+    "prompt_only": "upper bound: stage 1 on every label",
+    "sam_med3d": "baseline: SAM-Med3D",
+    "mean_teacher": "peer of align: a teacher's masks instead of preferences",
+    "fixmatch": "peer of align: confident masks instead of preferences",
+}
 
 
 def baseline_stages(planner: LitePlanner) -> dict[str, StagePlan]:
     """What a planner's stages are compared with, at the cost of these where that can be."""
-    return {
+    stages = {
         **_trained_by_themselves(planner), **_like_finetune(planner),
         **(_of_volumes(planner) if planner.ndim == 3 else {}), **_like_align(planner),
     }
+    return {name: planner.because(name, stage, _WHY[name]) for name, stage in stages.items()}
 
 
 def _trained_by_themselves(planner: LitePlanner) -> dict[str, StagePlan]:
