@@ -58,7 +58,8 @@ OURS: dict[str, dict[str, str]] = {
         "tiny_sam": "samdpo.networks.backbones.tiny_sam:build_tiny_sam",
         "unet": "samdpo.lab.baselines.unet:build_unet",
     },
-    "stages": {},  # make(planner) -> stages by name, which a planner adds to its own
+    # make(planner) -> stages by name, which a planner adds to its own: LitePlanner.plan_stages.
+    "stages": {"baselines": "samdpo.lab.baselines.stages:baseline_stages"},
     # What is learned from unlabelled images: samdpo.align.objectives.Objective.
     "objective": {
         "preferences": "samdpo.align.objectives:Preferences",
