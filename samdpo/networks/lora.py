@@ -72,3 +72,14 @@ def with_lora_names(state: Mapping[str, torch.Tensor], network: SamNetwork) -> d
     wrapped = {name.replace(f".{_BASE}.", "."): name for name in own if f".{_BASE}." in name}
     renamed = {wrapped.get(name, name): tensor for name, tensor in state.items()}
     return renamed | {name: tensor for name, tensor in own.items() if is_lora(name)}
+
+
+def merged(network: SamNetwork) -> dict[str, torch.Tensor]:
+    """The weights of ``network`` as one without LoRA has them; the matrices are merged into it, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    state = network.state_dict()
+    return {name.replace(f".{_BASE}.", "."): tensor for name, tensor in state.items() if not is_lora(name)}

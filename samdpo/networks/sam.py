@@ -138,7 +138,9 @@ class SamNetwork(nn.Module):
             dense (N, C, h, w): the downscaled mask logits, SAM's ``no_mask_embed`` where there are none.
         """
         encoder, k = self.prompt_encoder, batch.boxes.shape[1]
-        inside, corners = encoder.point_embeddings[1].weight, [encoder.point_embeddings[i].weight for i in (2, 3)]
+        outside, inside, *corners = (encoder.point_embeddings[i].weight for i in range(4))
+        if batch.points_inside is not None:
+            inside = torch.where(batch.points_inside[..., None], inside, outside)
         size = batch.slice_size
         points = self._positions(batch.points, size) + inside
         boxes = self._positions(batch.boxes.unflatten(-1, (2, 2)).flatten(1, 2), size) + torch.cat(corners).repeat(k, 1)

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from samdpo.model import predictor as module
-from samdpo.model.native import NativeCollector
+from samdpo.model.masks import NativeCollector, confidence_of, label_map
 from samdpo.model.predictor import Predictor
-from samdpo.model.slices import label_map
 from samdpo.preprocessing.slicing import SliceGeometry
-from samdpo.training.confidence import confidence_of
 
 
 def smooth(shape: tuple[int, ...]) -> np.ndarray:

@@ -1,9 +1,14 @@
-"""A prediction as a DICOM segmentation (SEG), which archives and viewers show on the images it was made from."""
+"""A prediction as a DICOM segmentation (SEG), which archives and viewers show on the images it was made from.
+
+Structures are named by coded terms: SNOMED CT where the name is known.
+"""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +17,13 @@ import numpy as np
 import samdpo
 from samdpo.dataset.dicom import slices_of
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path
-from samdpo.inference.dicom_codes import codes_of
+from samdpo.files import atomic_path, hash_of
 from samdpo.plans import StructurePlan
 
 if TYPE_CHECKING:
     import highdicom
     import pydicom
+    from pydicom.sr.coding import Code
 
 # Far from a scanner's own numbers, so that viewers list the result after the images.
 _SERIES_NUMBER = 9000
@@ -27,6 +32,13 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime",
 )
+_PRIVATE = "99SAMDPO"  # the standard's form for schemes of one's own: 99 and a name
+# Names of published data sets (AMOS, BUSI, MSD) that are no terms of the standard's lists.
+_SYNONYMS = {
+    "tumor": "neoplasm", "tumour": "neoplasm", "cancer": "neoplasm", "metastasis": "neoplasmsecondary",
+    "nodules": "nodule", "lungs": "lung", "kidneys": "kidney", "postcava": "inferiorvenacava",
+    "oesophagus": "esophagus", "urinarybladder": "bladder",
+}
 
 
 def write_dicom_seg(
@@ -150,3 +162,38 @@ def _describe(number: int, name: str, label: int) -> highdicom.seg.SegmentDescri
             hd.sr.CodedConcept(side.value, side.scheme_designator, side.meaning)
         ]
     return description
+
+
+def codes_of(structure: str) -> tuple[Code, Code, Code | None]:
+    """(category, type, side) of a structure by its name in dataset.json.
+
+    ``liver`` is looked up in the standard's list of anatomical structures (CID 7192), ``breast tumor`` by its last word
+    in that of abnormal ones (CID 7159); ``left_kidney`` is a kidney with a side. What is in neither gets a code of the
+    scheme 99SAMDPO, with the name as its meaning.
+    """
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    words = re.findall(r"[a-z]+", structure.lower())
+    sides = {"left": codes.SCT.Left, "right": codes.SCT.Right}
+    side = next((sides[w] for w in words if w in sides), None)
+    words = [w for w in words if w not in sides]
+    for key, category in ((_term("".join(words)), codes.SCT.AnatomicalStructure),
+                          (_term("".join(words[-1:])), codes.SCT.MorphologicallyAbnormalStructure)):
+        known = _terms(7192) if category == codes.SCT.AnatomicalStructure else _terms(7159)
+        if key in known:
+            return category, known[key], side
+    meaning = structure[:64]  # DICOM's length of a meaning
+    return codes.SCT.AnatomicalStructure, Code(hash_of(structure.lower()), _PRIVATE, meaning), None
+
+
+def _term(words: str) -> str:
+    return _SYNONYMS.get(words, words)
+
+
+@cache
+def _terms(context_group: int) -> dict[str, Code]:
+    from pydicom.sr.codedict import codes
+
+    group = getattr(codes, f"cid{context_group}")
+    return {keyword.lower(): getattr(group, keyword) for keyword in group.dir()}

@@ -9,11 +9,9 @@ import pytest
 import torch
 from trained_models import NUMBER
 
-from samdpo.align.candidate_set import describe_set
-from samdpo.align.propose import make_candidate_set
+from samdpo.align.candidate_set import make_candidate_set
 from samdpo.errors import TrainingError
-from samdpo.preferences.candidates import DUPLICATE_IOU
-from samdpo.preferences.distinct import disagreement, pairwise_iou
+from samdpo.preferences.candidates import DUPLICATE_IOU, disagreement, pairwise_iou
 from samdpo.preferences.stored_candidates import CandidateWriter
 
 
@@ -76,9 +74,10 @@ def test_other_candidate_settings_are_another_set_beside_it(finetuned):
 def test_other_prompts_are_another_set(finetuned):
     trainer = finetuned.trainer("align")
     trainer.initialize()
-    before = describe_set(trainer)
+    before = trainer.candidate_set()
     trainer.data.prompts.key = "of other towers"
-    assert describe_set(trainer).id != before.id and describe_set(trainer).plan_hash != before.plan_hash
+    after = trainer.candidate_set()
+    assert after.id != before.id and after.plan_hash != before.plan_hash
 
 
 def test_thresholds_come_in_no_order_of_size(finetuned):

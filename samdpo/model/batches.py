@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,16 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from samdpo.model.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
 from samdpo.model.views import IDENTITY, View, view_prompts
 from samdpo.networks.prompt_batch import PromptBatch
-from samdpo.plans import AugmentationPlan, Plans, StagePlan
+from samdpo.plans import AugmentationPlan, Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
-
-Recipe = list[tuple[SliceKey, View]]
-"""What the batch of a step is made of: drawn in the main process, made anywhere."""
 
 Recipe = list[tuple[SliceKey, View]]
 """What the batch of a step is made of: drawn in the main process, made anywhere."""
@@ -174,41 +171,3 @@ def prompt_tensors(prompts: Sequence[Sequence[StructurePrompt]], plans: Plans) -
         mask_logits=saliency[:, 0],
         mask_valid=torch.full((n,), plan.use_saliency),
     )
-
-
-class EpochSlices:
-    """Which slices an epoch sees: all, or ``slices_per_epoch`` drawn for it; the same whenever it is asked.
-
-    Args:
-        stage: gives the number, the seed and the epochs.
-        world: processes that share a step, of which each takes ``batch_size`` slices.
-    """
-
-    def __init__(self, stage: StagePlan, world: int = 1) -> None:
-        self.most, self.seed, self.epochs = stage.slices_per_epoch, stage.seed, stage.epochs
-        self.batch_size = stage.batch_size * world
-
-    def of(self, keys: Sequence[SliceKey], epoch: int) -> list[SliceKey]:
-        """Those of ``keys`` that ``epoch`` sees, in their order."""
-        if self.most == 0 or len(keys) <= self.most:
-            return list(keys)
-        drawn = np.random.default_rng([self.seed, epoch]).choice(len(keys), self.most, replace=False)
-        return [keys[i] for i in sorted(drawn)]
-
-    def seen(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
-        """Those of ``keys`` that some epoch sees, in their order."""
-        seen = {key for epoch in range(self.epochs) for key in self.of(keys, epoch)}
-        return [key for key in keys if key in seen]
-
-    def batches(
-        self, keys: Sequence[SliceKey], epoch: int, generator: torch.Generator
-    ) -> Iterator[list[SliceKey]]:
-        """What ``epoch`` sees of ``keys``, shuffled, in batches; the last one may be smaller."""
-        return epoch_order(self.of(keys, epoch), self.batch_size, generator)
-
-
-def epoch_order(keys: Sequence[SliceKey], batch_size: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:
-    """Shuffle ``keys`` and yield them in batches; the last one may be smaller."""
-    order = torch.randperm(len(keys), generator=generator).tolist()
-    for start in range(0, len(order), batch_size):
-        yield [keys[i] for i in order[start : start + batch_size]]

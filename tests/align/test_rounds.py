@@ -10,12 +10,13 @@ import torch
 import trained_models
 from trained_models import ONE_LUNG, PLACE_ROUNDS
 
-from samdpo.align import prompt_alignment
-from samdpo.align.prompt_alignment import preferred_masks
+from samdpo.align import rounds
+from samdpo.align.proposer import EncodedBatch
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
+from samdpo.preferences.annotators import iou
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.run import train
 
@@ -47,21 +48,20 @@ def test_a_picture_shows_where_the_prompts_pointed_and_where_they_point_now(plac
 
 def test_the_best_ranked_place_is_learned_from(placed):
     trainer = begun(placed)
-    masks = preferred_masks(trainer, trainer.samples, 1)
+    masks = trainer.place_rounds().preferred_masks(trainer.samples, 1)
     assert set(masks) <= set(trainer.unlabelled_keys)
     for key, mask in masks.items():
         batch = trainer.samples.collate([trainer.samples.sample(key)])
-        places = prompt_alignment.decode_places(
-            trainer.reference.network, trainer.embeddings(batch), [batch.samples[0].prompts], trainer.plans)
-        each = prompt_alignment.overlap(places.logits > 0, batch.truth)[0]
-        taken = prompt_alignment.overlap(torch.from_numpy(mask == 1)[None, None], batch.truth)[0, 0]
+        places = trainer.proposer.places(EncodedBatch(batch, trainer.embeddings(batch), trainer.reference))
+        each = iou(places.masks, batch.truth)[0]
+        taken = iou(torch.from_numpy(mask == 1)[None, None], batch.truth)[0, 0]
         assert taken == each.max() and (each < taken).any()
 
 
 def test_self_training_takes_the_models_own_choice_and_needs_no_truth(placed):
     trainer = begun(placed, "align_self_training")
     assert {"xray_ul_001", "xray_ul_002"} <= {case for case, _ in trainer.unlabelled_keys}
-    masks = preferred_masks(trainer, trainer.samples, 1)
+    masks = trainer.place_rounds().preferred_masks(trainer.samples, 1)
     assert any(case.startswith("xray_ul") for case, _ in masks)
 
 
@@ -87,7 +87,7 @@ def test_a_training_begun_again_finds_its_prompts(placed, monkeypatch):
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
-    monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
+    monkeypatch.setattr(rounds, "fit_prompter", again)
     prompts = begun(placed).data.prompts
     assert prompts.key == read_json(next((placed.aligned / "fold_0" / "prompts").glob("xray_*.json")))["key"]
     with pytest.raises(AssertionError, match="second time"):
@@ -112,7 +112,7 @@ def test_two_lungs_are_not_somewhere_else(finetuned):
 
 def test_where_nothing_is_preferred_the_prompts_stay(placed, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
-    monkeypatch.setattr(prompt_alignment, "preferred_masks", lambda *_: {})
+    monkeypatch.setattr(rounds.PlaceRounds, "preferred_masks", lambda *_: {})
     trainer = begun(placed, "align", "seed=7")  # whose prompts are not made
     assert "nothing is preferred" in caplog.text
     assert trainer.data.prompts.folder.is_relative_to(placed.preprocessed)

@@ -11,7 +11,7 @@ import numpy as np
 from samdpo.dataset.images import check_writable, has_sidecar, write_label
 from samdpo.dataset.volume import UNKNOWN_SPACING
 from samdpo.files import atomic_path, write_json
-from samdpo.inference.dicom_seg import write_dicom_seg
+from samdpo.model.dicom_seg import write_dicom_seg
 from samdpo.model.predictor import Prediction
 from samdpo.plans import Plans
 

@@ -1,14 +1,18 @@
-"""What is measured on held-back labelled slices: Dice at several mask cuts."""
+"""What is measured while training: Dice at several mask cuts, and how sure masks are of themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+Key = TypeVar("Key")
+
 CUTS = np.array([0.2, 0.3, 0.4, 0.5, 0.6])
 """Probabilities among which the mask cut is chosen."""
+PERCENTILE = 10  # of the training slices: 9 of 10 are surer
 
 
 def dice_at_cuts(probabilities: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
@@ -40,3 +44,13 @@ def nan_mean(values: Sequence[float]) -> float:
     """Mean of what is not NaN; NaN where nothing is."""
     numbers = [v for v in values if not np.isnan(v)]
     return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def confidence_thresholds(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of each structure the 10th percentile of its confidence on training slices; below it a person should look."""
+    return {name: round(float(np.percentile(values, PERCENTILE)), 4) for name, values in found.items()}
+
+
+def evenly(keys: Sequence[Key], most: int) -> list[Key]:
+    """Up to ``most`` of ``keys``, evenly chosen."""
+    return [keys[i] for i in np.linspace(0, len(keys) - 1, min(len(keys), most)).round().astype(int)]

@@ -8,23 +8,23 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from samdpo.files import hash_of, write_text
+from samdpo.model.batches import Batch
+from samdpo.model.slice_labels import SliceKey, read_image
 from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.precision import autocast
+from samdpo.networks.sam import SamNetwork
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
-from samdpo.training.batches import Batch
-from samdpo.training.slice_labels import SliceKey
-
-if TYPE_CHECKING:
-    from samdpo.training.trainer import Trainer
+from samdpo.training.distributed import Processes
+from samdpo.training.fold_data import FoldData
+from samdpo.training.run_log import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -38,57 +38,70 @@ class FeatureCache:
     neither sees nor drops them.
 
     Args:
-        trainer: gives network, samples, device and precision.
+        network: whose encoder is frozen.
         n_stages: leading encoder stages that are frozen; -1 is the whole encoder.
+        data: the fold whose slices they are of.
+        stage: that uses them.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
+        processes: that fill it together; on whose device the network is.
+        batch_size: slices a pass.
+        stopwatch: where the seconds are noted.
     """
 
-    def __init__(self, trainer: Trainer, n_stages: int) -> None:
-        self.trainer, self.n_stages = trainer, n_stages
-        data = trainer.data
-        frozen = frozen_weights(trainer.network.image_encoder, n_stages)
-        network = (data.plans.network.backbone, trainer.network.input_size)
-        computed_by = (trainer.device.type, trainer.precision)  # whose last bits are others
-        key = hash_of(weights_hash(frozen), network, n_stages, computed_by, data.plans.preprocessing)
+    def __init__(
+        self, network: SamNetwork, n_stages: int, data: FoldData, stage: str, precision: str, processes: Processes,
+        batch_size: int, stopwatch: Stopwatch,
+    ) -> None:
+        self.network, self.n_stages, self.slices = network, n_stages, data.slices
+        self.precision, self.processes, self.batch_size, self.stopwatch = precision, processes, batch_size, stopwatch
+        frozen = frozen_weights(network.image_encoder, n_stages)
+        computed_by = (self.device.type, precision)  # whose last bits are others
+        key = hash_of(weights_hash(frozen), (data.plans.network.backbone, network.input_size), n_stages, computed_by,
+                      data.plans.preprocessing)
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
-        owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{trainer.stage_name}"
+        owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{stage}"
         # One process after another: a store drops what was there under another key.
-        self.store = trainer.processes.main_first(
+        self.store = processes.main_first(
             lambda: EmbeddingStore(claimed_folder(root, owner, key), key, data.plans.kept_gib)
         )
         self._not_kept: set[tuple[str | int, ...]] = set()  # names for which the disk budget has no room
 
+    @property
+    def device(self) -> torch.device:
+        """Of the network."""
+        return self.processes.device
+
     @torch.no_grad()
     def compute(self, images: torch.Tensor) -> torch.Tensor:
         """Features of images (B, 3, H, W) at the freeze boundary."""
-        network, device = self.trainer.network, self.trainer.device
-        with autocast(device, self.trainer.precision):
+        with autocast(self.device, self.precision):
             if self.n_stages == -1:
-                return network.encode_image(images.to(device))
-            return network.encode_prefix(images.to(device), self.n_stages)
+                return self.network.encode_image(images.to(self.device))
+            return self.network.encode_prefix(images.to(self.device), self.n_stages)
 
     def finish(self, features: torch.Tensor) -> torch.Tensor:
         """From the freeze boundary to the image embedding (B, C, h, w)."""
-        features = features.to(self.trainer.device)
+        features = features.to(self.device)
         if self.n_stages == -1:
             return features.float()
-        return self.trainer.network.encode_suffix(features, self.n_stages)
+        return self.network.encode_suffix(features, self.n_stages)
 
     def fill(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
         """Compute what is missing, each process its share, and wait for the others.
 
         Until the plan's ``kept_gib`` are full; can be stopped and continued.
         """
-        processes, batch_size = self.trainer.processes, self.trainer.stage.inference_batch_size
+        processes = self.processes
         own = [(k, v) for v in views for k in keys][processes.rank :: processes.world]
         names = {self.name(k, v): (k, v) for k, v in own}
         self.store.drop_replaced(list(names))
         missing = [names[name] for name in self.store.lacks(list(names))]
         started = time.perf_counter()
-        self.trainer.network.eval()
-        for start in tqdm(range(0, len(missing), batch_size), desc="image embeddings", unit="batch",
+        self.network.eval()
+        for start in tqdm(range(0, len(missing), self.batch_size), desc="image embeddings", unit="batch",
                           disable=not missing or not processes.is_main):
-            chunk = missing[start : start + batch_size]
-            images = torch.stack([self.trainer.samples.sample(k, v, with_truth=False).image for k, v in chunk])
+            chunk = missing[start : start + self.batch_size]
+            images = torch.stack([read_image(self.slices, k, v) for k, v in chunk])
             kept = [self.store.put(*self.name(k, v), feature) for (k, v), feature in zip(chunk, self.compute(images))]
             if not all(kept):
                 left = missing[start + sum(kept) :]  # one that does not fit: the next, as large, does not either
@@ -101,7 +114,7 @@ class FeatureCache:
                 missing = missing[: start + sum(kept)]
                 break
         if missing:
-            self.trainer.stopwatch.add("embed", time.perf_counter() - started, len(missing))
+            self.stopwatch.add("embed", time.perf_counter() - started, len(missing))
         processes.meet()
 
     def has(self, batch: Batch) -> bool:
@@ -119,11 +132,10 @@ class FeatureCache:
         rows = [row for row, array in enumerate(kept) if array is None]
         if not rows:
             return torch.from_numpy(np.stack(kept))  # mapped files are copied once, straight into the batch
-        network = self.trainer.network
-        training = network.training
-        network.eval()  # as when they are kept
+        training = self.network.training
+        self.network.eval()  # as when they are kept
         computed = self.compute(batch.images[rows]).half().cpu()
-        network.train(training)
+        self.network.train(training)
         for row, feature in zip(rows, computed):
             if names[row] not in self._not_kept:
                 self.store.put(*names[row], feature)  # the one that was there is damaged
@@ -134,7 +146,7 @@ class FeatureCache:
         """Name of a slice's features in the store, the hash of its content last; only the identity and the mirror image
         are kept."""
         case, index = key
-        content = self.trainer.data.slices.hash_of_case(case)
+        content = self.slices.hash_of_case(case)
         return case, index, "flip" if view == FLIPPED else "identity", content
 
 
