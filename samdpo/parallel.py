@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,24 +90,6 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], threa
     """``function(item)`` of every item, in order, for what waits for the disk: no process is worth starting."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return list(pool.map(function, items))
-
-
-@contextmanager
-def case_workers(processes: int, dask: str | None = None) -> Iterator[Workers]:
-    """What a command's ``-np`` and ``--dask`` ask for, as ``processes`` of :func:`map_cases`; left clean at the end.
-
-    Raises:
-        ConfigurationError: fewer than one process; as of :class:`samdpo.dask_cluster.DaskCluster`.
-    """
-    if processes < 1:
-        raise ConfigurationError(f"-np is {processes}; expected 1 or more.")
-    if dask is None:
-        yield processes
-        return
-    from samdpo.dask_cluster import DaskCluster
-
-    with DaskCluster(dask) as cluster:
-        yield cluster
 
 
 class Processes(Executor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samdpo.cli.common import add_dask, parser, run_command
+from samdpo.cli.common import add_dask, case_workers, parser, run_command
 
 
 def main() -> None:
@@ -39,12 +39,11 @@ def main() -> None:
     def body() -> None:
         from samdpo.inference.run import predict_folder, refuse_another_model
         from samdpo.model.folder import find_model
-        from samdpo.parallel import case_workers
 
         model = args.m or find_model(args.d, args.tr, args.p, args.c)
         if args.m:
             refuse_another_model(args.m, args.d, args.p, args.c)
-        with case_workers(1, args.dask) as workers:
+        with case_workers(args) as workers:
             predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
                            args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg,
                            num_parts=args.num_parts, part_id=args.part_id,
