@@ -16,7 +16,7 @@ from samdpo.annotate.database.records import CandidateSet, Judgement
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
 from samdpo.model.views import view_mask
-from samdpo.paths import plans_option
+from samdpo.paths import number_of, plans_option
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.losses import candidate_weights
 from samdpo.preferences.recorded import RecordedAnnotator
@@ -134,7 +134,7 @@ def _truths(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def annotate(trainer: AlignTrainer) -> str:
     """The command with which people go on ranking."""
-    number = int(trainer.plans.dataset_name[7:10])
+    number = number_of(trainer.plans.dataset_name)
     return f"samdpo_annotate {number} {trainer.data.fold}{plans_option(trainer.plans.plans_name)}"
 
 

@@ -19,7 +19,7 @@ from samdpo.align.reference import ReferenceModel
 from samdpo.errors import TrainingError
 from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.published.loading import load_file
-from samdpo.paths import model_folder, plans_option
+from samdpo.paths import model_folder, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.preferences.annotators import Ranking, VirtualAnnotator
 from samdpo.preferences.candidates import make_candidates
@@ -99,7 +99,7 @@ class AlignTrainer(Trainer):
         """The previous stage must be finished."""
         file = previous_fold_folder(plans, stage, fold) / checkpoints.FINAL
         if not file.is_file():
-            previous, number = plans.stage(stage).previous_stage, int(plans.dataset_name[7:10])
+            previous, number = plans.stage(stage).previous_stage, number_of(plans.dataset_name)
             raise TrainingError(
                 f"{file} does not exist: the stage {stage!r} starts from a finished {previous!r}. "
                 f"Type first: samdpo_train {number} {previous} {fold}{plans_option(plans.plans_name)}"
@@ -137,7 +137,7 @@ class AlignTrainer(Trainer):
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this objective can use; the virtual annotator needs a truth to compare with."""
-        number = int(self.plans.dataset_name[7:10])
+        number = number_of(self.plans.dataset_name)
         if not keys:
             raise TrainingError(
                 f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samdpo.errors import ConfigurationError, PlansError, TrainingError
 from samdpo.files import locked, remove_abandoned
-from samdpo.paths import PLANS_NAME, dataset_name, model_folder, plans_option, preprocessed_folder
+from samdpo.paths import PLANS_NAME, dataset_name, model_folder, number_of, plans_option, preprocessed_folder
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training import checkpoints, manifest
@@ -59,7 +59,7 @@ def get_trainer(
     if not file.is_file():
         raise TrainingError(
             f"{file} does not exist: {name} has no plan of this name. Type first: samdpo_plan_and_preprocess "
-            f"-d {int(name[7:10])}"
+            f"-d {number_of(name)}"
         )
     if pretrained_weights is not None and not pretrained_weights.is_file():
         raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")
@@ -181,7 +181,7 @@ def _check_own_prompts(trainer: Trainer) -> None:
 
 def next_step(trainer: Trainer) -> str:
     """What a user would type next."""
-    number, fold = int(trainer.plans.dataset_name[7:10]), trainer.data.fold
+    number, fold = number_of(trainer.plans.dataset_name), trainer.data.fold
     following = [
         name for name, stage in trainer.plans.configurations.items() if stage.previous_stage == trainer.stage_name
     ]

@@ -17,7 +17,7 @@ from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
 from samdpo.lab.benchmark.cell import Cell
 from samdpo.lab.benchmark.settings import Settings
-from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
+from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
 from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.plans import load_plans
 
@@ -46,7 +46,7 @@ def cells_on_disk(root: Path) -> list[Cell]:
 
 def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> list[str]:
     """``samdpo_plan_and_preprocess`` of a cell, as typed."""
-    words = ["samdpo_plan_and_preprocess", "-d", str(int(dataset[7:10])), "--labelled", f"{cell.labelled:g}"]
+    words = ["samdpo_plan_and_preprocess", "-d", str(number_of(dataset)), "--labelled", f"{cell.labelled:g}"]
     if cell.unlabelled is not None:
         words += ["--unlabelled", f"{cell.unlabelled:g}"]
     words += ["--seed", str(cell.seed), "-np", str(settings.processes)]

@@ -17,6 +17,7 @@ from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
 from samdpo.lab.sam_med3d.weights import load_file, load_published
 from samdpo.networks.precision import autocast
+from samdpo.paths import number_of
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.training.confidence import PERCENTILE, confidence_of
 from samdpo.training.finetune import batch_dice
@@ -56,7 +57,7 @@ class SamMed3dTrainer(Trainer):
         if plans.ndim != 3:
             raise TrainingError(
                 f"{plans.dataset_name} has single images, and SAM-Med3D segments volumes. Its 2D relative is: "
-                f"samdpo_train {int(plans.dataset_name[7:10])} sam_med2d {fold}"
+                f"samdpo_train {number_of(plans.dataset_name)} sam_med2d {fold}"
             )
         shape_of(plans.network)
 
