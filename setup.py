@@ -75,6 +75,7 @@ setup(
         "openai",
         "peft",
         "pillow",
+        "psutil",
         "pydantic>=2",
         "pydensecrf2",  # provides the module pydensecrf
         "pydicom>=3",

@@ -30,7 +30,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import CandidateSet
+from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 
 SIZE, CANDIDATES, SLICES = 256, 4, 100  # pixels, per item, per case

@@ -21,8 +21,15 @@ import torch.nn.functional as functional
 
 from samdpo.planning.schedule import tower_steps
 from samdpo.prompting import towers as library
-from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS
-from samdpo.prompting.towers import ALL_PIXELS, Pixels, Towers, TowerTexts, fit_towers, structure_logits
+from samdpo.prompting.towers import (
+    ALL_PIXELS,
+    BRIGHTNESS_CHANNELS,
+    Pixels,
+    Towers,
+    TowerTexts,
+    fit_towers,
+    structure_logits,
+)
 
 CHANNELS, GRID, SIDE = 256, 64, 256
 TEXT_DIM, DIM, LEARNING_RATE = 384, 64, 2e-3

@@ -11,7 +11,7 @@ from trained_models import NUMBER
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.locate import default_database_url
-from samdpo.annotate.database.records import Item, Judgement
+from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 
 

@@ -5,13 +5,11 @@ Its stages are blocks 0 and 1, and blocks 2 and 3. ``network.adapters`` gives it
 
 from __future__ import annotations
 
-from samdpo.networks.backbones.adapter_block import add_adapters
-from samdpo.networks.backbones.input_size import input_size
-from samdpo.networks.backbones.sam_modules import PATCH, VitShape
+from samdpo.networks.backbones.sam_med2d import add_adapters
+from samdpo.networks.backbones.sam_modules import PATCH, VitShape, input_size
 from samdpo.networks.backbones.sam_vit import build_vit
 from samdpo.networks.registry import register_backbone
-from samdpo.networks.sam import SamNetwork
-from samdpo.networks.slice_input import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SliceInput
+from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.plans import NetworkPlan
 
 SHAPE = VitShape(width=64, depth=4, heads=2, global_blocks=(1, 3), window=3)

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samdpo.annotate.database.records import CandidateSet
 from samdpo.files import content_hash, hash_of
+from samdpo.preferences.records import CandidateSet
 
 if TYPE_CHECKING:
     from samdpo.align.trainer import AlignTrainer

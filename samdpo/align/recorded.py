@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from samdpo.align.candidate_set import describe_set
-from samdpo.annotate.agreement import mean_tau, scores_of
-from samdpo.annotate.database.as_json import judgement_from_json, judgement_to_json
-from samdpo.annotate.database.records import CandidateSet, Judgement
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
 from samdpo.model.views import view_mask
 from samdpo.paths import number_of, plans_option
+from samdpo.preferences.agreement import mean_tau, scores_of
 from samdpo.preferences.annotators import Ranking
+from samdpo.preferences.as_json import judgement_from_json, judgement_to_json
 from samdpo.preferences.losses import candidate_weights
 from samdpo.preferences.recorded import RecordedAnnotator
+from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.training.batches import Batch
 from samdpo.training.slice_labels import SliceKey

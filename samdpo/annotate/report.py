@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from samdpo.annotate.agreement import (
+from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.errors import SamdpoError
+from samdpo.paths import preprocessed_folder
+from samdpo.preferences.agreement import (
     MOST_COMPARED,
     kendall_tau,
     krippendorff_alpha,
@@ -21,11 +24,8 @@ from samdpo.annotate.agreement import (
     pairwise_tau,
     scores_of,
 )
-from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement
-from samdpo.errors import SamdpoError
-from samdpo.paths import preprocessed_folder
 from samdpo.preferences.annotators import overlap
+from samdpo.preferences.records import CandidateSet, Item, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.preprocessing.store import SliceStore
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import log, parser, run_command
@@ -49,9 +50,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_annotate``."""
-    run_command(lambda: _run(arguments().parse_args()))
+    run_command(lambda: _run(arguments().parse_args(argv)))
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -59,8 +60,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--max_slices is {args.max_slices}; expected at least 1.")
     if not args.lease > 0:
         raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0, a week at most.")
+    from samdpo.annotate.database.handing_out import OverlapRule
     from samdpo.annotate.database.locate import database_url
-    from samdpo.annotate.database.records import OverlapRule
     from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
     from samdpo.annotate.page.start import Reception, run_page
     from samdpo.annotate.page.tokens import make_tokens

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, log, parser, run_command
 from samdpo.paths import PLANS_NAME
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_benchmark``."""
-    args = arguments().parse_args()
+    args = arguments().parse_args(argv)
     run_command(lambda: _run(args), go_on="type the same command again to go on where it stopped")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
@@ -14,14 +15,14 @@ _AS_IT_LIES = "The download as it lies on the disk: unpacked, a folder above it,
     "as you like: what is written is kept."
 
 
-def main_amos() -> None:
+def main_amos(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_amos``."""
     arguments = _parser("AMOS22 (abdominal CT and MR, 15 structures)", "amos22 or amos22.zip", _AMOS)
     arguments.add_argument("--modality", choices=_MODALITIES, default="ct", help="which images")
     arguments.add_argument(
         "--unlabelled", action="store_true", help="put the official test images, which have no labels, into imagesUl"
     )
-    given = arguments.parse_args()
+    given = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.dataset.converters.amos import amos
@@ -31,14 +32,14 @@ def main_amos() -> None:
     run_command(body)
 
 
-def main_busi() -> None:
+def main_busi(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_busi``."""
     arguments = _parser("BUSI (breast ultrasound, tumours)", "Dataset_BUSI_with_GT or its zip", _BUSI)
     arguments.add_argument(
         "--udiat", metavar="FOLDER", type=Path, default=None, help="add UDIAT (Dataset B): folder with original and GT"
     )
     arguments.add_argument("--without_normal", action="store_true", help="leave out the images without a tumour")
-    given = arguments.parse_args()
+    given = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.dataset.converters.busi import busi
@@ -48,12 +49,12 @@ def main_busi() -> None:
     run_command(body)
 
 
-def main_covid_qu_ex() -> None:
+def main_covid_qu_ex(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_covid_qu_ex``."""
     given = _parser(
         "COVID-QU-Ex (chest X-ray, lungs)", "the folder 'Lung Segmentation Data', one above it, or Kaggle's zip",
         _COVID_QU_EX,
-    ).parse_args()
+    ).parse_args(argv)
 
     def body() -> None:
         from samdpo.dataset.converters.covid_qu_ex import covid_qu_ex
@@ -63,11 +64,11 @@ def main_covid_qu_ex() -> None:
     run_command(body)
 
 
-def main_msd() -> None:
+def main_msd(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_msd``."""
     given = _parser(
         "a task of the Medical Segmentation Decathlon", "TaskXX_Name or TaskXX_Name.tar", None
-    ).parse_args()
+    ).parse_args(argv)
 
     def body() -> None:
         from samdpo.dataset.converters.msd import msd
@@ -82,7 +83,7 @@ def main_msd() -> None:
     run_command(body)
 
 
-def main_folder() -> None:
+def main_folder(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_folder``."""
     arguments = parser(
         "Write a folder of images and a folder of masks as a raw dataset. Image and mask have the same name, or the "
@@ -118,7 +119,7 @@ def main_folder() -> None:
     arguments.add_argument("--test", metavar="FOLDER", type=Path, help="test images, for imagesTs")
     arguments.add_argument("--test_masks", metavar="FOLDER", type=Path, help="their masks, for labelsTs")
     add_processes(arguments)
-    given = arguments.parse_args()
+    given = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.dataset.converters.folder import own_folder

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, log, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_demo``."""
     arguments = parser("Draw phantoms and run plan, prompts, finetune, align, predict and evaluate on them.")
     arguments.add_argument("-o", type=Path, default=Path("demo"), help="folder for everything the demo makes")
     arguments.add_argument("--kinds", nargs="+", default=["xray", "ultrasound"], help="of phantoms")
     arguments.add_argument("--seed", type=int, default=0, help="of the phantoms")
     add_processes(arguments)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         from rich.console import Console

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 from samdpo.cli.common import parser, run_command
 from samdpo.errors import ConfigurationError
@@ -30,9 +31,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_describe``."""
-    args = arguments().parse_args()
+    args = arguments().parse_args(argv)
     run_command(lambda: _run(args))
 
 
@@ -41,9 +42,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--timeout is {args.timeout:g}; expected more than 0 seconds.")
     from samdpo.dataset.raw_dataset import RawDataset
     from samdpo.paths import preprocessed_root
-    from samdpo.prompting.described import structures_to_describe, write_missing
-    from samdpo.prompting.description_file import description_files
-    from samdpo.prompting.language_model import LanguageModel
+    from samdpo.prompting.descriptions import description_files
+    from samdpo.prompting.language_model import LanguageModel, structures_to_describe, write_missing
 
     raw = RawDataset.open(args.dataset)
     name, dataset = raw.name, raw.meta

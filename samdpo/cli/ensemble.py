@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_ensemble``."""
     arguments = parser(
         "Average the probabilities that samdpo_predict --save_probabilities wrote for several models, and write masks "
@@ -18,7 +19,7 @@ def main() -> None:
     arguments.add_argument("-o", type=Path, required=True, help="folder for masks and reports")
     arguments.add_argument("--npz", "--save_npz", action="store_true", help="also write the averaged probabilities")
     add_processes(arguments)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.selection.ensemble import ensemble_folders

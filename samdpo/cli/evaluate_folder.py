@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from samdpo.cli.common import add_dask, add_processes, case_workers, parser, run
 COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     run_command(lambda: evaluate(arguments))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from samdpo.cli.common import add_processes, parser, run_command
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from samdpo.selection.find_best import BestConfiguration, Contestant
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_find_best_configuration``."""
     arguments = parser(
         "Compare trained stages, plans and ensembles of two by their mean Dice on the validation cases of the folds, "
@@ -24,7 +25,7 @@ def main() -> None:
                            help="folds; a model that is not trained on all of them is left out")
     arguments.add_argument("--disable_ensembling", action="store_true", help="only compare single models")
     add_processes(arguments)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         from samdpo.selection.find_best import find_best_configuration

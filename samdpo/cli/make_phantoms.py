@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import log, parser, run_command
@@ -9,7 +10,7 @@ from samdpo.cli.common import log, parser, run_command
 _KINDS = ("xray", "ultrasound", "ct")  # = samdpo.dataset.phantoms.KINDS, not imported: --help must be instant
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Console script."""
     arguments = parser(
         "Draw phantom datasets in nnU-Net's raw layout: chest-X-ray-like (lung), breast-ultrasound-like (tumour) and "
@@ -31,7 +32,7 @@ def main() -> None:
         nargs="+",
         help="rows columns (ct: slices rows columns); default: the kind's own",
     )
-    given = arguments.parse_args()
+    given = arguments.parse_args(argv)
     run_command(lambda: _make(given))
 
 

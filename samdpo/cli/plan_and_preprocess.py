@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from samdpo.cli.common import add_dask, add_processes, case_workers, log, parser, run_command
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from samdpo.parallel import Workers
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_plan_and_preprocess``."""
     command = parser(
         "Fingerprint, plan, splits and slices of one or more datasets: everything before training.",
@@ -27,7 +27,7 @@ def main() -> None:
     command.add_argument("--no_pp", action="store_true", help="plan only, cut no slices")
     command.add_argument("--clean", action="store_true", help="make fingerprint and slices anew")
     _add_configurations(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.planning.run import plan_and_preprocess
@@ -40,7 +40,7 @@ def main() -> None:
     _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" if args.no_pp else _train(dataset, args))
 
 
-def main_extract_fingerprint() -> None:
+def main_extract_fingerprint(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_extract_fingerprint``."""
     command = parser("Measure the labelled cases of one or more datasets: dataset_fingerprint.json.")
     _add_datasets(command)
@@ -48,7 +48,7 @@ def main_extract_fingerprint() -> None:
     add_processes(command)
     add_dask(command)
     command.add_argument("--clean", action="store_true", help="measure anew even if nothing has changed")
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.planning.run import extract
@@ -58,12 +58,12 @@ def main_extract_fingerprint() -> None:
     _run(args, step, lambda dataset: f"samdpo_plan_experiment -d {dataset}")
 
 
-def main_plan_experiment() -> None:
+def main_plan_experiment(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_plan_experiment``."""
     command = parser("Write the plan and the splits of one or more datasets that have a fingerprint.")
     _add_datasets(command)
     _add_planning(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
     def step(dataset: RawDataset, _: Workers) -> None:
         from samdpo.planning.run import plan_experiment
@@ -73,7 +73,7 @@ def main_plan_experiment() -> None:
     _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" + _plans_flag("-plans_name", args))
 
 
-def main_preprocess() -> None:
+def main_preprocess(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_preprocess``."""
     command = parser("Cut the slices of one or more planned datasets. Cases that are done are skipped.")
     _add_datasets(command)
@@ -82,7 +82,7 @@ def main_preprocess() -> None:
     add_dask(command)
     command.add_argument("--clean", action="store_true", help="throw away the slices that are there")
     _add_configurations(command)
-    args = command.parse_args()
+    args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.paths import PLANS_NAME

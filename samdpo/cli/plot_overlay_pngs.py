@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samdpo.cli.common import add_processes, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     run_command(lambda: plot(arguments))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from samdpo.cli.common import add_dask, case_workers, parser, run_command
+from samdpo.cli.common import add_dask, parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_predict``."""
     arguments = parser(
         "Segment every image of a folder. Without -d or -m the one trained model there is, the latest stage, and the "
@@ -34,19 +35,14 @@ def main() -> None:
                            help="divide the cases into N parts and predict one; each may have a GPU of its own")
     arguments.add_argument("-part_id", type=int, default=0, metavar="K", help="which part: 0 to N - 1")
     add_dask(arguments)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
-        from samdpo.inference.run import predict_folder, refuse_another_model
-        from samdpo.model.folder import find_model
+        from samdpo.api import predict
 
-        model = args.m or find_model(args.d, args.tr, args.p, args.c)
-        if args.m:
-            refuse_another_model(args.m, args.d, args.p, args.c)
-        with case_workers(args) as workers:
-            predict_folder(args.i, args.o, model, args.f, args.chk, args.device, args.save_probabilities,
-                           args.continue_prediction, mirror=not args.disable_tta, dicom_seg=args.dicom_seg,
-                           num_parts=args.num_parts, part_id=args.part_id,
-                           executor=workers if args.dask else None, trainer=args.tr)
+        predict(args.i, args.o, args.m, dataset=args.d, trainer=args.tr, plans_name=args.p, stage=args.c,
+                folds=args.f, checkpoint=args.chk, device=args.device, mirror=not args.disable_tta,
+                save_probabilities=args.save_probabilities, continue_prediction=args.continue_prediction,
+                dicom_seg=args.dicom_seg, num_parts=args.num_parts, part_id=args.part_id, dask=args.dask)
 
     run_command(body, go_on="type the same command with --continue_prediction to go on")

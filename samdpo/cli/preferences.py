@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ _SHOWN = 64  # characters of a name, in the report
 _MOST_PAIRS = 50  # of people, in the report
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_preferences``."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     run_command(lambda: _run(arguments))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 from samdpo.cli.common import add_dask, case_workers, parser, run_command
 from samdpo.errors import ConfigurationError
@@ -29,9 +30,9 @@ def arguments() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_prompt``."""
-    run_command(lambda: _run(arguments().parse_args()))
+    run_command(lambda: _run(arguments().parse_args(argv)))
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -53,11 +54,11 @@ def _run(args: argparse.Namespace) -> None:
     log.info("Prompts of %d cases are in %s", len(prompts.cases()), prompts.folder)
     if args.figure:
         from samdpo.preprocessing.store import SliceStore
-        from samdpo.prompting.figure import choose_slices, draw_prompts
+        from samdpo.prompting.figure import slices_to_show, write_prompt_figure
 
         store = SliceStore(folder / plans.preprocessing.data_identifier)
         path = prompts.folder / "prompts.png"
-        draw_prompts(store, prompts, choose_slices(store, prompts, args.figure_cases or 6), path)
+        write_prompt_figure(store, prompts, slices_to_show(store, prompts, args.figure_cases or 6), path)
         log.info("Figure: %s", path)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from samdpo.annotate.database.locate import VARIABLE
 from samdpo.cli.common import add_processes, parser, run_command
 from samdpo.errors import ConfigurationError
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_train``."""
     arguments = parser(
         "Train one stage of one fold; prompts that are missing are made first.",
@@ -40,7 +39,7 @@ def main() -> None:
     arguments.add_argument("-num_workers", type=int, default=None,
                            help="processes that make training samples; default: nnUNet_n_proc_DA, else 0 on a CPU and "
                                 "on a GPU one a core, at most 8")
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
 
     def body() -> None:
         if args.val:
@@ -50,16 +49,14 @@ def main() -> None:
                 if value is not None and value is not False:
                     raise ConfigurationError(f"--val only predicts the validation cases again, so {flag} would do "
                                              "nothing. Leave one of the two out.")
+        from samdpo.api import train
         from samdpo.training.distributed import ending_together
-        from samdpo.training.run import get_trainer, train
 
-        flags = {"epochs": args.epochs, "lr": args.lr, "seed": args.seed, "annotator.kind": args.annotator}
-        if args.database:
-            os.environ[VARIABLE] = args.database
-        overrides = [f"{key}={value}" for key, value in flags.items() if value is not None] + args.set
         with ending_together():
-            trainer = get_trainer(args.dataset, args.stage, args.fold, args.tr, args.p, args.device, overrides,
-                                  args.pretrained_weights, args.np, args.num_workers)
-            train(trainer, resume=args.c, only_validate=args.val, save_probabilities=args.npz)
+            train(args.dataset, args.stage, args.fold, trainer=args.tr, plans_name=args.p, device=args.device,
+                  pretrained_weights=args.pretrained_weights, resume=args.c, only_validate=args.val,
+                  save_probabilities=args.npz, epochs=args.epochs, lr=args.lr, seed=args.seed,
+                  annotator=args.annotator, database=args.database, overrides=args.set, processes=args.np,
+                  workers=args.num_workers)
 
     run_command(body, go_on="type the same command with --c to go on")

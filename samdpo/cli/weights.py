@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from samdpo.cli.common import parser, run_command
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_weights``."""
     arguments = parser(
         "The published weights of the networks: which there are, and which are in the weights folder.",
@@ -17,7 +19,7 @@ def main() -> None:
         help="list all files; download one, or go on with it; verify one or all that are there; print the folder",
     )
     arguments.add_argument("name", nargs="?", default=None, help="of the weights, as list shows it")
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
     if args.name is not None and args.action not in ("download", "verify"):
         arguments.error(f"{args.action} takes no name")
     if args.name is None and args.action == "download":

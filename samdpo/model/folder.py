@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ConfigurationError, ModelFolderError
+from samdpo.extensions import class_name, find_named_in_file
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.registry import build_network
@@ -18,10 +19,9 @@ from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import LATEST_STAGES, dataset_name, model_parts, results_root
 from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
+from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.prompting.prompter import Prompter
-from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.training.description import REMEDY, read_description
-from samdpo.training.discovery import class_name, trainer_of_file
 from samdpo.training.manifest import check_fold, plans_for
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_fold(
         checkpoint: file name of the weights.
         device: of the prompter.
         trainer: the user's word on whose architecture it is, see
-            :func:`samdpo.training.discovery.trainer_of_file`.
+            :func:`samdpo.extensions.find_named_in_file`.
 
     Raises:
         ModelFolderError: a file is missing, truncated or does not fit the plan.
@@ -125,10 +125,10 @@ def _network(
     """Without weights; the trainer's class is needed only where it overrides that hook."""
     plan = replace(plans.network, pretrained=False)
     if settings.get("custom_architecture"):
-        found = trainer_of_file(settings["trainer"], fold / "model.json", trainer, data=fold.parent)
+        found = find_named_in_file("trainer", settings["trainer"], fold / "model.json", trainer, data=fold.parent)
         return found.build_network_architecture(plan)
     try:
-        return build_network(plan)
+        return build_network(plan, data=fold.parent)
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # sizes that no network has
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelFolderError(

@@ -126,9 +126,7 @@ class Predictor:
         place = resolve_device(device)
         models = [load_fold(folder, fold, plans, file, place, trainer) for fold in wanted]
         if isinstance(models[0].network, VolumeNetwork):
-            from samdpo.lab.sam_med3d.predictor import VolumePredictor
-
-            return VolumePredictor(plans, models, place, mirror)
+            return models[0].network.predictor_class()(plans, models, place, mirror)
         for model in models:
             model.network.to(place, memory_format=memory_format(place))
         return cls(plans, models, place, mirror)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from samdpo.errors import PlansError
+from samdpo.extensions import find, names, register
 from samdpo.networks.lora import add_lora
 from samdpo.plans import NetworkPlan
 
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from samdpo.networks.sam import SamNetwork
 
 Builder = Callable[[NetworkPlan, bool], "SamNetwork | PromptFreeNetwork"]
-_BUILDERS: dict[str, Builder] = {}
-# Modules of samdpo.networks.backbones.
-_BUILTIN = ("lite_medsam", "mobile_sam", "sam_med2d", "sam_vit", "tiny_sam", "unet")
-PROMPT_FREE = ("unet",)  # of them, those that take no prompts
+PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # of ours, those that take no prompts
 
 
 def register_backbone(name: str) -> Callable[[Builder], Builder]:
@@ -29,24 +27,15 @@ def register_backbone(name: str) -> Callable[[Builder], Builder]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"the backbone {name!r} is registered already, by {_BUILDERS[name].__module__}")
-        _BUILDERS[name] = builder
-        return builder
-
-    return register
+    return register("backbone", name)
 
 
-def backbone_names() -> list[str]:
-    """Names that ``network.backbone`` of a plan may have."""
-    for module in _BUILTIN:
-        importlib.import_module(f"samdpo.networks.backbones.{module}")
-    return sorted(_BUILDERS)
+def backbone_names(data: Path | None = None) -> list[str]:
+    """Names that ``network.backbone`` of a plan may have; none is brought by ``data``, a model folder."""
+    return sorted(names("backbone", data))
 
 
-def build_network(plan: NetworkPlan, pretrained: bool = True) -> SamNetwork:
+def build_network(plan: NetworkPlan, pretrained: bool = True, data: Path | None = None) -> SamNetwork:
     """The network of a plan, float32 on the CPU, in eval mode; a :class:`PromptFreeNetwork` where the backbone is one.
 
     What has no published weights (the text projection) is drawn from the current seed (``torch.manual_seed``)
@@ -55,18 +44,19 @@ def build_network(plan: NetworkPlan, pretrained: bool = True) -> SamNetwork:
     Args:
         plan: names the backbone; with ``"train": "lora"`` the network has low-rank matrices.
         pretrained: load its published weights, unless the plan does not want them.
+        data: a model folder, out of which nothing is run.
 
     Raises:
         PlansError: unknown backbone, or it cannot be what the plan asks for.
         ModelFolderError: the published weights are damaged or do not fit.
         ConfigurationError: the published weights are not there and cannot be downloaded.
     """
-    names = backbone_names()
-    if plan.backbone not in names:
-        raise PlansError(f"'network.backbone' is {plan.backbone!r}; expected one of {', '.join(names)}.")
+    known = backbone_names(data)
+    if plan.backbone not in known:  # a plan is data: module:build is nothing that it may name
+        raise PlansError(f"'network.backbone' is {plan.backbone!r}; expected one of {', '.join(known)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed())
-        network = _BUILDERS[plan.backbone](plan, pretrained and plan.pretrained)
+        network = find("backbone", plan.backbone, data)(plan, pretrained and plan.pretrained)
         if plan.train == "lora":
             add_lora(network, plan)
         return network.eval()

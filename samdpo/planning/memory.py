@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +32,16 @@ def detect_machine() -> Machine:
     gpu = gpu_memory_gib()
     if gpu is not None and _torch_sees("cuda"):
         return Machine("cuda", gpu)
-    if os.uname().sysname == "Darwin" and _torch_sees("mps"):
+    if sys.platform == "darwin" and _torch_sees("mps"):
         return Machine("mps", ram_gib())
     return Machine("cpu", ram_gib())
 
 
 def ram_gib() -> float:
     """Working memory in GiB that this process may use: the machine's, or its container's limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    total = psutil.virtual_memory().total
     for name in _CGROUP_LIMITS:
         try:
             total = min(total, int(Path(name).read_text()))

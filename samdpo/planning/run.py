@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import PlansError
+from samdpo.extensions import find
 from samdpo.files import read_json, remove_abandoned, write_json
 from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
-from samdpo.planning.planners import DEFAULT_PLANNER, get_planner
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
 from samdpo.plans import Plans, load_plans, parse_plans
@@ -24,10 +25,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PLANNER = "LitePlanner"
+
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
     "case_groups": "the groups of cases",
 }
+
+
+class Planner(Protocol):
+    """What a planner is: made from a fingerprint, gives a plan. Keyword arguments as of :class:`LitePlanner`."""
+
+    def __init__(
+        self, fingerprint: dict[str, Any], dataset_json: DatasetJson, dataset_name: str, **settings: Any
+    ) -> None: ...
+
+    def plan(self) -> Plans:
+        """The whole plan."""
+        ...
 
 
 def plan_and_preprocess(
@@ -60,7 +75,7 @@ def plan_and_preprocess(
         memory_gib: of the device to plan for; None looks.
         backbone: of the network; None for the planner's own.
     """
-    get_planner(planner)  # a wrong name is told before minutes of work
+    find("planner", planner)  # a wrong name is told before minutes of work
     plans_name = checked_plans_name(plans_name)
     if backbone:
         checked_backbone(backbone)
@@ -108,7 +123,7 @@ def plan_experiment(
     """
     check_fractions(labelled, unlabelled)
     plans_name = checked_plans_name(plans_name)
-    planner_class = get_planner(planner)
+    planner_class: type[Planner] = find("planner", planner)
     chosen = {"backbone": checked_backbone(backbone)} if backbone else {}
     raw = RawDataset.open(dataset)
     folder = preprocessed_folder(raw.name, writable=True)

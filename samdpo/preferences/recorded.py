@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from samdpo.annotate.database.records import Item, Judgement
 from samdpo.plans import PreferenceLossPlan
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.losses import candidate_weights
+from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 
 Place = tuple[str, int, str]  # case, slice, structure

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.annotate.database.as_json import set_from_json, set_to_json
-from samdpo.annotate.database.records import CandidateSet, Item, item_id
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_path, read_json, write_json
 from samdpo.names import check_name
 from samdpo.paths import results_root
+from samdpo.preferences.as_json import set_from_json, set_to_json
+from samdpo.preferences.records import CandidateSet, Item, item_id
 
 VERSION = 1
 _FILE = "candidates.json"

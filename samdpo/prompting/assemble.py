@@ -8,15 +8,22 @@ import numpy as np
 from scipy.special import expit
 from skimage.transform import resize
 
-from samdpo.plans import PromptingPlan, StructurePlan
+from samdpo.plans import CrfPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.answers.measured import measured_answer
 from samdpo.prompting.calibration import StructureCalibration, presence_score
-from samdpo.prompting.crf import refine
 from samdpo.prompting.descriptions import describe, is_described
-from samdpo.prompting.hypotheses import box_hypotheses, least_mask
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.regions import boxes_of, largest_components, most_salient_component, points_in
+from samdpo.prompting.regions import (
+    box_hypotheses,
+    boxes_of,
+    largest_components,
+    least_mask,
+    most_salient_component,
+    points_in,
+)
 from samdpo.prompting.text_encoder import TextEncoder
+
+_EPSILON = 1e-8  # MedCLIP-SAM's guard of the logarithm
 
 
 def assemble_prompt(
@@ -90,3 +97,35 @@ def _description(structure: str, plan: StructurePlan) -> str:
     # The phrase is the better name where the label's own ("mass 1") says nothing.
     name = structure if is_described(structure) or not is_described(plan.phrase) else plan.phrase
     return describe(name, plan.description)
+
+
+def refine(image: np.ndarray, probability: np.ndarray, plan: CrfPlan) -> np.ndarray:
+    """Sharpen a saliency along the image's edges.
+
+    The unaries are MedCLIP-SAM's, U(a) = -log(a + e) / (tau sigmoid(a)), from the raw map: a coloured overlay
+    would mix the image into the unary.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        probability: (H, W) foreground probability.
+        plan: constants; with ``enabled`` false the input comes back.
+
+    Returns:
+        (H, W) float32 foreground probability.
+    """
+    probability = np.clip(probability.astype(np.float32), 0.0, 1.0)
+    if not plan.enabled:
+        return probability
+    import pydensecrf.densecrf as dense_crf
+
+    height, width = probability.shape
+    both = np.stack([1 - probability, probability])
+    unary = -np.log(both + _EPSILON) / (plan.tau / (1 + np.exp(-both)))
+    picture = np.ascontiguousarray((image.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8))
+    crf = dense_crf.DenseCRF2D(width, height, 2)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(2, -1), dtype=np.float32))
+    crf.addPairwiseGaussian(sxy=plan.gaussian_sxy, compat=plan.gaussian_compat)
+    crf.addPairwiseBilateral(
+        sxy=plan.bilateral_sxy, srgb=plan.bilateral_srgb, rgbim=picture, compat=plan.bilateral_compat
+    )
+    return np.asarray(crf.inference(plan.iterations), np.float32).reshape(2, height, width)[1]

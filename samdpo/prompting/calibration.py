@@ -1,9 +1,13 @@
-"""Raw similarity to probabilities, the mask's cut and the presence threshold, learned on held-out labelled slices."""
+"""Raw similarity to probabilities, the mask's cut and the presence threshold, learned on held-out labelled slices.
+
+Pixels of dataset.json's label ``ignore`` teach nothing and are not counted.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from samdpo.errors import TrainingError
+from samdpo.plans import StructurePlan
 
 log = logging.getLogger(__name__)
 
@@ -155,3 +160,56 @@ def _best_threshold(scores: np.ndarray, coarse: Sequence[np.ndarray], truth: Seq
     candidates = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2])
     dice = [2 * inside[scores >= c].sum() / (area[scores >= c].sum() + wanted) for c in candidates]
     return float(candidates[int(np.argmax(dice))])
+
+
+def calibrate_known(
+    raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], known: np.ndarray | None, may_be_absent: bool
+) -> StructureCalibration:
+    """:func:`calibrate` on the pixels of which something is known.
+
+    A slice that is known in part and shows none of the structure there may show it elsewhere: it is left out.
+
+    Args:
+        raw: (h, w) raw similarities, one a slice.
+        masks: (h, w) bool, the truth on the same grid.
+        known: (N, h, w) bool; None where all is known.
+        may_be_absent: see there.
+    """
+    if known is None:
+        return calibrate(raw, masks, may_be_absent)
+    masks = [mask & sure for mask, sure in zip(masks, known)]
+    rows = [i for i, mask in enumerate(masks) if mask.any() or known[i].all()]
+
+    def repeated(array: np.ndarray, row: int) -> np.ndarray:
+        # Calibration looks at pixels wherever they are, and weighs slices by their number of pixels: those that are
+        # known stand for the others.
+        return np.resize(array[known[row]], array.shape)
+
+    return calibrate([repeated(raw[i], i) for i in rows], [repeated(masks[i], i) for i in rows], may_be_absent)
+
+
+def calibrate_structures(
+    structures: Mapping[str, StructurePlan], raw: Sequence[np.ndarray], masks: np.ndarray, known: np.ndarray | None
+) -> dict[str, StructureCalibration]:
+    """Calibrate every structure; a ``presence_threshold`` of the plan replaces the one that is found.
+
+    Args:
+        structures: of the plan.
+        raw: (S, h, w) raw similarities of each labelled slice, structures in the plan's order.
+        masks: (N, S, h, w) bool, the truth.
+        known: (N, h, w) bool, pixels of which something is known; None where all is known.
+    """
+    found = {}
+    for row, (name, plan) in enumerate(structures.items()):
+        calibration = calibrate_known([one[row] for one in raw], list(masks[:, row]), known, plan.may_be_absent)
+        if plan.presence_threshold is not None:
+            calibration = dataclasses.replace(calibration, presence_threshold=plan.presence_threshold)
+        found[name] = calibration
+        (missed, shown), (false, others) = calibration.presence_missed, calibration.presence_false
+        if plan.may_be_absent and not shown:
+            log.info("%s is on no labelled slice of this fold: it is never prompted.", name)
+        elif plan.may_be_absent:
+            log.info("%s counts as present from a score of %.3f; on held-out labelled slices missed on %d of %d, found "
+                     "on %d of %d that do not show it.", name, calibration.presence_threshold, missed, shown, false,
+                     others)
+    return found

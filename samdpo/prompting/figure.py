@@ -20,7 +20,7 @@ _HYPOTHESIS = "#ffffff"
 _TRUTH = "#7dff6b"
 
 
-def choose_slices(store: SliceStore, prompts: PromptStore, count: int) -> list[tuple[str, int]]:
+def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[tuple[str, int]]:
     """``count`` slices spread evenly over the cases; of a volume the one with most coarse mask."""
     cases = [case for case in store.cases() if prompts.has(case)]
     at = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)) if cases else []
@@ -31,7 +31,7 @@ def choose_slices(store: SliceStore, prompts: PromptStore, count: int) -> list[t
     return chosen
 
 
-def draw_prompts(
+def write_prompt_figure(
     store: SliceStore, prompts: PromptStore, slices: Sequence[tuple[str, int]], path: Path
 ) -> None:
     """Draw the prompts of some slices.

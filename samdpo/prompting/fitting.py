@@ -19,13 +19,15 @@ import torch.nn.functional as functional
 from samdpo.errors import TrainingError
 from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
-from samdpo.prompting.calibrated import calibrate_structures
-from samdpo.prompting.calibration import StructureCalibration, coarse_truth
-from samdpo.prompting.description_file import with_descriptions
-from samdpo.prompting.features import FeatureExtractor
+from samdpo.preprocessing.store import IGNORED
+from samdpo.prompting.calibration import (
+    StructureCalibration,
+    calibrate_structures,
+    coarse_truth,
+)
+from samdpo.prompting.descriptions import with_descriptions
+from samdpo.prompting.frozen_features import FeatureExtractor
 from samdpo.prompting.lite_model import LiteTowersModel, resize_maps
-from samdpo.prompting.partly_known import anything_known, known_shares
-from samdpo.prompting.phrases import BACKGROUND_PHRASES, structure_phrases
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
 from samdpo.prompting.text_encoder import shared_text_encoder
@@ -45,6 +47,18 @@ Features = Callable[..., torch.Tensor]
 
 Labels = Callable[[str, int], "np.ndarray | None"]
 """(case, slice) -> (H, W) label ids; None where nothing is known of the slice."""
+
+BACKGROUND_PHRASES = (
+    "background",
+    "nothing of interest",
+    "surrounding normal tissue",
+    "empty space outside the body",
+    "the border of the image",
+    "another part of the body",
+)
+"""What a pixel outside every structure may be called."""
+
+_TEMPLATES = ("{phrase}", "the {phrase}", "an image of the {phrase}", "{phrase} in a medical image")
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,12 @@ def require_shown(plans: Plans, labelled: Sequence[str], shown: bool) -> None:
         )
 
 
+def structure_phrases(phrase: str) -> list[str]:
+    """Wordings of one structure's phrase; the first is the phrase itself."""
+    return [template.format(phrase=phrase) for template in _TEMPLATES]
+
+
+
 def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: int, seed: int) -> dict[str, int]:
     """Case -> fold. Groups stay together; the largest groups are dealt first, each to the smallest fold."""
     members: dict[str, list[str]] = {}
@@ -249,6 +269,19 @@ def structure_shares(
     """(H, W) label -> (S, h, w) share of each feature pixel that a structure covers."""
     one_hot = torch.from_numpy(np.stack([label == plan.label for plan in structures.values()]))
     return functional.adaptive_avg_pool2d(one_hot.float(), size)
+
+
+def anything_known(label: np.ndarray | None) -> bool:
+    """Whether a label (H, W) says something of at least one pixel."""
+    return label is not None and bool((np.asarray(label) != IGNORED).any())
+
+
+def known_shares(labels: Sequence[np.ndarray], size: tuple[int, int]) -> torch.Tensor | None:
+    """Share of each feature pixel of which something is known: (N, h, w) of labels (H, W); None where all is known."""
+    known = [np.asarray(label) != IGNORED for label in labels]
+    if all(one.all() for one in known):
+        return None
+    return functional.adaptive_avg_pool2d(torch.from_numpy(np.stack(known)).float(), size)
 
 
 def _embed_phrases(structures: Mapping[str, StructurePlan], device: torch.device | str) -> TowerTexts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,56 @@ from torch import nn
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.networks.published.reading import read_checkpoint
 from samdpo.networks.weights import load_into
-from samdpo.prompting.open_clip_files import CONFIG, OpenClipFiles, find_open_clip
-from samdpo.prompting.open_clip_text import Tokenizer, read_tokenizer, text_tower_folder
+from samdpo.prompting.open_clip_files import (
+    CONFIG,
+    LAYOUT,
+    OpenClipFiles,
+    find_open_clip,
+    text_tower_folder,
+    tokenizer_folder,
+)
 
 log = logging.getLogger(__name__)
 
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _POSITION_IDS = "text.transformer.embeddings.position_ids"  # a buffer of transformers before 4.31
+
+
+class Tokenizer:
+    """Texts to token ids of one length; a longer text is cut at the end of a sentence.
+
+    Args:
+        tokenizer: of open_clip.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.context: int = tokenizer.context_length
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """(N, context) ids."""
+        return self._tokenizer([self.cut(text) for text in texts])
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, start and end included."""
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:  # CLIP's own byte pairs
+            return len(self._tokenizer.encode(text)) + 2
+        return len(inner(text, verbose=False)["input_ids"])
+
+    def cut(self, text: str) -> str:
+        """The leading sentences of ``text`` that fit; a first sentence that is too long is cut by the tokenizer."""
+        if self.count(text) <= self.context:
+            return text
+        sentences = _SENTENCE_END.split(text)
+        kept = 1
+        while kept < len(sentences) and self.count(" ".join(sentences[: kept + 1])) <= self.context:
+            kept += 1
+        log.debug(
+            "A text of %d tokens is cut to the first %d of its %d sentences, since the text tower takes %d tokens: %s",
+            self.count(text), kept, len(sentences), self.context, text,
+        )
+        return " ".join(sentences[:kept])
 
 
 @dataclass(frozen=True)
@@ -113,6 +158,35 @@ def load_open_clip(files: OpenClipFiles, device: torch.device | str = "cpu") -> 
         tuple(preprocess["std"]), "bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
         files.embed_dim, files.checksum,
     )
+
+
+def read_tokenizer(files: OpenClipFiles) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Raises:
+        ConfigurationError: its files are neither in the model's folder nor in the hub's cache, nor can be downloaded.
+    """
+    import open_clip
+    from open_clip.tokenizer import HFTokenizer
+
+    text_cfg = files.config["model_cfg"]["text_cfg"]
+    name = text_cfg.get("hf_tokenizer_name")
+    if not name:
+        return Tokenizer(open_clip.get_tokenizer(f"local-dir:{files.folder}"))
+    source = tokenizer_folder(files, name)
+    try:
+        return Tokenizer(
+            HFTokenizer(
+                str(source), context_length=text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                tokenizer_mode=text_cfg.get("tokenizer_mode"),
+                **{**text_cfg.get("tokenizer_kwargs", {}), "trust_remote_code": False},  # nothing of a model is run
+            )
+        )
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(
+            f"The tokenizer of {files.name} cannot be read from {source} ({first}). Expected a folder of {LAYOUT}."
+        ) from error
 
 
 def _refuse_address(timm_model_name: Any, files: OpenClipFiles) -> None:

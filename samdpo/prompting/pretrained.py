@@ -23,13 +23,18 @@ from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.plans import Plans
-from samdpo.prompting.calibrated import calibrate_structures
-from samdpo.prompting.calibration import coarse_truth
-from samdpo.prompting.fitting import FittedPrompters, choose_slices, require_labelled, require_shown, structure_shares
+from samdpo.prompting.calibration import calibrate_structures, coarse_truth
+from samdpo.prompting.fitting import (
+    FittedPrompters,
+    choose_slices,
+    known_shares,
+    require_labelled,
+    require_shown,
+    structure_shares,
+)
 from samdpo.prompting.open_clip_files import OpenClipFiles, find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
-from samdpo.prompting.partly_known import known_shares
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
 from samdpo.prompting.text_encoder import TEXT_DIM

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,10 +36,9 @@ from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.answers.answerer import asks_a_model
 from samdpo.prompting.answers.asking import edited_cases, keep_answers
-from samdpo.prompting.description_file import with_descriptions
-from samdpo.prompting.features import SliceFeatures, frozen_key, slice_features
+from samdpo.prompting.descriptions import with_descriptions
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
-from samdpo.prompting.packing import PackedPrompts, pack
+from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompter import Prompter
@@ -47,6 +47,62 @@ log = logging.getLogger(__name__)
 
 _KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
 _INDEX_VERSION = 1
+_RAGGED = ("boxes", "points", "hypotheses", "hypothesis_scores")
+_STACKED = ("saliency", "text_embedding")
+
+
+def pack(prompts: Sequence[StructurePrompt]) -> dict[str, Any]:
+    """Arrays of all rows; ragged ones one after another with their lengths; regions only where there are any."""
+    packed: dict[str, Any] = {name: np.stack([getattr(p, name) for p in prompts]) for name in _STACKED}
+    for name in _RAGGED:
+        packed[name] = np.concatenate([getattr(p, name) for p in prompts])
+        packed[f"{name}_length"] = np.array([len(getattr(p, name)) for p in prompts], np.int32)
+    drawn = [row for row, prompt in enumerate(prompts) if prompt.regions.any()]
+    size = prompts[0].regions.shape
+    packed["regions"] = np.stack([prompts[row].regions for row in drawn]) if drawn else np.zeros((0, *size), np.uint8)
+    packed["regions_row"] = np.full(len(prompts), -1, np.int32)
+    packed["regions_row"][drawn] = np.arange(len(drawn))
+    packed["size"] = np.array(size, np.int32)
+    return packed
+
+
+def unpack(packed: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    """The arrays of one row, by field name of :class:`StructurePrompt`."""
+    return PackedPrompts(packed).arrays(row)
+
+
+class PackedPrompts:
+    """Packed prompts of a case as they are held in memory: regions are squeezed, to a hundredth of their size.
+
+    Args:
+        packed: what :func:`pack` gave.
+
+    Raises:
+        KeyError: an array is missing.
+    """
+
+    def __init__(self, packed: Mapping[str, np.ndarray]) -> None:
+        self._stacked = {name: packed[name] for name in _STACKED}
+        self._ragged = {name: packed[name] for name in _RAGGED}
+        self._ends = {name: np.cumsum(packed[f"{name}_length"]) for name in _RAGGED}
+        self._size = tuple(packed["size"])
+        self._regions_row = packed["regions_row"]
+        self._regions = [zlib.compress(regions, 1) for regions in np.ascontiguousarray(packed["regions"])]
+        arrays = (*self._stacked.values(), *self._ragged.values(), *self._ends.values(), self._regions_row)
+        self.nbytes = sum(array.nbytes for array in arrays) + sum(map(len, self._regions))
+
+    def arrays(self, row: int) -> dict[str, np.ndarray]:
+        """The arrays of one row, by field name of :class:`StructurePrompt`."""
+        fields = {name: array[row] for name, array in self._stacked.items()}
+        for name, array in self._ragged.items():
+            start = self._ends[name][row - 1] if row else 0
+            fields[name] = array[start : self._ends[name][row]]
+        at = int(self._regions_row[row])
+        fields["regions"] = np.zeros(self._size, np.uint8)
+        if at >= 0:
+            fields["regions"].reshape(-1)[:] = np.frombuffer(zlib.decompress(self._regions[at]), np.uint8)
+        return fields
+
 
 
 @dataclass(frozen=True)

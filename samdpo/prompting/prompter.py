@@ -19,7 +19,7 @@ from samdpo.prompting.answers.asking import with_model_answers
 from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.assemble import assemble_prompt, with_text_embeddings
 from samdpo.prompting.calibration import StructureCalibration
-from samdpo.prompting.features import FeatureExtractor
+from samdpo.prompting.frozen_features import FeatureExtractor
 from samdpo.prompting.image_text import ImageTextModel, ImageView
 from samdpo.prompting.lite_model import LiteTowersModel
 from samdpo.prompting.open_clip_files import find_open_clip

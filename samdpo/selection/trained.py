@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import ConfigurationError
+from samdpo.extensions import OURS, name_to_type
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.paths import fold_folder, model_parts, number_of, plans_option, results_root
 from samdpo.training import checkpoints
 from samdpo.training.description import read_description
-from samdpo.training.discovery import BUILT_IN, name_to_type
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TrainedModel:
         """`` -tr`` where the plan's stage names another trainer."""
         if read_plans(self.folder).stage(self.stage).trainer == self.trainer:
             return ""
-        if self.trainer in BUILT_IN:
+        if self.trainer in OURS["trainer"]:
             return f" -tr {self.trainer}"
         return f" -tr {shlex.quote(name_to_type(self._description().get('trainer', self.trainer)))}"
 

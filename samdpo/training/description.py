@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samdpo.errors import ModelFolderError, PlansError
+from samdpo.extensions import full_name
 from samdpo.files import hash_of, read_json
 from samdpo.planning.splits import Fold
 from samdpo.schema import from_dict
-from samdpo.training.discovery import full_name
 from samdpo.training.run_log import peak_memory_gib
 
 if TYPE_CHECKING:

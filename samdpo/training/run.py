@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError, PlansError, TrainingError
+from samdpo.extensions import find, find_named_in_file
 from samdpo.files import locked, remove_abandoned
 from samdpo.paths import PLANS_NAME, dataset_name, model_folder, number_of, plans_option, preprocessed_folder
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training import checkpoints, manifest
-from samdpo.training.discovery import find_trainer, trainer_of_file
 from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.resume import changed_since, check_begun, made_of
@@ -26,7 +26,7 @@ def get_trainer(
     dataset: int | str,
     stage: str,
     fold: int | str,
-    trainer: str | None = None,
+    trainer: str | type[Trainer] | None = None,
     plans_name: str = PLANS_NAME,
     device: str = "auto",
     overrides: Sequence[str] = (),
@@ -40,8 +40,8 @@ def get_trainer(
         dataset: id or name.
         stage: configuration of the plan (``finetune``, ``align``, or your own).
         fold: number or ``all``.
-        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the plan's, which is not imported
-            because the plan says so, see :func:`samdpo.training.discovery.trainer_of_file`.
+        trainer: a class, or see :func:`samdpo.extensions.find`; default is the plan's, which is not imported
+            because the plan says so, see :func:`samdpo.extensions.find_named_in_file`.
         plans_name: file name of the plan without ``.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts, see :func:`samdpo.plans.apply_overrides`.
@@ -66,7 +66,12 @@ def get_trainer(
     # What is typed wins over what the stage has otherwise.
     plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
     typed = trainer or _typed_trainer(overrides, plans, stage)
-    found = find_trainer(typed) if typed else trainer_of_file(plans.stage(stage).trainer, file)
+    if isinstance(typed, type):
+        found = typed
+    elif typed:
+        found = find("trainer", typed)
+    else:
+        found = find_named_in_file("trainer", plans.stage(stage).trainer, file)
     _check_objective(found, plans, stage)
     found.check_prerequisites(plans, stage, fold)
     folder = model_folder(name, found.__name__, plans.plans_name, stage, writable=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import resource
 import sys
 import time
 from datetime import datetime
@@ -118,5 +117,12 @@ def peak_memory_gib(device: torch.device | None = None) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 1024**3
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        used = psutil.Process().memory_info()
+        return getattr(used, "peak_wset", used.rss) / 1024**3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**3 if sys.platform == "darwin" else 1024**2)  # bytes on macOS, KiB on Linux

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from samdpo.errors import TrainingError
+from samdpo.extensions import OURS, full_name, name_to_type
 from samdpo.files import copy_file, write_json
 from samdpo.model.places import decode_places
 from samdpo.model.views import IDENTITY, View, draw_view
@@ -34,7 +35,6 @@ from samdpo.training.batches import Batch, EpochSlices
 from samdpo.training.budget import Budget
 from samdpo.training.confidence import confidence_thresholds
 from samdpo.training.description import cost_of, describe_fold
-from samdpo.training.discovery import BUILT_IN, full_name, name_to_type
 from samdpo.training.distributed import Replica, join
 from samdpo.training.fold_data import FoldData
 from samdpo.training.held_back import best_cut, dice_at_cuts, nan_mean
@@ -499,7 +499,7 @@ class Trainer:
     def prediction_command(self) -> str:
         """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
         option = "" if self.stage_name in LATEST_STAGES else f" -c {self.stage_name}"
-        if self.has_own_architecture() and type(self).__name__ not in BUILT_IN:  # found only where it is named
+        if self.has_own_architecture() and type(self).__name__ not in OURS["trainer"]:  # found only where it is named
             option += f" -tr {name_to_type(full_name(type(self)))}"
         option, number = plans_option(self.plans.plans_name) + option, number_of(self.plans.dataset_name)
         return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"

@@ -13,13 +13,13 @@ import pytest
 from ranking_people import judgement
 from sqlalchemy import text
 
-from samdpo.annotate.agreement import kendall_tau
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.locate import VARIABLE, default_database_url
-from samdpo.annotate.database.records import CandidateSet
 from samdpo.annotate.report import report
 from samdpo.cli.preferences import main
 from samdpo.errors import ModelFolderError
+from samdpo.preferences.agreement import kendall_tau
+from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 from samdpo.preprocessing.store import SliceStore
 

@@ -288,7 +288,7 @@ def _plans(folder: Path) -> Fuzzed:
 
 def _judgements(folder: Path) -> Fuzzed:
     from samdpo.annotate.database.exchange import read_jsonl
-    from samdpo.annotate.database.records import item_id
+    from samdpo.preferences.records import item_id
 
     item = item_id("a1", "case_1", 0, "lung")
     lines = [

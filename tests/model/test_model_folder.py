@@ -141,6 +141,7 @@ def hostile(finetuned, tmp_path, monkeypatch) -> Path:
     (model / "announced-1.0.dist-info" / "METADATA").write_text("Name: announced\nVersion: 1.0\n")
     (model / "announced-1.0.dist-info" / "entry_points.txt").write_text(
         "[samdpo.trainers]\nEvil = helper_of_model:Evil\n[samdpo.planners]\nEvil = helper_of_model:Evil\n"
+        "[samdpo.backbones]\nEvil = helper_of_model:Evil\n"
     )
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
@@ -168,6 +169,16 @@ def test_no_module_is_imported_because_a_model_folder_names_it(hostile, monkeypa
             load(hostile)
     assert not (hostile.parent / "ran").exists()
     assert not {"helper_of_model", "downloaded", "this", "antigravity"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("backbone", ["Evil", "helper_of_model:Evil", "os:system"])
+def test_no_backbone_is_taken_from_a_model_folder_or_by_its_modules_name(hostile, monkeypatch, backbone):
+    plans = read_json(hostile / "plans.json")
+    write_json(hostile / "plans.json", merge(plans, {"network": {"backbone": backbone}}))
+    monkeypatch.syspath_prepend(str(hostile))  # even where Python would find it
+    with pytest.raises(SamdpoError, match=r"'network\.backbone' is"):
+        load(hostile)
+    assert not (hostile.parent / "ran").exists()
 
 
 @pytest.mark.parametrize("typed", ["helper_of_model:Evil", "downloaded.helper_of_model:Evil", "downloaded:Evil"])

@@ -11,11 +11,11 @@ import pytest
 
 from samdpo.dataset.dataset_json import DatasetJson, StructureHints
 from samdpo.errors import ConfigurationError
+from samdpo.extensions import find
 from samdpo.planning import schedule
 from samdpo.planning.channels import ABDOMEN, channel_mapping, ct_window, normalization
 from samdpo.planning.lite_planner import LitePlanner
 from samdpo.planning.memory import detect_machine, gpu_memory_gib, ram_gib
-from samdpo.planning.planners import get_planner
 from samdpo.plans import Plans, load_plans, save_plans
 from samdpo.schema import from_dict, to_dict
 
@@ -242,8 +242,8 @@ class OwnPlanner(LitePlanner):
 
 
 def test_planners_are_found_by_name_or_module() -> None:
-    assert get_planner("LitePlanner") is LitePlanner
-    assert get_planner("samdpo.planning.lite_planner:LitePlanner") is LitePlanner
+    assert find("planner", "LitePlanner") is LitePlanner
+    assert find("planner", "samdpo.planning.lite_planner:LitePlanner") is LitePlanner
     made = OwnPlanner(XRAY, dataset(), "Dataset003_Lung", device="cpu", memory_gib=8).plan()
     assert made.network.frozen_stages == -1
     assert made.experiment_planner_used == "OwnPlanner"
@@ -251,9 +251,9 @@ def test_planners_are_found_by_name_or_module() -> None:
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("PaperPlaner", "Planners: LitePlanner"), ("nowhere:X", "cannot be imported"),
+    [("PaperPlaner", "Built in: LitePlanner, PaperPlanner"), ("nowhere:X", "cannot be imported"),
      ("samdpo.planning.lite_planner:X", "has no planner 'X'")],
 )
 def test_an_unknown_planner_lists_those_there_are(name: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
-        get_planner(name)
+        find("planner", name)

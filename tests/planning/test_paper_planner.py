@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_lite_planner import XRAY, changed, dataset
 
+from samdpo.extensions import find
 from samdpo.planning.paper_planner import KEPT, PaperPlanner
-from samdpo.planning.planners import get_planner
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.plans import Plans, load_plans
 from samdpo.schema import from_dict, to_dict
@@ -27,7 +27,7 @@ def plans() -> Plans:
 
 
 def test_it_is_found_by_its_name_and_its_plan_survives_a_file(plans: Plans) -> None:
-    assert get_planner("PaperPlanner") is PaperPlanner
+    assert find("planner", "PaperPlanner") is PaperPlanner
     assert plans.experiment_planner_used == "PaperPlanner"
     assert from_dict(Plans, json.loads(json.dumps(to_dict(plans)))) == plans
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from samdpo.annotate.agreement import kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
-from samdpo.annotate.database.records import Judgement
 from samdpo.plans import PreferenceLossPlan
+from samdpo.preferences.agreement import kendall_tau, krippendorff_alpha, mean_tau, pairwise_tau, scores_of
 from samdpo.preferences.losses import candidate_weights, preference_weights
 from samdpo.preferences.recorded import consensus, ranking_of
+from samdpo.preferences.records import Judgement
 
 PLAN = PreferenceLossPlan()  # beta1 1, beta2 0.5
 

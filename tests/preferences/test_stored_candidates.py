@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from samdpo.annotate.database.records import CandidateSet, item_id
 from samdpo.errors import ModelFolderError
 from samdpo.preferences.distinct import disagreement, pairwise_iou, without_near_duplicates
+from samdpo.preferences.records import CandidateSet, item_id
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 
 SIZE = 20  # not a multiple of 8: packed bits end in the middle of a byte

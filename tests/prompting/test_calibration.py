@@ -4,8 +4,7 @@ import numpy as np
 from scipy.special import expit
 
 from samdpo.plans import StructurePlan
-from samdpo.prompting.calibrated import calibrate_structures
-from samdpo.prompting.calibration import calibrate, coarse_truth, presence_score
+from samdpo.prompting.calibration import calibrate, calibrate_structures, coarse_truth, presence_score
 
 
 def cases(n: int, showing: list[bool]) -> tuple[list[np.ndarray], list[np.ndarray]]:

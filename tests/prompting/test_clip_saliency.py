@@ -12,9 +12,8 @@ from samdpo.prompting.gscorecam import gscorecam
 from samdpo.prompting.image_text import ImageView
 from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import OpenClip, load_open_clip
-from samdpo.prompting.open_clip_model import OpenClipModel
+from samdpo.prompting.open_clip_model import OpenClipModel, find_saliency_layer
 from samdpo.prompting.saliency import raw_saliency
-from samdpo.prompting.saliency_layer import find_saliency_layer
 
 PHRASES = ["left lung", "round tumor", "heart"]
 

@@ -17,8 +17,7 @@ from waiting import PATIENCE
 
 from samdpo.cli.describe import main
 from samdpo.files import read_json
-from samdpo.prompting.described import short_text
-from samdpo.prompting.language_model import LanguageModel
+from samdpo.prompting.language_model import LanguageModel, short_text
 
 KEY = "sk-test-0123456789abcdef"
 DATASET = "Dataset905_Abdomen"

@@ -11,8 +11,14 @@ import pytest
 
 from samdpo.errors import ConfigurationError
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StructurePlan
-from samdpo.prompting.description_file import FILE_NAME, read_descriptions, with_descriptions, write_descriptions
-from samdpo.prompting.descriptions import describe, is_described
+from samdpo.prompting.descriptions import (
+    FILE_NAME,
+    describe,
+    is_described,
+    read_descriptions,
+    with_descriptions,
+    write_descriptions,
+)
 
 AMOS = [
     "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta", "postcava",

@@ -13,10 +13,9 @@ from clip_folders import ClipParts, make_parts, write_clip
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.files import read_json, write_json
 from samdpo.prompting.image_text import ImageTextModel
-from samdpo.prompting.open_clip_files import CONFIG, TOKENIZER, find_open_clip
+from samdpo.prompting.open_clip_files import CONFIG, TOKENIZER, find_open_clip, text_tower_folder
 from samdpo.prompting.open_clip_loading import OpenClip, load_open_clip, shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
-from samdpo.prompting.open_clip_text import text_tower_folder
 
 SENTENCES = ["the left lung is round.", "breast tumor"]
 

@@ -7,8 +7,8 @@ import torch
 from test_towers import blobs, texts
 
 from samdpo.preprocessing.store import IGNORED
-from samdpo.prompting.calibration import calibrate
-from samdpo.prompting.partly_known import anything_known, calibrate_known, known_shares
+from samdpo.prompting.calibration import calibrate, calibrate_known
+from samdpo.prompting.fitting import anything_known, known_shares
 from samdpo.prompting.towers import fit_towers, structure_logits
 
 

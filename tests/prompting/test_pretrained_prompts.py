@@ -16,7 +16,7 @@ from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
 from samdpo.files import read_json, write_json
 from samdpo.model.predictor import Predictor
 from samdpo.plans import Plans, load_plans
-from samdpo.prompting.features import FeatureExtractor
+from samdpo.prompting.frozen_features import FeatureExtractor
 from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel

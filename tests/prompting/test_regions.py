@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from samdpo.prompting.hypotheses import box_hypotheses, least_mask
-from samdpo.prompting.regions import box_iou, boxes_of, largest_components, most_salient_component, points_in
+from samdpo.prompting.regions import (
+    box_hypotheses,
+    box_iou,
+    boxes_of,
+    largest_components,
+    least_mask,
+    most_salient_component,
+    points_in,
+)
 
 
 def two_discs() -> np.ndarray:

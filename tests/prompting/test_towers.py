@@ -6,8 +6,14 @@ import torch
 from samdpo.prompting.fitting import cross_fit_folds
 from samdpo.prompting.image_text import ImageTextModel, ImageView
 from samdpo.prompting.lite_model import LiteTowersModel
-from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, brightness_scales, principal_basis
-from samdpo.prompting.towers import TowerTexts, fit_towers, structure_logits
+from samdpo.prompting.towers import (
+    BRIGHTNESS_CHANNELS,
+    TowerTexts,
+    brightness_scales,
+    fit_towers,
+    principal_basis,
+    structure_logits,
+)
 
 CHANNELS = 12
 

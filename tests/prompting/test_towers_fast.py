@@ -10,8 +10,16 @@ import torch
 from test_towers import CHANNELS, blobs, texts
 
 from samdpo.prompting import towers as library
-from samdpo.prompting.tower_inputs import BRIGHTNESS_CHANNELS, principal_basis
-from samdpo.prompting.towers import ALL_PIXELS, Towers, _interpolated, _interpolation, fit_towers, structure_logits
+from samdpo.prompting.towers import (
+    ALL_PIXELS,
+    BRIGHTNESS_CHANNELS,
+    Towers,
+    _interpolated,
+    _interpolation,
+    fit_towers,
+    principal_basis,
+    structure_logits,
+)
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "towers.py"
 _SPEC = importlib.util.spec_from_file_location("towers_benchmark", _FILE)

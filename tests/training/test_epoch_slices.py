@@ -59,7 +59,7 @@ def test_nothing_is_flipped_where_the_plan_says_so(planned):
 
 
 def test_the_towers_never_see_a_mirror_image_where_the_plan_says_so(planned, monkeypatch):
-    from samdpo.prompting.features import SliceFeatures
+    from samdpo.prompting.frozen_features import SliceFeatures
 
     asked = []
     compute = SliceFeatures._compute

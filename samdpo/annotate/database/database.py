@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 
@@ -32,8 +33,7 @@ from samdpo.annotate.database.errors import (
     NotHandedOutError,
     UnknownItemError,
 )
-from samdpo.annotate.database.handing_out import ORDER_OF_WORK, count_left, lease, next_for
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement, OverlapRule, Progress, checked
+from samdpo.annotate.database.handing_out import ORDER_OF_WORK, OverlapRule, count_left, lease, next_for
 from samdpo.annotate.database.rows import (
     item_of_row,
     judgement_of_row,
@@ -51,6 +51,7 @@ from samdpo.annotate.database.tables import (
     LeaseRow,
     UndoRow,
 )
+from samdpo.preferences.records import CandidateSet, Item, Judgement, checked
 
 Outcome = Literal["new", "known", "refused"]
 Kept = TypeVar("Kept", CandidateSet, Item, Judgement)
@@ -62,6 +63,23 @@ _AT_ONCE = 500  # values of one IN, of which databases take only so many
 
 LEASE_SECONDS = 900.0
 """How long an item is kept for a person: longer than anybody looks at one, shorter than a lunch break."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one person is.
+
+    Attributes:
+        judged: items this person has ranked, rated or found none acceptable of.
+        left: items that can still be handed to this person.
+        median_seconds: per judgement, None before the first.
+        skipped: items this person has skipped.
+    """
+
+    judged: int
+    left: int
+    median_seconds: float | None
+    skipped: int = 0
 
 
 class PreferenceDatabase:

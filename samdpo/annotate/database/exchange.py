@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samdpo.annotate.database import as_json
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.errors import ClientKeyError, ContradictionError, UnknownItemError
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import parse_json, unreadable, write_text
+from samdpo.preferences import as_json
+from samdpo.preferences.records import CandidateSet, Item, Judgement
 
 log = logging.getLogger(__name__)
 

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from samdpo.annotate.database.records import OverlapRule
 from samdpo.annotate.database.tables import ItemRow, JudgementRow, LeaseRow
+from samdpo.errors import ConfigurationError
+from samdpo.preferences.records import Item
 
 LONGEST_LEASE = 7 * 24 * 3600.0  # seconds; who has not judged an item in a week will not
+MOST_PEOPLE = 1000  # that one item can need
 ORDER_OF_WORK = (ItemRow.position.desc(), ItemRow.id.desc())  # as the index has it, read backwards
+
+
+@dataclass(frozen=True)
+class OverlapRule:
+    """A ``share`` of the items, chosen by a hash and so always the same ones, goes to ``people`` people each.
+
+    The other items need one judgement.
+    """
+
+    share: float = 0.0
+    people: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigurationError(f"The overlap's share is {self.share}; expected 0 to 1, for example 0.1.")
+        if not 1 <= self.people <= MOST_PEOPLE:
+            raise ConfigurationError(
+                f"The overlap's people are {self.people}; expected at least 1, and {MOST_PEOPLE} at most."
+            )
+
+    def needed(self, item: Item) -> int:
+        """How many people's judgements an item needs."""
+        return self.people if overlap_draw(item.id) < self.share else 1
+
+
+def overlap_draw(item: int) -> float:
+    """A number in [0, 1) that belongs to an item for good; below the share it is one that several people get."""
+    digest = hashlib.sha256(f"overlap {item}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def next_for(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement, overlap_draw
+from samdpo.annotate.database.handing_out import overlap_draw
 from samdpo.annotate.database.tables import CandidateSetRow, ItemRow, JudgementRow
+from samdpo.preferences.records import CandidateSet, Item, Judgement
 
 
 def values_of_set(candidate_set: CandidateSet) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Base(DeclarativeBase):
 
 
 class CandidateSetRow(Base):
-    """A :class:`~samdpo.annotate.database.records.CandidateSet`."""
+    """A :class:`~samdpo.preferences.records.CandidateSet`."""
 
     __tablename__ = "candidate_set"
 
@@ -69,7 +69,7 @@ class CandidateSetRow(Base):
 
 
 class ItemRow(Base):
-    """An :class:`~samdpo.annotate.database.records.Item`, and what handing it out needs.
+    """An :class:`~samdpo.preferences.records.Item`, and what handing it out needs.
 
     ``judged`` counts the judgements that are neither skips nor undone. It changes in the transaction that changes
     them, and saves counting them anew for every item each time somebody asks for the next one.
@@ -93,7 +93,7 @@ class ItemRow(Base):
 
 
 class JudgementRow(Base):
-    """A :class:`~samdpo.annotate.database.records.Judgement`; rows are added and marked, never deleted."""
+    """A :class:`~samdpo.preferences.records.Judgement`; rows are added and marked, never deleted."""
 
     __tablename__ = "judgement"
     __table_args__ = (

@@ -11,11 +11,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from starlette.responses import JSONResponse
 
-from samdpo.annotate.database.records import LARGEST_ID
 from samdpo.annotate.page.access import Access
 from samdpo.annotate.page.ranking_page import RankingPage
 from samdpo.annotate.page.received import ReceivedJudgement, ReceivedUndo
 from samdpo.annotate.page.sessions import Session
+from samdpo.preferences.records import LARGEST_ID
 
 ItemId = Annotated[int, Path(ge=0, le=LARGEST_ID)]
 

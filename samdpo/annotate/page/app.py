@@ -19,7 +19,6 @@ from samdpo.annotate.database.errors import (
     NotHandedOutError,
     UnknownItemError,
 )
-from samdpo.annotate.database.records import first_problem
 from samdpo.annotate.page.access import Access
 from samdpo.annotate.page.api_routes import api_routes
 from samdpo.annotate.page.attempts import SignInAttempts
@@ -29,6 +28,7 @@ from samdpo.annotate.page.ranking_page import OtherModeError, RankingPage
 from samdpo.annotate.page.received import AnswerError
 from samdpo.annotate.page.sessions import Sessions
 from samdpo.annotate.page.tokens import Tokens
+from samdpo.preferences.records import first_problem
 
 log = logging.getLogger(__name__)
 

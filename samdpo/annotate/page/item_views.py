@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from samdpo.annotate.database.records import Item
 from samdpo.annotate.page.display_order import display_order, to_display
 from samdpo.annotate.page.outlines import SUBPIXELS, outlines
+from samdpo.preferences.records import Item
 
 _KEPT = 64  # items whose outlines and pixels stay in memory: those being looked at or loaded ahead
 _HIGHEST = 2**16 - 1

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-from samdpo.annotate.database.records import Judgement, Progress
+from samdpo.annotate.database.database import Progress
+from samdpo.preferences.records import Judgement
 
 FRESH = 3.0  # seconds; about as long as a quick person needs for one judgement
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from samdpo.annotate.database.records import Item
 from samdpo.errors import DatasetError
+from samdpo.preferences.records import Item
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import SliceStore
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.errors import AlreadyJudgedError, EnoughJudgedError, UnknownItemError
-from samdpo.annotate.database.records import MOST_CANDIDATES, CandidateSet, Item
 from samdpo.annotate.page.item_views import ItemViews
 from samdpo.annotate.page.progress_board import ProgressBoard
 from samdpo.annotate.page.received import ReceivedJudgement, ReceivedUndo, shown_answer
 from samdpo.annotate.page.settings import PageSettings
 from samdpo.annotate.page.upcoming import Upcoming
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.records import MOST_CANDIDATES, CandidateSet, Item
 
 
 class OtherModeError(Exception):

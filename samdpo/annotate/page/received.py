@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samdpo.annotate.database.records import (
+from samdpo.annotate.page.display_order import to_display, to_stored
+from samdpo.preferences.records import (
     MOST_CANDIDATES,
     Candidate,
     ClientKey,
@@ -20,7 +21,6 @@ from samdpo.annotate.database.records import (
     Seconds,
     Verdict,
 )
-from samdpo.annotate.page.display_order import to_display, to_stored
 
 
 class AnswerError(Exception):

@@ -8,10 +8,10 @@ import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from samdpo.annotate.database.handing_out import LONGEST_LEASE
-from samdpo.annotate.database.records import Mode, OverlapRule
+from samdpo.annotate.database.handing_out import LONGEST_LEASE, OverlapRule
 from samdpo.annotate.page.tokens import MINIMUM_BITS, Tokens
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.records import Mode
 
 _HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 

@@ -7,7 +7,6 @@ import socket
 from dataclasses import dataclass
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import Item
 from samdpo.annotate.page.app import create_app
 from samdpo.annotate.page.item_views import ItemViews
 from samdpo.annotate.page.proportions import aspect_ratios
@@ -17,6 +16,7 @@ from samdpo.annotate.page.settings import PageSettings, is_loopback
 from samdpo.annotate.page.tokens import Tokens
 from samdpo.errors import ConfigurationError
 from samdpo.paths import preprocessed_folder
+from samdpo.preferences.records import Item
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.preprocessing.store import SliceStore
 

@@ -11,8 +11,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from samdpo.annotate.database.records import clean_name
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.records import clean_name
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from threading import Lock
 
-from samdpo.annotate.database.records import Item
+from samdpo.preferences.records import Item
 
 AHEAD = 3  # items loaded ahead
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.lab.baselines.truth_boxes import TruthBoxes
-from samdpo.prompting.whole_image import WholeImagePrompter
+from samdpo.prompting.box_prompt import WholeImagePrompter
 from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.fold_data import FoldData

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
+from samdpo.errors import PlansError
 from samdpo.lab.sam_med3d.image_encoder import ImageEncoder3d
 from samdpo.lab.sam_med3d.mask_decoder import MaskDecoder3d
 from samdpo.lab.sam_med3d.prompt_encoder import PromptEncoder3d
 from samdpo.lab.sam_med3d.shapes import Shape3d, shape_of
+from samdpo.networks.published.loading import load_published
 from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.plans import NetworkPlan
+
+if TYPE_CHECKING:
+    from samdpo.lab.sam_med3d.predictor import VolumePredictor
+
+PUBLISHED = "sam_med3d_turbo"  # the name of its weights in the catalogue
 
 
 class SamMed3d(VolumeNetwork):
@@ -31,6 +40,13 @@ class SamMed3d(VolumeNetwork):
     def size(self) -> int:
         """Side of a patch, voxels."""
         return self.shape.size
+
+    @staticmethod
+    def predictor_class() -> type[VolumePredictor]:
+        """A click where each structure usually is, and patches round what was found."""
+        from samdpo.lab.sam_med3d.predictor import VolumePredictor
+
+        return VolumePredictor
 
     def encode_image(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches (B, 1, s, s, s) in [0, 1] -> embedding (B, C, g, g, g)."""
@@ -70,10 +86,15 @@ def normalised(patches: torch.Tensor) -> torch.Tensor:
     return (patches - mean) / torch.where(variance > 0, variance, 1.0).sqrt()
 
 
-def build_sam_med3d(plan: NetworkPlan) -> SamMed3d:
-    """The network of a plan, float32 on the CPU, in eval mode; its weights are drawn from the current seed.
+def build_sam_med3d(plan: NetworkPlan, pretrained: bool) -> SamMed3d:
+    """The network of a plan, with its published weights if wanted; others are drawn from the current seed.
 
     Raises:
-        PlansError: the plan names another backbone, or an input size that it cannot have.
+        PlansError: the plan names another backbone, an input size that it cannot have, or LoRA or adapters.
+        ConfigurationError: the published file is not there.
+        ModelFolderError: it cannot be read or does not fit.
     """
-    return SamMed3d(shape_of(plan)).eval()
+    if plan.train not in ("full", "decoder"):
+        raise PlansError(f"'network.train' is {plan.train!r}; SAM-Med3D trains 'full' or 'decoder'.")
+    network = SamMed3d(shape_of(plan))
+    return load_published(network, PUBLISHED) if pretrained else network

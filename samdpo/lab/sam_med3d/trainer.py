@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from samdpo.errors import PlansError, TrainingError
+from samdpo.errors import TrainingError
 from samdpo.lab.sam_med3d.clicks import next_clicks
 from samdpo.lab.sam_med3d.loss import dice_ce_loss
-from samdpo.lab.sam_med3d.network import SamMed3d, build_sam_med3d
+from samdpo.lab.sam_med3d.network import SamMed3d
 from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
-from samdpo.lab.sam_med3d.weights import load_file, load_published
 from samdpo.networks.precision import autocast
 from samdpo.paths import number_of
-from samdpo.plans import NetworkPlan, Plans
+from samdpo.plans import Plans
 from samdpo.training.confidence import PERCENTILE, confidence_of
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
@@ -70,27 +69,13 @@ class SamMed3dTrainer(Trainer):
         # A held-back structure that no training case shows could not be clicked on.
         self.held_back_keys = [key for key in self.held_back_keys if key[1] in self.positions]
 
-    @staticmethod
-    def build_network_architecture(plan: NetworkPlan) -> SamMed3d:
-        """SAM-Med3D of the plan's size, with its published weights unless the plan does not want them."""
-        network = build_sam_med3d(plan)
-        return load_published(network) if plan.pretrained else network
-
-    def load_initial_weights(self) -> None:
-        """``-pretrained_weights``, if given: the published file, or one that training wrote."""
-        if self.pretrained_weights:
-            load_file(self.network, self.pretrained_weights)
-
     def place(self, network: SamMed3d) -> SamMed3d:
         """Move to the device; memory layouts for pictures do not fit volumes."""
         return network.to(self.device)
 
     def configure_trainable(self) -> None:
         """``full``: all of it, as published; ``decoder``: the mask decoder alone."""
-        train = self.plans.network.train
-        if train not in ("full", "decoder"):
-            raise PlansError(f"'network.train' is {train!r}; SAM-Med3D trains 'full' or 'decoder'.")
-        self.network.requires_grad_(train == "full")
+        self.network.requires_grad_(self.plans.network.train == "full")
         self.network.mask_decoder.requires_grad_(True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

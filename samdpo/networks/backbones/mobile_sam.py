@@ -11,13 +11,10 @@ import warnings
 import torch
 from torch import nn
 
-from samdpo.networks.backbones.input_size import input_size
-from samdpo.networks.backbones.sam_modules import PATCH, SAM_SIZE, mask_decoder, prompt_encoder
+from samdpo.networks.backbones.sam_modules import PATCH, SAM_SIZE, input_size, mask_decoder, prompt_encoder
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.registry import register_backbone
-from samdpo.networks.sam import SamNetwork
-from samdpo.networks.slice_input import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SliceInput
+from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.networks.stages import run_suffix
 from samdpo.plans import NetworkPlan
 
@@ -61,7 +58,6 @@ class TinyVitEncoder(nn.Module):
         return run_suffix(self, images, 0, self.grid)
 
 
-@register_backbone("mobile_sam")
 def build_mobile_sam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """TinyViT encoder, SAM's prompt encoder and mask decoder; 9.8 M parameters."""
     size = input_size(plan, SAM_SIZE, PATCH)

@@ -8,6 +8,9 @@ from functools import partial
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
+from samdpo.errors import PlansError
+from samdpo.plans import NetworkPlan
+
 PATCH = 16  # pixels of a ViT's token, and of a pixel of every SAM embedding
 CHANNELS = 256  # of the embedding
 SAM_SIZE = 1024  # input size at which SAM, MedSAM and MobileSAM were published
@@ -63,3 +66,28 @@ def mask_decoder() -> MaskDecoder:
         iou_head_depth=3,
         iou_head_hidden_dim=256,
     )
+
+
+def input_size(plan: NetworkPlan, default: int, multiple: int) -> int:
+    """Side of the encoder's input in pixels: the plan's, or the backbone's own.
+
+    Raises:
+        PlansError: not a multiple of what the encoder needs.
+    """
+    size = plan.input_size or default
+    if size < multiple or size % multiple:
+        raise PlansError(
+            f"'network.input_size' is {plan.input_size}; {plan.backbone} needs a multiple of {multiple}, or 0 for its "
+            f"own {default}."
+        )
+    return size
+
+
+def check_fixed_size(plan: NetworkPlan, size: int) -> None:
+    """Refuse another input size than the only one a backbone has.
+
+    Raises:
+        PlansError: the plan asks for another one.
+    """
+    if plan.input_size not in (0, size):
+        raise PlansError(f"'network.input_size' is {plan.input_size}; {plan.backbone} works at {size} pixels alone.")

@@ -5,21 +5,19 @@ Published at 1024 pixels; their position tables are resampled, as SAM-Med2D did 
 
 from __future__ import annotations
 
-from samdpo.networks.backbones.input_size import input_size
 from samdpo.networks.backbones.sam_modules import (
     PATCH,
     VIT_B,
     VIT_H,
     VIT_L,
     VitShape,
+    input_size,
     mask_decoder,
     prompt_encoder,
     vit_encoder,
 )
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.registry import register_backbone
-from samdpo.networks.sam import SamNetwork
-from samdpo.networks.slice_input import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SliceInput
+from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
 from samdpo.plans import NetworkPlan
 
 SIZE = 256  # pixels; the published 1024 cost 16 times as many tokens, and global attention 256 times
@@ -39,25 +37,21 @@ def build_vit(plan: NetworkPlan, shape: VitShape, slice_input: SliceInput) -> Sa
     )
 
 
-@register_backbone("sam_vit_b")
 def build_sam_vit_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-B."""
     return _sam(plan, VIT_B, pretrained)
 
 
-@register_backbone("sam_vit_l")
 def build_sam_vit_l(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-L."""
     return _sam(plan, VIT_L, pretrained)
 
 
-@register_backbone("sam_vit_h")
 def build_sam_vit_h(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM with ViT-H."""
     return _sam(plan, VIT_H, pretrained)
 
 
-@register_backbone("medsam_vit_b")
 def build_medsam_vit_b(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """MedSAM: SAM's ViT-B, finetuned on medical images in [0, 1] (its ``MedSAM_Inference.py``)."""
     network = build_vit(plan, VIT_B, SliceInput(input_size(plan, SIZE, PATCH)))

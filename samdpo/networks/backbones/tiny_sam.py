@@ -8,8 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from samdpo.networks.backbones.input_size import check_fixed_size
-from samdpo.networks.registry import register_backbone
+from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import NetworkPlan
 
@@ -44,7 +43,6 @@ def _block(n_in: int, n_out: int, **settings: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(n_in, n_out, **settings), nn.BatchNorm2d(n_out), nn.GELU())
 
 
-@register_backbone("tiny_sam")
 def build_tiny_sam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
     """SAM's modules at reduced depth and width behind :class:`TinyEncoder`; 0.2 M parameters.
 

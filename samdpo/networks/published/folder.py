@@ -1,17 +1,32 @@
-"""Where published weights lie: the weights folder, filled by download or by hand."""
+"""Where published weights lie: the weights folder, filled by hand or by downloads.
+
+A download goes on where it stopped and is checked before it counts. No library here does all of that for any address:
+torch.hub's begins again, huggingface_hub's goes on only with what lies on its own hub.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import urllib.error
+import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError
+from samdpo.files import locked
 from samdpo.networks.published.catalogue import PublishedFile
-from samdpo.networks.published.download import download
 from samdpo.paths import folder_of
 
+log = logging.getLogger(__name__)
+
 VARIABLE = "samdpo_weights"
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 60  # seconds without a byte
 
 
 def weights_folder() -> Path:
@@ -54,3 +69,76 @@ def by_hand(path: Path) -> str:
         f"get the file in a browser and put it into {path.parent} under the name {path.name}, or name it with "
         f"samdpo_train -pretrained_weights FILE, or let the variable {VARIABLE} name another folder."
     )
+
+
+def download(published: PublishedFile, path: Path) -> Path:
+    """Fetch a file; what is there of it already is kept, and it gets its name when it is whole.
+
+    A second process that wants the same file waits for the first one.
+
+    Args:
+        published: with a URL.
+        path: where it goes. The unfinished file is beside it, ending in ``.part``.
+
+    Raises:
+        ConfigurationError: what came has another size or sum than the published file; it is removed.
+        OSError, HTTPException: no network, no such file, or the disk is full. What came so far is kept.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with locked(path.with_name(f".{path.name}.lock")):
+        if path.is_file():  # another process has finished it
+            return path
+        log.info("Downloading %s from %s", published.file, published.url)
+        with part.open("ab") as file:
+            _fetch(published, file)
+        found = mismatch(published, part)
+        if found:
+            part.unlink()
+            raise ConfigurationError(
+                f"What came from {published.url} is not the published {published.file}: {found}. It was removed. Try "
+                f"again with: samdpo_weights download {published.name}"
+            )
+        os.replace(part, path)
+    log.info("%s is complete.", path)
+    return path
+
+
+def mismatch(published: PublishedFile, path: Path) -> str:
+    """In what a file differs from the published one by size and sum; empty where it does not, or none is stated."""
+    size = path.stat().st_size
+    if published.size and size != published.size:
+        return f"it has {size} bytes, expected {published.size}"
+    if published.digest:
+        kind, _, expected = published.digest.partition(":")
+        found = _sum(path, kind)
+        if found != expected:
+            return f"its {kind.upper()} begins with {found[:12]}, expected {expected[:12]}"
+    return ""
+
+
+def _fetch(published: PublishedFile, part: BinaryIO) -> None:
+    """Append what is missing; from the beginning where the server does not send parts."""
+    done = part.tell()
+    if published.size and done >= published.size:
+        return  # whole, or too long: the check says which
+    request = urllib.request.Request(published.url, headers={"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        if done and answer.status != 206:
+            part.truncate(0)
+            done = 0
+        rest = answer.headers.get("Content-Length")
+        total = published.size or (done + int(rest) if rest else None)
+        with tqdm(desc=published.file, total=total, initial=done, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+            while chunk := answer.read(_CHUNK):
+                part.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.tell() < total:
+        raise urllib.error.URLError(f"the connection ended after {part.tell()} of {total} bytes")
+
+
+def _sum(path: Path, kind: str) -> str:
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

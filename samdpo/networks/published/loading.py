@@ -64,10 +64,10 @@ def as_own(state: Mapping[str, torch.Tensor], network: SamNetwork) -> dict[str, 
 def resample_positions(
     state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Position tables of SAM's ViT, resampled bilinearly where the target's are of another size.
+    """Position tables of SAM's ViT, resampled linearly along each axis where the target's are of another size.
 
-    As SAM-Med2D took over SAM's weights of 1024 pixels (its ``load_from``): ``pos_embed`` (1, h, w, C), and
-    ``rel_pos_h`` and ``rel_pos_w`` (2 h - 1, C) of the blocks of global attention.
+    As SAM-Med2D took over SAM's weights of 1024 pixels (its ``load_from``): ``pos_embed`` (1, h, w, C), for volumes
+    (1, d, h, w, C), and ``rel_pos_d``, ``rel_pos_h`` and ``rel_pos_w`` (2 h - 1, C) of the blocks of global attention.
     """
     resized = dict(state)
     for name, tensor in state.items():
@@ -75,10 +75,10 @@ def resample_positions(
         if tensor.shape == wanted or tensor.ndim != len(wanted) or tensor.shape[-1] != wanted[-1]:
             continue  # what does not fit for another reason is said where it is loaded
         if name.endswith("pos_embed"):
-            grid = tensor.float().permute(0, 3, 1, 2)
-            grid = F.interpolate(grid, size=tuple(wanted[1:3]), mode="bilinear", align_corners=False)
-            resized[name] = grid.permute(0, 2, 3, 1)
-        elif name.endswith((".rel_pos_h", ".rel_pos_w")):
+            grid, mode = tensor.float().movedim(-1, 1), "bilinear" if tensor.ndim == 4 else "trilinear"
+            grid = F.interpolate(grid, size=tuple(wanted[1:-1]), mode=mode, align_corners=False)
+            resized[name] = grid.movedim(1, -1)
+        elif name.endswith((".rel_pos_d", ".rel_pos_h", ".rel_pos_w")):
             line = F.interpolate(tensor.float().T[None], size=wanted[0], mode="linear", align_corners=False)
             resized[name] = line[0].T
     return resized

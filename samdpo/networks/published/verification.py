@@ -6,8 +6,7 @@ from pathlib import Path
 
 from samdpo.errors import ModelFolderError
 from samdpo.networks.published.catalogue import PublishedFile
-from samdpo.networks.published.download import mismatch
-from samdpo.networks.published.folder import by_hand, missing
+from samdpo.networks.published.folder import by_hand, mismatch, missing
 
 # The networks of files that have no sum of their own, as keys of a plan's network.
 _NETWORKS = {
@@ -37,16 +36,11 @@ def verify(published: PublishedFile, path: Path) -> str:
 
 def _check_structure(name: str, path: Path) -> int:
     """Load the file into the network it was published for; the number of its tensors."""
-    from samdpo.lab.sam_med3d import network as sam_med3d
-    from samdpo.lab.sam_med3d import shapes, weights
     from samdpo.networks.published import loading
     from samdpo.networks.published.reading import read_checkpoint
     from samdpo.networks.registry import build_network
     from samdpo.plans import NetworkPlan
 
-    plan = NetworkPlan(**_NETWORKS[name])  # type: ignore[arg-type]
-    if plan.backbone in shapes.SHAPES:
-        weights.load_file(sam_med3d.build_sam_med3d(plan), path)
-    else:
-        loading.load_file(build_network(plan, pretrained=False), path)
+    network = build_network(NetworkPlan(**_NETWORKS[name]), pretrained=False)  # type: ignore[arg-type]
+    loading.load_file(network, path)
     return len(read_checkpoint(path))

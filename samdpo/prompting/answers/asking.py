@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from samdpo.errors import PlansError
 from samdpo.paths import folder_of, preprocessed_root
 from samdpo.plans import Plans, PromptingPlan, StructurePlan
 from samdpo.prompting.answers.answerer import Answerer, answerer_of, asks_a_model
 from samdpo.prompting.answers.cache import SliceKey
-from samdpo.prompting.answers.questions import question_about
 from samdpo.prompting.prompt import StructurePrompt
 
 if TYPE_CHECKING:
@@ -104,3 +104,18 @@ def edited_cases(
 
 def _questions(structures: Mapping[str, StructurePlan]) -> dict[str, str]:
     return {name: question_about(name, plan) for name, plan in structures.items()}
+
+
+def question_about(structure: str, plan: StructurePlan) -> str:
+    """The question of the plan with ``{name}`` (the label's name) and ``{phrase}`` filled in.
+
+    Raises:
+        PlansError: another placeholder, or a brace that is not closed.
+    """
+    try:
+        return plan.question.format(name=structure, phrase=plan.phrase or structure).strip()
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise PlansError(
+            f"'structures.{structure}.question' is {plan.question!r}; it may hold {{name}} and {{phrase}} and no other "
+            "braces. Correct it in the plan, or as 'question' under 'samdpo' in dataset.json and plan again."
+        ) from error

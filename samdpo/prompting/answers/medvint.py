@@ -1,26 +1,32 @@
-"""MedVInT-TD answers: the vision-language model of the paper (Sec. 3.1)."""
+"""MedVInT-TD (Zhang et al. 2023, PMC-VQA), the vision-language model of the paper (Sec. 3.1).
+
+What an image shows becomes 32 tokens before a LLaMA's question. The published checkpoint is read without executing
+anything. Its layout is that of ``VQA_lora_PMC_LLaMA_PMCCLIP/{blank,choice}/checkpoint-*/pytorch_model.bin``, as the
+authors' code makes it: ``vision_model.*``, ``query_embed.weight``, ``decoder.*``, ``fc_l1.*``, ``fc_l2.*``, and the
+LLaMA with its LoRA under ``llamacasual.base_model.model.*``. PEFT has renamed its parts over time; all of its
+spellings are read.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from samdpo.errors import ConfigurationError
 from samdpo.networks.device import resolve_device
 from samdpo.networks.precision import has_bf16
-from samdpo.prompting.answers.medvint_network import MedVIntNetwork, MedVIntSizes
-from samdpo.prompting.answers.medvint_weights import check_fit, find_checkpoint, read_checkpoint
 from samdpo.prompting.wording import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from transformers import LlamaConfig
 
 log = logging.getLogger(__name__)
@@ -30,6 +36,15 @@ _SIDE = 512
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _PAD, _ENDS = 0, (1, 2)  # trained to end with LLaMA's token 1; 2 is LLaMA's own end
 _HEAD_DIM = 128  # of every LLaMA of the first generation
+_HEADS = 8  # of the query decoder; its weights do not tell
+_DROPPED = 2  # last parts of PMC-CLIP's tower: its fourth stage and its attention pooling
+_EXPANSION = 4  # of a bottleneck's channels
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+PUBLISHED = "The repository xiaoman-zhang/PMC-VQA on GitHub"
+_ALPHA = 32  # LoRA's scale over its rank; the weights do not tell
+_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight")
+_PEFT = re.compile(r"^llamacasual\.base_model\.model\.")
+_FREQUENCIES = "rotary_emb.inv_freq"  # transformers once saved what the LLaMA computes by itself
 
 
 class MedVInT:
@@ -85,7 +100,7 @@ def build(state: Mapping[str, torch.Tensor], folder: Path) -> MedVIntNetwork:
     """The network of a checkpoint's sizes with its weights, in eval mode.
 
     Args:
-        state: as :func:`samdpo.prompting.answers.medvint_weights.merged` gives it.
+        state: as :func:`samdpo.prompting.answers.medvint.merged` gives it.
         folder: of a ``config.json``, where there is one; and for messages.
 
     Raises:
@@ -159,3 +174,185 @@ def _pixels(image: Image.Image) -> torch.Tensor:
     resized = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float32) / 255
     normalised = (resized - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+@dataclass(frozen=True)
+class MedVIntSizes:
+    """Sizes of the visual part; the defaults are the published ones.
+
+    Attributes:
+        width: of the ResNet's stem; its third stage gives ``16 * width`` channels at a sixteenth of the image's side.
+        blocks: bottlenecks of the three stages kept.
+        queries: learned queries, one a visual token.
+        layers: of the query decoder.
+        feedforward: width of its feed-forward blocks.
+    """
+
+    width: int = 64
+    blocks: tuple[int, int, int] = (3, 4, 6)
+    queries: int = 32
+    layers: int = 12
+    feedforward: int = 1024
+
+    @property
+    def channels(self) -> int:
+        """Of the image features and the queries."""
+        return 4 * self.width * _EXPANSION
+
+    @classmethod
+    def of(cls, state: Mapping[str, torch.Tensor]) -> MedVIntSizes:
+        """Sizes of a state dict; KeyError where it lacks a part."""
+        return cls(
+            width=state["vision_model.6.weight"].shape[0],
+            blocks=tuple(_count(state, f"vision_model.{stage}.") for stage in (10, 11, 12)),  # type: ignore[arg-type]
+            queries=state["query_embed.weight"].shape[0],
+            layers=_count(state, "decoder.layers."),
+            feedforward=state["decoder.layers.0.linear1.weight"].shape[0],
+        )
+
+
+class MedVIntNetwork(nn.Module):
+    """PMC-CLIP's ResNet, a query decoder, two linear layers, a LLaMA; module names are those of the checkpoint.
+
+    Args:
+        sizes: of the visual part.
+        config: of the LLaMA.
+    """
+
+    def __init__(self, sizes: MedVIntSizes, config: LlamaConfig) -> None:
+        super().__init__()
+        from transformers import LlamaForCausalLM
+
+        self.vision_model = _visual_tower(sizes)
+        self.query_embed = nn.Embedding(sizes.queries, sizes.channels)
+        layer = nn.TransformerDecoderLayer(sizes.channels, _HEADS, sizes.feedforward, norm_first=True, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, sizes.layers, nn.LayerNorm(sizes.channels))
+        self.fc_l1 = nn.Linear(sizes.channels, sizes.channels)
+        self.fc_l2 = nn.Linear(sizes.channels, config.hidden_size)
+        self.llamacasual = LlamaForCausalLM(config)
+
+    def see(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (B, 3, 512, 512) -> visual tokens (B, 32, LLaMA's width)."""
+        features = self.vision_model(images).flatten(2).transpose(1, 2)  # (B, 32 * 32, 1024)
+        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        return self.fc_l2(self.fc_l1(self.decoder(queries, features)).relu())
+
+    def prefixed(
+        self, images: torch.Tensor, questions: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input of the LLaMA: visual tokens, then the question; shorter rows are padded on the left.
+
+        Args:
+            images: (B, 3, 512, 512), normalised.
+            questions: B vectors of token ids.
+
+        Returns:
+            embeddings (B, T, width); mask (B, T), 1 where there is a token.
+        """
+        embed = self.llamacasual.get_input_embeddings()
+        seen = self.see(images).to(embed.weight.dtype)
+        rows = [torch.cat([tokens, embed(ids)]) for tokens, ids in zip(seen, questions)]
+        longest = max(map(len, rows))
+        embeddings = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], device=embeddings.device)
+        mask = torch.arange(longest, device=embeddings.device) >= longest - lengths[:, None]
+        return embeddings, mask.long()
+
+
+def _visual_tower(sizes: MedVIntSizes) -> nn.Sequential:
+    from open_clip.modified_resnet import ModifiedResNet
+
+    # The fourth stage and the pooling are made and thrown away: their sizes do not matter.
+    tower = ModifiedResNet([*sizes.blocks, 1], output_dim=8, heads=1, image_size=32, width=sizes.width)
+    return nn.Sequential(*list(tower.children())[:-_DROPPED])
+
+
+def _count(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """Numbered children under ``prefix``."""
+    return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The file of weights in ``folder``.
+
+    Raises:
+        ConfigurationError: there is no such folder, or no such file in it.
+    """
+    file = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+    if file is None:
+        found = "is not a folder" if not folder.is_dir() else f"holds neither {' nor '.join(FILE_NAMES)}"
+        raise ConfigurationError(
+            f"'prompting.vlm' is {folder}, which {found}. {PUBLISHED} tells where MedVInT-TD is published; unpack it, "
+            "and name the folder checkpoint-… that holds pytorch_model.bin. Put LLaMA's tokenizer files "
+            "(tokenizer.model or tokenizer.json, tokenizer_config.json) beside it."
+        )
+    return file
+
+
+def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
+    """The weights of a file, on the CPU, under the network's names.
+
+    Raises:
+        ConfigurationError: it holds something else than tensors.
+    """
+    return merged(_tensors(file))
+
+
+def merged(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A published state dict under the network's names, LoRA merged: W + alpha / r * B A (Hu et al. 2022)."""
+    named = {_PEFT.sub("llamacasual.", key): tensor for key, tensor in state.items() if _FREQUENCIES not in key}
+    matrices: dict[str, dict[str, torch.Tensor]] = {}
+    weights: dict[str, torch.Tensor] = {}
+    for key, tensor in named.items():
+        found = _LORA.fullmatch(key)
+        if found:
+            matrices.setdefault(found[1], {})[found[2]] = tensor.float()
+        else:
+            weights[key.replace(".base_layer.", ".")] = tensor
+    for module, pair in matrices.items():
+        key = f"{module}.weight"
+        if set(pair) != {"A", "B"} or key not in weights:
+            raise ConfigurationError(
+                f"The checkpoint's LoRA of {module!r} is not whole: it has {', '.join(sorted(pair))} "
+                f"{'and' if key in weights else 'but not'} the matrix it is added to."
+            )
+        update = _ALPHA / len(pair["A"]) * pair["B"] @ pair["A"]
+        weights[key] = (weights[key].float() + update).to(weights[key].dtype)
+    return weights
+
+
+def check_fit(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Every name and shape must be the network's.
+
+    Raises:
+        ConfigurationError: names the first that is not.
+    """
+    problems = [f"{key!r} is missing" for key in expected if key not in state]
+    problems += [f"{key!r} is not known" for key in state if key not in expected]
+    problems += [
+        f"{key!r} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected if key in state and state[key].shape != expected[key].shape
+    ]
+    if problems:
+        raise ConfigurationError(
+            f"The weights in {folder} are not MedVInT-TD's: {problems[0]} ({len(problems)} such keys of "
+            f"{len(expected)})."
+        )
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        # mmap: 14 GB need not be in memory twice.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # unpicklers, zip readers and safetensors each raise their own kind
+        raise ConfigurationError(
+            f"{file} cannot be read as a file of tensors ({str(error).splitlines()[0]}). Nothing else is ever loaded "
+            "from it. Download it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ConfigurationError(f"{file} must hold one dictionary of tensors, as MedVInT-TD's checkpoint does.")
+    return state

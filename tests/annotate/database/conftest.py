@@ -10,7 +10,7 @@ from judged_items import SET, make_items
 from postgresql_server import running_postgresql
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import Item
+from samdpo.preferences.records import Item
 
 
 @pytest.fixture(scope="session")

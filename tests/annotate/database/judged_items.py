@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime, timezone
 
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement, item_id
+from samdpo.preferences.records import CandidateSet, Item, Judgement, item_id
 
 SET = CandidateSet(
     id="a1b2", dataset="Dataset901_TinyXray", fold="0", stage="align", plans_name="samdpoPlans", model_hash="m" * 64,

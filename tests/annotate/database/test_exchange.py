@@ -9,7 +9,7 @@ from judged_items import SET, judge, make_items, skip
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.exchange import Imported, export_jsonl, import_jsonl
-from samdpo.annotate.database.records import OverlapRule
+from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.errors import ConfigurationError
 
 

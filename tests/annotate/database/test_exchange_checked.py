@@ -11,11 +11,12 @@ import pytest
 from judged_items import SET, judge, make_items, skip
 from sqlalchemy import text
 
-from samdpo.annotate.database.as_json import judgement_to_json
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.exchange import Imported, export_jsonl, import_jsonl
-from samdpo.annotate.database.records import OverlapRule, item_id
+from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.errors import ConfigurationError
+from samdpo.preferences.as_json import judgement_to_json
+from samdpo.preferences.records import item_id
 
 KEYS = [str(uuid.UUID(int=number)) for number in range(1, 9)]
 NOW = datetime.now(timezone.utc)

@@ -11,12 +11,12 @@ from judged_items import SET, judge, make_items
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.exchange import export_jsonl, import_jsonl
-from samdpo.annotate.database.records import clean_name
 from samdpo.annotate.page.received import SignInForm
 from samdpo.annotate.page.sessions import Sessions
 from samdpo.annotate.page.settings import check_address
 from samdpo.annotate.page.tokens import Tokens, strength
 from samdpo.errors import ConfigurationError, SamdpoError
+from samdpo.preferences.records import clean_name
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 st = hypothesis.strategies

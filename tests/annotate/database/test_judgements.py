@@ -18,7 +18,8 @@ from samdpo.annotate.database.errors import (
     NotHandedOutError,
     UnknownItemError,
 )
-from samdpo.annotate.database.records import OverlapRule, item_id
+from samdpo.annotate.database.handing_out import OverlapRule
+from samdpo.preferences.records import item_id
 
 NONE = {"ranks": None, "ratings": None, "best": None}
 

@@ -19,7 +19,7 @@ from waiting import PATIENCE
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.errors import DatabaseError, EnoughJudgedError
-from samdpo.annotate.database.records import OverlapRule
+from samdpo.annotate.database.handing_out import OverlapRule
 
 HERE = Path(__file__).parent
 
@@ -27,7 +27,7 @@ WORKER = """
 import sys
 from judged_items import SET, judge
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import OverlapRule
+from samdpo.annotate.database.handing_out import OverlapRule
 
 url, name, share, people = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 database = PreferenceDatabase.open(url)

@@ -15,8 +15,8 @@ from sqlalchemy.exc import OperationalError
 from samdpo.annotate.database.connect import make_engine
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.errors import DatabaseError, NewerSchemaError
+from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.annotate.database.locate import VARIABLE, database_url, default_database_url
-from samdpo.annotate.database.records import OverlapRule
 from samdpo.annotate.database.schema import MIGRATIONS, migrate, revision
 from samdpo.annotate.database.tables import Base
 from samdpo.paths import dataset_name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samdpo.annotate.database.records import CandidateSet
+from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 
 DATASET = "Dataset901_PhantomXray"

@@ -8,7 +8,7 @@ import uuid
 import numpy as np
 import pytest
 
-from samdpo.annotate.database.records import OverlapRule
+from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.annotate.page.display_order import display_order
 
 SET = "drawn"

@@ -13,8 +13,8 @@ from page_client import TOKEN
 from page_process import PageProcess, running_page
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.database.records import Judgement
 from samdpo.annotate.page.display_order import display_order, to_stored
+from samdpo.preferences.records import Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import uuid
 import pytest
 from page_client import ORIGIN, TOKEN
 
-from samdpo.annotate.database.records import OverlapRule
+from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.annotate.page.tokens import Tokens
 
 SET = "drawn"

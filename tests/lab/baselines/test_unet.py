@@ -13,11 +13,11 @@ from without_prompts import SHORT, final_bytes, interrupt, no_prompts_made
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
+from samdpo.lab.baselines import unet
 from samdpo.lab.baselines.mask_samples import MaskSamples
 from samdpo.lab.baselines.unet import dice_and_cross_entropy
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
-from samdpo.networks.backbones import unet
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import IGNORED, SliceStore

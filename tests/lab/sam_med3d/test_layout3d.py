@@ -82,7 +82,7 @@ def test_the_full_network_has_the_published_shapes():
 
 @pytest.mark.slow
 def test_the_full_network_counts_100_million_parameters_and_segments_a_patch_of_128():
-    network = build_sam_med3d(NetworkPlan(backbone="sam_med3d"))
+    network = build_sam_med3d(NetworkPlan(backbone="sam_med3d"), False)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     assert counts == {"image_encoder": 92_924_928, "prompt_encoder": 8_668, "mask_decoder": 7_575_636}
     with torch.no_grad():

@@ -8,7 +8,7 @@ from samdpo.plans import NetworkPlan
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return build_sam_med3d(NetworkPlan(backbone="sam_med3d_tiny")).requires_grad_(False)
+    return build_sam_med3d(NetworkPlan(backbone="sam_med3d_tiny"), False).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

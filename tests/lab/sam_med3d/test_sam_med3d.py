@@ -188,7 +188,7 @@ def test_only_the_decoder_trains_where_the_plan_says_so(trained):
 
 def test_it_starts_from_the_file_that_pretrained_weights_names(trained, tmp_path):
     torch.manual_seed(7)
-    state = build_sam_med3d(NetworkPlan(backbone="sam_med3d_tiny")).state_dict()
+    state = build_sam_med3d(NetworkPlan(backbone="sam_med3d_tiny"), False).state_dict()
     torch.save({"model_state_dict": state}, tmp_path / "turbo.pth")
     trainer = stage(pretrained_weights=tmp_path / "turbo.pth")
     trainer.initialize()

@@ -6,9 +6,10 @@ import torch
 from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
 from samdpo.lab.sam_med3d import shapes
 from samdpo.lab.sam_med3d.network import build_sam_med3d
-from samdpo.lab.sam_med3d.weights import load_file, load_published
 from samdpo.networks.published import verification
 from samdpo.networks.published.catalogue import published_file
+from samdpo.networks.published.loading import load_file
+from samdpo.networks.registry import build_network
 from samdpo.networks.weights import save_weights
 from samdpo.plans import NetworkPlan
 
@@ -17,7 +18,7 @@ TINY = NetworkPlan(backbone="sam_med3d_tiny")
 
 def tiny(seed=0, **settings):
     torch.manual_seed(seed)
-    return build_sam_med3d(NetworkPlan(backbone="sam_med3d_tiny", **settings))
+    return build_network(NetworkPlan(backbone="sam_med3d_tiny", **settings), pretrained=False)
 
 
 def publish(file, state):
@@ -83,7 +84,7 @@ def test_a_larger_input_gets_the_position_tables_resampled(tmp_path):
 def test_a_missing_published_file_says_where_it_is_published_and_where_it_goes(tmp_path, monkeypatch):
     monkeypatch.setenv("samdpo_weights", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"uni-medical/SAM-Med3D .* put it into .* sam_med3d_turbo\.pth"):
-        load_published(tiny())
+        build_network(TINY)
 
 
 def test_the_published_file_is_verified_by_its_structure(tmp_path, monkeypatch):
@@ -102,4 +103,4 @@ def test_the_published_file_is_verified_by_its_structure(tmp_path, monkeypatch):
 )
 def test_what_the_network_cannot_be_is_said(plan, said):
     with pytest.raises(PlansError, match=said):
-        build_sam_med3d(plan)
+        build_sam_med3d(plan, False)

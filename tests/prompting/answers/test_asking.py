@@ -12,9 +12,8 @@ from samdpo.errors import PlansError
 from samdpo.plans import PromptingPlan, StructurePlan
 from samdpo.prompting.answers import asking
 from samdpo.prompting.answers.answerer import Answerer, answerer_of
-from samdpo.prompting.answers.asking import edited_cases, with_model_answers
+from samdpo.prompting.answers.asking import edited_cases, question_about, with_model_answers
 from samdpo.prompting.answers.cache import AnswerCache
-from samdpo.prompting.answers.questions import question_about
 from samdpo.prompting.prompt import StructurePrompt
 
 STRUCTURES = {

@@ -12,9 +12,7 @@ from PIL import Image
 from transformers import LlamaConfig
 
 from samdpo.errors import ConfigurationError
-from samdpo.prompting.answers.medvint import PROMPT, MedVInT, build
-from samdpo.prompting.answers.medvint_network import MedVIntNetwork, MedVIntSizes
-from samdpo.prompting.answers.medvint_weights import merged
+from samdpo.prompting.answers.medvint import PROMPT, MedVInT, MedVIntNetwork, MedVIntSizes, build, merged
 
 QUESTIONS = ["What is the shape of the lung and where is it located?", "Where is the liver?"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from samdpo.annotate.database.records import Judgement
 from samdpo.preferences.recorded import scores
+from samdpo.preferences.records import Judgement
 
 MOST_COMPARED = 100  # people of whom each two are compared
 

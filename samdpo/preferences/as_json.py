@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from samdpo.annotate.database.records import CandidateSet, Item, Judgement, checked_record, item_id
+from samdpo.preferences.records import CandidateSet, Item, Judgement, checked_record, item_id
 
 Record = TypeVar("Record", CandidateSet, Item, Judgement)
 _TIMES = {"created", "time", "undone"}

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 4  # fastest on two cores with LiteMedSAM
-
 
 def frozen_key(plan: NetworkPlan) -> str:
     """Hash of all that the published encoder's output depends on, the image apart."""
@@ -39,10 +37,11 @@ class FeatureExtractor:
     Args:
         plan: names the backbone.
         device: where it runs.
+        batch_size: slices that it sees at once.
     """
 
-    def __init__(self, plan: NetworkPlan, device: torch.device | str = "cpu") -> None:
-        self.plan, self.device = plan, resolve_device(device)
+    def __init__(self, plan: NetworkPlan, device: torch.device | str = "cpu", batch_size: int = 4) -> None:
+        self.plan, self.device, self.batch_size = plan, resolve_device(device), batch_size
         self.precision = resolve_precision("auto", self.device)
         self._encoder: FrozenEncoder | None = None
 
@@ -65,7 +64,7 @@ class FeatureExtractor:
             network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
             network.image_encoder.to(memory_format=memory_format(self.device))
             self._encoder = FrozenEncoder(network, self.device, self.precision)
-        return torch.cat([self._encoder(part.float()).half() for part in images.split(BATCH_SIZE)])
+        return torch.cat([self._encoder(part.float()).half() for part in images.split(self.batch_size)])
 
 
 class SliceFeatures:
@@ -108,9 +107,9 @@ class SliceFeatures:
             return
         names = {self._name(*one): one for one in slices}
         self._cache.drop_replaced(list(names))
-        missing = [names[name] for name in self._cache.lacks(list(names))]
-        for start in tqdm(range(0, len(missing), BATCH_SIZE), desc="Image features", disable=not missing):
-            self._compute(missing[start : start + BATCH_SIZE])
+        missing, batch = [names[name] for name in self._cache.lacks(list(names))], self.extractor.batch_size
+        for start in tqdm(range(0, len(missing), batch), desc="Image features", disable=not missing):
+            self._compute(missing[start : start + batch])
             if self._full:
                 log.info("The features of %d of %d slices are not kept, since kept_gib is %g: they are computed when "
                          "needed.", len(self._cache.lacks(list(names))), len(slices), self._cache.most_gib)
@@ -136,4 +135,7 @@ class SliceFeatures:
 def slice_features(plans: Plans, store: SliceStore, device: torch.device | str) -> SliceFeatures:
     """Features of the plan's frozen encoder, kept in ``samdpoPlans_features`` beside the slices."""
     folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_features"
-    return SliceFeatures(store, FeatureExtractor(plans.network, device), plans.preprocessing, folder, plans.kept_gib)
+    # All stages share the prompts, so that the most careful of them says how many slices fit into the memory at once.
+    batch_size = min((stage.inference_batch_size for stage in plans.configurations.values()), default=4)
+    extractor = FeatureExtractor(plans.network, device, batch_size)
+    return SliceFeatures(store, extractor, plans.preprocessing, folder, plans.kept_gib)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from samdpo.plans import CrfPlan
-from samdpo.prompting.crf import refine
+from samdpo.prompting.assemble import refine
 
 
 def blurred_square() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

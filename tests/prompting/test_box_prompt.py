@@ -10,7 +10,7 @@ from samdpo.files import write_json
 from samdpo.model.views import FLIPPED, view_prompt
 from samdpo.planning.baseline_stages import BOX_ONLY
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
-from samdpo.prompting.whole_image import WHOLE_IMAGE, WholeImagePrompter
+from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.training.batches import prompt_tensors
 
 STRUCTURES = {"liver": StructurePlan(label=6, phrase="liver"), "spleen": StructurePlan(1, "spleen", components=2)}

@@ -1,4 +1,4 @@
-"""What the preference database holds, as frozen dataclasses whose fields say their kind and range.
+"""What people are asked and what they say, as frozen dataclasses whose fields say their kind and range.
 
 A record that is made does not look at kinds and ranges, so that what an older version stored can be read.
 :func:`checked` does; everything that comes in from elsewhere passes it: the page, an import, other programs. The page
@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from samdpo.errors import ConfigurationError
 from samdpo.names import name_problem
 
 Mode = Literal["ranking", "rating", "best"]
@@ -30,7 +29,6 @@ MOST_CANDIDATES = 8  # keys, colours and dashes that can be told apart
 LARGEST_ID = 2**53 - 1  # of an item, see item_id
 LONGEST = 24 * 3600  # seconds on one item
 LONGEST_NAME = 64  # characters of a person's name
-MOST_PEOPLE = 1000  # that one item can need
 EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)  # before there was anything to judge
 _AHEAD = timedelta(days=1)  # that the clock of another machine may be ahead of ours
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\uff07", "'"))  # as phones and some keyboards type them
@@ -291,53 +289,7 @@ def _fields_of(cls: type) -> type[BaseModel]:
     return create_model(cls.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **fields)  # type: ignore[call-overload]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far one person is.
-
-    Attributes:
-        judged: items this person has ranked, rated or found none acceptable of.
-        left: items that can still be handed to this person.
-        median_seconds: per judgement, None before the first.
-        skipped: items this person has skipped.
-    """
-
-    judged: int
-    left: int
-    median_seconds: float | None
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
-class OverlapRule:
-    """A ``share`` of the items, chosen by a hash and so always the same ones, goes to ``people`` people each.
-
-    The other items need one judgement.
-    """
-
-    share: float = 0.0
-    people: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ConfigurationError(f"The overlap's share is {self.share}; expected 0 to 1, for example 0.1.")
-        if not 1 <= self.people <= MOST_PEOPLE:
-            raise ConfigurationError(
-                f"The overlap's people are {self.people}; expected at least 1, and {MOST_PEOPLE} at most."
-            )
-
-    def needed(self, item: Item) -> int:
-        """How many people's judgements an item needs."""
-        return self.people if overlap_draw(item.id) < self.share else 1
-
-
 def item_id(candidate_set: str, case: str, slice_index: int, structure: str) -> int:
     """Id of an item: 53 bits of SHA-256 over what it is, so that every number in a browser holds it exactly."""
     text = "\n".join((candidate_set, case, str(slice_index), structure))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11
-
-
-def overlap_draw(item: int) -> float:
-    """A number in [0, 1) that belongs to an item for good; below the share it is one that several people get."""
-    digest = hashlib.sha256(f"overlap {item}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
