@@ -333,7 +333,12 @@ def unreadable(path: Path | str, cause: OSError) -> str:
 
 def sha256_of_file(path: Path | str) -> str:
     """SHA-256 of a file's content, as 64 hex digits."""
-    digest = hashlib.sha256()
+    return digest_of_file(path, "sha256")
+
+
+def digest_of_file(path: Path | str, kind: str) -> str:
+    """As :func:`sha256_of_file` by a hash of another name, such as ``md5``, which others publish."""
+    digest = hashlib.new(kind)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

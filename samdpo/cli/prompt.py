@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from samdpo.cli.common import add_dask, case_workers, parser, run_command
 from samdpo.errors import ConfigurationError
-from samdpo.paths import PLANS_NAME
+from samdpo.paths import PLANS_NAME, is_fold
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.fold != "all" and not args.fold.isdecimal():
+    if not is_fold(args.fold):
         raise ConfigurationError(f"FOLD is {args.fold!r}; expected a number like 0, or 'all'.")
     if args.figure_cases is not None and not args.figure:
         raise ConfigurationError("--figure_cases belongs to --figure: give both, or neither.")
