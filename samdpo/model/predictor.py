@@ -28,11 +28,11 @@ from samdpo.networks.precision import fast_matrix_products, memory_format, resol
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.volume_network import VolumeNetwork
-from samdpo.planning.training_images import as_trained
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.training_images import as_trained
 from samdpo.prompting.prompt import StructurePrompt
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import folder_of
-from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
-from samdpo.planning.training_images import training_images
+from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case, training_images
 from samdpo.plans import TrainingImages
 from samdpo.schema import from_dict
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import PlansError
-from samdpo.extensions import find
+from samdpo.extensions import find, names
 from samdpo.files import read_json, remove_abandoned, write_json
 from samdpo.names import check_name
 from samdpo.parallel import Workers
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PLANNER = "LitePlanner"
 
+_PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # backbones of ours that take no prompts
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
     "case_groups": "the groups of cases",
@@ -176,9 +177,7 @@ def checked_backbone(name: str) -> str:
     Raises:
         PlansError: there is none; the message lists the names.
     """
-    from samdpo.networks.registry import PROMPT_FREE, backbone_names  # imports torch
-
-    prompted = [known for known in backbone_names() if known not in PROMPT_FREE]
+    prompted = [known for known in sorted(names("backbone")) if known not in _PROMPT_FREE]
     if name not in prompted:
         raise PlansError(f"-backbone {name!r} is no network that is prompted. There are: {', '.join(prompted)}.")
     return name

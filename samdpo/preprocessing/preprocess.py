@@ -20,11 +20,11 @@ from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_aba
 from samdpo.names import check_name, ending_of, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases, map_threads
 from samdpo.paths import preprocessed_folder
-from samdpo.planning.training_images import in_depth_of_training
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
 from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
+from samdpo.preprocessing.training_images import in_depth_of_training
 from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
