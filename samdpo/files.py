@@ -82,13 +82,12 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _is_running(process: int) -> bool:
+    import psutil  # os.kill(process, 0), which asks elsewhere, sends Ctrl-C on Windows
+
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # somebody else's, or no number of a process at all
+        return psutil.pid_exists(process)
+    except OverflowError:  # no number of a process at all
         return True
-    return True
 
 
 def _remove(path: Path) -> None:

@@ -34,6 +34,7 @@ _PER_PROCESS = 8  # items below which a process costs more to start than it save
 _LARGEST_BATCH = 8  # items sent to a process together
 _TRIES_ALONE = 2  # of an item whose process was killed
 _UNGUARDED = 76  # exit code of a process that ran its script's work instead of its own
+_KILLED = getattr(signal, "SIGKILL", 9)  # which Windows does not have
 _ENDED_BY_THE_POOL = (None, 0, -signal.SIGTERM)  # exit codes of processes that ended because another one had
 
 
@@ -183,7 +184,7 @@ class _Pool:
         if _UNGUARDED in codes or not self._started.is_set():
             raise _never_started(description, _UNGUARDED in codes)
         code = next((code for code in codes if code not in _ENDED_BY_THE_POOL), None)
-        if code is None or code == -signal.SIGKILL:
+        if code is None or code == -_KILLED:
             return f"was killed, {_MEMORY}"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
