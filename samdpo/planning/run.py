@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
-from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
 from samdpo.errors import PlansError
 from samdpo.extensions import find, names
 from samdpo.files import read_json, remove_abandoned, write_json
@@ -47,7 +47,7 @@ class Planner(Protocol):
 
 
 def plan_and_preprocess(
-    dataset: int | str | Path | RawDataset,
+    dataset: AnyDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -89,9 +89,7 @@ def plan_and_preprocess(
     return plans
 
 
-def extract(
-    dataset: int | str | Path | RawDataset, processes: Workers = 1, verify: bool = False, clean: bool = False
-) -> dict[str, Any]:
+def extract(dataset: AnyDataset, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
     raw = RawDataset.open(dataset)
     folder = preprocessed_folder(raw.name, writable=True)
@@ -104,7 +102,7 @@ def extract(
 
 
 def plan_experiment(
-    dataset: int | str | Path | RawDataset,
+    dataset: AnyDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -149,7 +147,7 @@ def plan_experiment(
 
 
 def preprocess_planned(
-    dataset: int | str | Path | RawDataset, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
+    dataset: AnyDataset, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
 ) -> SliceStore:
     """Cut the slices of a planned dataset; returns the store."""
     from samdpo.preprocessing.preprocess import preprocess_dataset
