@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import torch
 
+from samdpo.networks.encoder_parts import encoder_parts, has_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import encoder_stages, has_stages
 
 KEPT_BYTES = 256 * 1024**2  # of activations; an embedding of LiteMedSAM is 4 MiB
 
@@ -153,7 +153,7 @@ def _stage_keys(network: SamNetwork, precision: str) -> list[bytes]:
     running = hashlib.sha256(repr((type(encoder).__qualname__, network.input_size, precision)).encode())
     _add(running, dict(network.slice_input.named_buffers()))
     state = {**encoder.state_dict(), **dict(encoder.named_buffers())}
-    stages = encoder_stages(encoder) if has_stages(encoder) else []
+    stages = encoder_parts(encoder) if has_parts(encoder) else []
     keys, of_stages = [], set()
     for stage in stages:
         own = {name: tensor for name, tensor in state.items() if stage.owns(name)}

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from samdpo.errors import PlansError
+from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import in_leading_stages
 from samdpo.plans import NetworkPlan
 
 PROJECTIONS = ("qkv", "proj")  # of an attention, in SAM's ViT and in TinyViT
@@ -39,7 +39,7 @@ def add_lora(network: SamNetwork, plan: NetworkPlan) -> None:
             f"'network.lora' has rank {settings.rank} and dropout {settings.dropout}; expected a rank of 1 or "
             "more and a dropout from 0 to below 1."
         )
-    frozen = in_leading_stages(encoder, plan.frozen_stages)
+    frozen = in_leading_parts(encoder, plan.frozen_stages)
     targets = [
         name for name, _ in encoder.named_modules()
         if name.split(".")[-2:-1] == ["attn"] and name.endswith(PROJECTIONS) and not frozen(name)

@@ -18,9 +18,9 @@ from samdpo.model.batches import Batch
 from samdpo.model.slice_labels import SliceKey, read_image
 from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.embedding_store import EmbeddingStore
+from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import in_leading_stages
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData
@@ -168,7 +168,7 @@ def claimed_folder(root: Path, owner: str, key: str) -> Path:
 
 def frozen_weights(encoder: torch.nn.Module, n_stages: int) -> dict[str, torch.Tensor]:
     """What :class:`FeatureCache` computes with: weights of the leading stages, -1 for the whole encoder."""
-    frozen = in_leading_stages(encoder, n_stages)
+    frozen = in_leading_parts(encoder, n_stages)
     return {name: tensor for name, tensor in encoder.state_dict().items() if frozen(name)}
 
 
