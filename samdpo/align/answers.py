@@ -18,10 +18,11 @@ from torch import Tensor
 from samdpo.align.judge import Judge, VirtualJudge
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.errors import TrainingError
+from samdpo.extensions import find
 from samdpo.files import read_json, write_json
 from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.model.views import view_mask
-from samdpo.paths import plans_option
+from samdpo.paths import number_of, plans_option
 from samdpo.preferences.agreement import mean_tau, scores_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.as_json import judgement_from_json, judgement_to_json
@@ -38,12 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "judgements.json"
-PEOPLE = "samdpo.annotate.database.locate:people_of"
-"""``(dataset) -> JudgementSource``: where people's answers are kept."""
 
 
 class JudgementSource(Protocol):
-    """Where judgements come from."""
+    """Where judgements come from: what the extension ``database`` of the kind ``judgements`` opens for a dataset."""
 
     url: str
 
@@ -107,7 +106,7 @@ class VirtualAnswers(Answers):
             TrainingError: none has.
         """
         judged = [key for key in keys if self.data.slices.has_label(key[0])]
-        plans, number = self.data.plans, int(self.data.plans.dataset_name[7:10])
+        plans, number = self.data.plans, number_of(self.data.plans.dataset_name)
         if not judged:
             raise TrainingError(
                 f"None of the {len(keys)} unlabelled slices has a hidden truth, which the virtual annotator compares "
@@ -205,7 +204,7 @@ class RecordedAnswers(Answers):
 
     def _judgements(self, wanted: CandidateSet) -> list[Judgement]:
         """The judgements of a set; people as numbers, since a model folder may be passed on."""
-        source = people_source(wanted.dataset)
+        source: JudgementSource = find("judgements", "database")(wanted.dataset)
         try:
             found = source.judgements(wanted.id)
             if not found:
@@ -243,22 +242,10 @@ class MixedAnswers(RecordedAnswers):
         return drawn.cpu(), candidate_weights(ranking, self.stage.loss).cpu(), ranking.valid.cpu() & known
 
 
-KINDS: dict[str, type[Answers]] = {"virtual": VirtualAnswers, "recorded": RecordedAnswers, "mixed": MixedAnswers}
-"""Values of ``annotator.kind``."""
-
-
-def people_source(dataset: str) -> JudgementSource:
-    """The database in which the answers about a dataset are."""
-    import importlib
-
-    module, _, name = PEOPLE.partition(":")
-    return getattr(importlib.import_module(module), name)(dataset)
-
-
 def annotation_command(data: FoldData) -> str:
     """What people type to go on ranking."""
     plans = data.plans
-    return f"samdpo_annotate {int(plans.dataset_name[7:10])} {data.fold}{plans_option(plans.plans_name)}"
+    return f"samdpo_annotate {number_of(plans.dataset_name)} {data.fold}{plans_option(plans.plans_name)}"
 
 
 def _refusal(wanted: CandidateSet, source: JudgementSource, command: str) -> str:

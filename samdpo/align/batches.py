@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from samdpo.model.batches import Batch, Recipe
+from samdpo.model.slice_labels import SliceKey
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,9 @@ class AlignMaker:
             return self.labelled(recipe)
         labelled = self.labelled(recipe.labelled) if recipe.labelled else None
         return AlignBatch(self.unlabelled(recipe.unlabelled), labelled)
+
+
+def endless(keys: Sequence[SliceKey], generator: torch.Generator) -> Iterator[SliceKey]:
+    """``keys`` shuffled, and again when all of them have been given."""
+    while True:
+        yield from (keys[i] for i in torch.randperm(len(keys), generator=generator))

@@ -46,7 +46,7 @@ def make_candidate_set(
         dataset: id or name.
         fold: number or ``all``.
         stage: whose candidate settings are used, and whose previous stage's model makes them.
-        trainer: see :func:`samdpo.training.discovery.find_trainer`; default is the stage's.
+        trainer: see :func:`samdpo.extensions.find`; default is the stage's.
         plans_name: file name of the plan without ``.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         overrides: ``key=value`` texts of the stage; training on the judgements needs the same.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from samdpo.align.proposer import EncodedBatch
-from samdpo.errors import PlansError
+from samdpo.extensions import names, register
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.losses import (
@@ -22,10 +21,7 @@ from samdpo.preferences.losses import (
     preference_weights,
     self_training_target,
 )
-from samdpo.training.trainer import Metrics
-
-SegmentationLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""(N, H, W) logits, (N, H, W) bool truth, (N, H, W) bool pixels that count or None -> (N,) losses."""
+from samdpo.training.trainer import Metrics, SegmentationLoss
 
 
 class Objective(ABC):
@@ -34,7 +30,8 @@ class Objective(ABC):
     Args:
         stage: settings, of which ``loss`` is what a plan says about it.
         mask_cut: probability above which the finetuned model takes a pixel for the structure.
-        segmentation_loss: the stage's loss against a mask, which takes care of ignored pixels.
+        segmentation_loss: the trainer's loss against a mask, whatever ``build_loss`` makes it: logits (N, H, W), truth
+            (N, H, W) bool and pixels that count (N, H, W) bool or None -> (N,); pixels that do not give no gradient.
         divisor: number of own losses -> by what their sum is divided, so that it is a mean over all processes. Every
             process has to ask equally often.
     """
@@ -58,51 +55,28 @@ class Objective(ABC):
         """
 
 
-_OBJECTIVES: dict[str, type[Objective]] = {}
-Class = TypeVar("Class", bound=type[Objective])
-
-
-def register_objective(name: str) -> Callable[[Class], Class]:
-    """Decorate a subclass of :class:`Objective` to make it an ``objective`` of plans.
+def register_objective(name: str) -> Callable[[type[Objective]], type[Objective]]:
+    """Decorate a subclass of :class:`Objective` of one's own to make it an ``objective`` of plans.
 
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(objective: Class) -> Class:
-        if name in _OBJECTIVES:
-            raise ValueError(f"the objective {name!r} is registered already, by {_OBJECTIVES[name].__module__}")
-        _OBJECTIVES[name] = objective
-        return objective
-
-    return register
-
-
-def find_objective(name: str) -> type[Objective]:
-    """The class of a plan's ``objective``.
-
-    Raises:
-        PlansError: there is none of this name; the message lists those that there are.
-    """
-    if name not in _OBJECTIVES:
-        raise PlansError(f"There is no objective {name!r}; registered are {', '.join(sorted(_OBJECTIVES))}.")
-    return _OBJECTIVES[name]
+    return register("objective", name)
 
 
 class ObjectiveNames(Collection[str]):
-    """The names that are registered at the moment."""
+    """What a plan's ``objective`` may be at the moment."""
 
     def __contains__(self, name: object) -> bool:
-        return name in _OBJECTIVES
+        return name in names("objective")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_OBJECTIVES)
+        return iter(names("objective"))
 
     def __len__(self) -> int:
-        return len(_OBJECTIVES)
+        return len(names("objective"))
 
 
-@register_objective("preferences")
 class Preferences(Objective):
     """Eq. 5 of the paper and its variants: the better proposals are to become likelier than the worse ones."""
 
@@ -123,7 +97,6 @@ class Preferences(Objective):
         return loss, {"loss/preference": loss.detach(), **metrics}
 
 
-@register_objective("self_training")
 class SelfTraining(Objective):
     """Control: the finetuned model's own mask as label. Nobody is asked."""
 
@@ -133,7 +106,6 @@ class SelfTraining(Objective):
         return self.segmentation_loss(slices.logits, target, None).sum() / self.divisor(len(target)), {}
 
 
-@register_objective("best_candidate")
 class BestCandidate(Objective):
     """Control: the proposal that was put first as label."""
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import copy
-import glob
-import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from samdpo.errors import TrainingError
 from samdpo.model.batches import Batch, Sample, prompt_tensors
-from samdpo.model.description import check_fold, read_description
 from samdpo.model.places import hypothesis_prompts
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
-from samdpo.paths import model_folder, plans_option
 from samdpo.plans import Plans
-from samdpo.training import checkpoints, manifest
-
-log = logging.getLogger(__name__)
 
 
 class ReferenceModel:
@@ -75,43 +66,3 @@ class ReferenceModel:
             self._room -= size
             self._kept[key] = logits.cpu().clone()
         return logits.float()
-
-
-def require_finished(plans: Plans, stage: str, fold: int | str) -> None:
-    """Raise TrainingError, with what to type, unless the stage before ``stage`` is trained."""
-    file = previous_fold_folder(plans, stage, fold) / checkpoints.FINAL
-    if not file.is_file():
-        previous, number = plans.stage(stage).previous_stage, int(plans.dataset_name[7:10])
-        raise TrainingError(
-            f"{file} does not exist: the stage {stage!r} starts from a finished {previous!r}. "
-            f"Type first: samdpo_train {number} {previous} {fold}{plans_option(plans.plans_name)}"
-        )
-
-
-def starting_model(plans: Plans, stage: str, fold: int | str, given: Path | None = None) -> tuple[Path, float]:
-    """The file of weights that a stage starts from, and the mask cut of the stage before it.
-
-    Args:
-        plans: names the stage before.
-        stage: its name.
-        fold: number or ``all``.
-        given: weights that replace those of the stage before.
-    """
-    previous = previous_fold_folder(plans, stage, fold)
-    if given is None:
-        check_fold(previous)
-    if not manifest.is_finished(previous):
-        log.warning("%s is being trained anew, or was begun anew and has not finished: this stage starts from the "
-                    "model that was there before.", previous)
-    return given or previous / checkpoints.FINAL, read_description(previous / "model.json")["mask_cut"]
-
-
-def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:
-    """Where the stage before ``stage`` lies: under the plan's trainer, or under the only other one there is."""
-    previous = plans.stage(stage).previous_stage or "finetune"
-    trainer = plans.stage(previous).trainer.rpartition(":")[2]
-    folder = model_folder(plans.dataset_name, trainer, plans.plans_name, previous)
-    if not folder.is_dir():
-        found = sorted(folder.parent.glob(f"*__{glob.escape(plans.plans_name)}__{glob.escape(previous)}"))
-        folder = found[0] if len(found) == 1 else folder
-    return folder / f"fold_{fold}"

@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from samdpo.align.answers import KINDS, Answers
-from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe
+from samdpo.align.answers import Answers
+from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.align.candidate_set import CandidateMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
-from samdpo.align.objectives import Objective, ObjectiveNames, find_objective
+from samdpo.align.next_stage import NextStageTrainer
+from samdpo.align.objectives import Objective, ObjectiveNames
 from samdpo.align.proposer import EncodedBatch, Proposer
-from samdpo.align.reference import ReferenceModel, require_finished, starting_model
+from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
 from samdpo.errors import TrainingError
+from samdpo.extensions import find
 from samdpo.files import content_hash
 from samdpo.model.batches import Batch
 from samdpo.model.slice_labels import SliceKey
-from samdpo.model.views import IDENTITY, View, draw_kept, kept_views
-from samdpo.networks.published.loading import load_file
-from samdpo.plans import NetworkPlan, Plans
+from samdpo.model.views import IDENTITY, kept_views
+from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
-from samdpo.training.trainer import Metrics, Trainer
+from samdpo.training.trainer import Metrics
 
 
-class AlignTrainer(Trainer):
+class AlignTrainer(NextStageTrainer):
     """Trains the mask decoder alone; encoder outputs and reference logits are computed once and kept.
 
-    ``build_objective`` says what is learned, ``build_answers`` who says what is better, ``build_proposer`` what they
-    are asked about, and ``build_judge`` who decides between places. None of these parts knows the trainer.
+    Its parts are made by four hooks: ``build_objective`` (what is learned), ``build_proposer`` (what is asked about),
+    ``build_answers`` (who answers) and ``build_judge`` (who decides between places). No part knows the trainer.
     """
 
     objectives: Collection[str] = ObjectiveNames()
 
-    @classmethod
-    def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
-        """The previous stage must be finished."""
-        require_finished(plans, stage, fold)
-
-    # ---- parts --------------------------------------------------------------------------------------------------
-
     def build_objective(self) -> Objective | None:
         """What is learned from unlabelled slices: the plan's ``objective``; None where the trainer itself says it."""
-        return find_objective(self.stage.objective)(
-            self.stage, self.mask_cut, self.loss, self.processes.divisor)
+        objective = find("objective", self.stage.objective)
+        return objective(self.stage, self.mask_cut, self.loss, self.processes.divisor)
 
     def build_proposer(self) -> Proposer:
         """What somebody is asked about: the same in training, in the rounds about places, and on the page."""
@@ -61,32 +55,13 @@ class AlignTrainer(Trainer):
     def build_answers(self) -> Answers | None:
         """Who is asked: the plan's ``annotator.kind``; None where the objective asks nobody."""
         asks = self.objective is not None and self.objective.asks
-        return KINDS[self.stage.annotator.kind](self.data, self.stage) if asks else None
+        return find("annotator", self.stage.annotator.kind)(self.data, self.stage) if asks else None
 
     def build_judge(self) -> Judge | None:
-        """Who decides between places: whoever answers, else the model itself; None where nobody can."""
+        """Who decides between places: whoever answers, else the model itself; None where nobody has seen them."""
         return QualityJudge(self.mask_cut) if self.answers is None else self.answers.judge
 
     # ---- set-up -------------------------------------------------------------------------------------------------
-
-    def starting_plan(self) -> NetworkPlan:
-        """Without published weights: those of the previous stage replace all of them."""
-        return replace(self.plans.network, pretrained=False)
-
-    def load_initial_weights(self) -> None:
-        """The previous stage's final weights of the same fold, or ``-pretrained_weights``."""
-        self.reference_file, self.mask_cut = starting_model(
-            self.plans, self.stage_name, self.data.fold, self.pretrained_weights)
-        load_file(self.network, self.reference_file)
-
-    def starting_file(self) -> Path:
-        """The previous stage's weights, or ``-pretrained_weights``."""
-        return self.reference_file
-
-    def configure_trainable(self) -> None:
-        """Only the mask decoder trains (paper Sec. 3.2)."""
-        self.network.requires_grad_(False)
-        self.network.mask_decoder.requires_grad_(True)
 
     def initialize(self) -> None:
         """Also make the parts and find the unlabelled slices; refuse to start without any."""
@@ -101,7 +76,7 @@ class AlignTrainer(Trainer):
             raise TrainingError(
                 f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "
                 f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
-                f"samdpo_plan_and_preprocess -d {int(self.plans.dataset_name[7:10])} --labelled 0.1"
+                f"samdpo_plan_and_preprocess -d {number_of(self.plans.dataset_name)} --labelled 0.1"
             )
         return keys if self.answers is None else self.answers.usable(keys)
 
@@ -111,9 +86,8 @@ class AlignTrainer(Trainer):
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
         super().on_train_start()
-        self.features = self.feature_cache(-1)
         self.fill_features()
-        self.reference = ReferenceModel(self.reference_network(), self.plans)
+        self.reference = ReferenceModel(self.starting_network(), self.plans)
         aligned = self.place_rounds().run()
         if aligned is not self.data:
             self.use_prompts(aligned)
@@ -126,25 +100,6 @@ class AlignTrainer(Trainer):
             self.generator, self.device, self.processes,
         )
 
-    def candidate_set(self) -> CandidateSet:
-        """The set of stored proposals that people may have judged for this training."""
-        return describe_set(self.data, self.stage_name, self.proposer, Path(self.reference_file))
-
-    def store_candidates(self) -> StoredCandidates:
-        """Make what is missing of :meth:`candidate_set`; after ``initialize``."""
-
-        def prepare(keys: list[SliceKey]) -> ReferenceModel:
-            self.features = self.feature_cache(-1)
-            self.features.fill(keys, (IDENTITY,))
-            return ReferenceModel(self.network, self.plans, memory_gib=0)
-
-        return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.proposer,
-                              prepare, self.embeddings).run()
-
-    def fill_features(self) -> None:
-        """Embeddings of every slice that an epoch sees or that is held back, where they are missing."""
-        self.features.fill([*self.confidence_keys(), *self.held_back_keys], kept_views(self.stage.augmentation))
-
     def use_prompts(self, data: FoldData) -> None:
         """Train on the same fold under other prompts; a slice may show more structures or fewer."""
         self.data, self.samples = data, data.samples(self.stage.augmentation)
@@ -153,39 +108,37 @@ class AlignTrainer(Trainer):
         self.unlabelled_keys = self.rankable(self.samples.keys(data.split.unlabelled))
         self.fill_features()
 
-    def reference_network(self) -> torch.nn.Module:
-        """The finetuned network; after a resume its weights are read again, since the policy has moved."""
-        if self.current_epoch == 0:
-            return self.network
-        network = self.place(self.build_network_architecture(self.starting_plan()))
-        load_file(network, self.reference_file)
-        return network.requires_grad_(False).eval()
+    def fill_features(self) -> None:
+        """Embeddings of every slice that an epoch sees or that is held back, where they are missing."""
+        self.keep_features([*self.confidence_keys(), *self.held_back_keys], kept_views(self.stage.augmentation))
+
+    # ---- what people are shown ----------------------------------------------------------------------------------
+
+    def candidate_set(self) -> CandidateSet:
+        """The set of stored proposals that people may have judged for this training."""
+        return describe_set(self.data, self.stage_name, self.proposer, Path(self.reference_file))
+
+    def store_candidates(self) -> StoredCandidates:
+        """Make what is missing of :meth:`candidate_set`; after ``initialize``."""
+        def prepare(keys: list[SliceKey]) -> ReferenceModel:
+            self.keep_features(keys, (IDENTITY,))
+            return ReferenceModel(self.network, self.plans, memory_gib=0)
+
+        return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.proposer,
+                              prepare, self.embeddings).run()
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
     def recipes(self, epoch: int) -> list[AlignRecipe]:
         """Shuffled unlabelled slices, with each batch some labelled ones for the anchor."""
         generator = self.generator(epoch)
-        anchors = self._anchor_keys(epoch, generator)
+        anchors = endless(self.epoch_slices.of(self.train_keys, epoch), generator)
         drawn = []
         for keys in self.epoch_slices.batches(self.unlabelled_keys, epoch, generator):
             labelled = [next(anchors) for _ in range(self.stage.labelled_per_step * self.processes.world)]
             unlabelled = self.draw_unlabelled(keys, generator)
             drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
         return drawn
-
-    def maker(self) -> AlignMaker:
-        """Reads both parts of a recipe."""
-        return AlignMaker(self.unlabelled_maker(), self.samples.batch)
-
-    def _anchor_keys(self, epoch: int, generator: torch.Generator) -> Iterator[SliceKey]:
-        keys = self.epoch_slices.of(self.train_keys, epoch)
-        while True:
-            yield from (keys[i] for i in torch.randperm(len(keys), generator=generator))
-
-    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
-        """The slice or its mirror image, whose embeddings are kept."""
-        return draw_kept(count, self.stage.augmentation, generator)
 
     def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[Any]:
         """How one step sees unlabelled slices: what :meth:`unlabelled_maker` gives takes, one item a slice."""
@@ -195,20 +148,13 @@ class AlignTrainer(Trainer):
         """This process's part of both parts of a recipe."""
         return AlignRecipe(self.processes.share(recipe.unlabelled), self.processes.share(recipe.labelled))
 
+    def maker(self) -> AlignMaker:
+        """Reads both parts of a recipe."""
+        return AlignMaker(self.unlabelled_maker(), self.samples.batch)
+
     def unlabelled_maker(self) -> Callable[[list[Any]], Any]:
         """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
         return self.samples.batch
-
-    def embeddings(self, batch: Batch) -> torch.Tensor:
-        """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""
-        if not self.features.has(batch):
-            return super().embeddings(batch)
-        return self.features.get(batch).to(self.device).float()
-
-    def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Kept embeddings of a batch and the policy's logits (N, H, W)."""
-        embeddings = self.embeddings(batch)
-        return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
 
     def train_step(self, batch: AlignBatch) -> Metrics:
         """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
@@ -216,7 +162,7 @@ class AlignTrainer(Trainer):
         self.optimizer_step(loss)
         return {"loss": loss.detach(), **metrics}
 
-    def step_loss(self, batch: AlignBatch) -> tuple[torch.Tensor, Metrics]:
+    def step_loss(self, batch: AlignBatch) -> tuple[Tensor, Metrics]:
         """Loss of a whole step, and what to log."""
         loss, metrics = self.unlabelled_loss(batch.unlabelled)
         if batch.labelled is not None:
@@ -228,7 +174,7 @@ class AlignTrainer(Trainer):
             metrics |= {"loss/anchor": anchor.detach(), "train_dice": batch_dice(logits.detach(), truth, counted)}
         return loss, metrics
 
-    def unlabelled_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
+    def unlabelled_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Loss on the unlabelled slices of a step, weighted as it is summed, and what to log."""
         embeddings, logits = self.decode(batch)
         slices = EncodedBatch(batch, embeddings, self.reference, logits)
@@ -237,7 +183,7 @@ class AlignTrainer(Trainer):
             metrics["unlabelled_dice"] = batch_dice(logits.detach(), batch.truth.to(self.device), batch.counted)
         return loss, metrics
 
-    def ask(self, slices: EncodedBatch) -> tuple[torch.Tensor, Ranking]:
+    def ask(self, slices: EncodedBatch) -> tuple[Tensor, Ranking]:
         """Proposals (N, K, H, W) of a step and the annotator's word on them: made now, or stored ones."""
         # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
         salt = zlib.crc32(repr([sample.key for sample in slices.batch.samples]).encode())

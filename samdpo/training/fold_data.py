@@ -108,10 +108,13 @@ class FoldData:
                 held += by_group[group]
         return sorted(set(labelled) - set(held)), sorted(held)
 
-    def write_description(self, model_folder: Path) -> None:
-        """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself."""
+    def write_description(self, model_folder: Path, stage: str) -> None:
+        """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself.
+
+        The plan is that of its ``stage`` with every value, so that no later change of a default changes the model.
+        """
         source = preprocessed_folder(self.plans.dataset_name)
-        save_plans(self.plans, model_folder / "plans.json")
+        save_plans(self.plans.only(stage), model_folder / "plans.json")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             if (source / name).is_file():
                 copy_file(source / name, model_folder / name)

@@ -323,7 +323,7 @@ class Trainer:
         counts = parameter_counts(self.network)
         if self.processes.is_main:
             if not (self.folder / PLANS).is_file():  # else that of finished folds, until this one is
-                self.data.write_description(self.folder)
+                self.data.write_description(self.folder, self.stage_name)
             manifest.warn_of_other_plans(self.folder, self.data.fold, self.plans)
             write_debug(
                 self.fold_folder / "debug.json",
@@ -624,7 +624,7 @@ class Trainer:
 
     def describe_data(self, folder: Path) -> None:
         """The plan, dataset.json and the fingerprint, into the folder of :func:`samdpo.training.manifest.trained`."""
-        self.data.write_description(manifest.shared(folder))
+        self.data.write_description(manifest.shared(folder), self.stage_name)
         copy_file(manifest.shared(folder) / PLANS, folder / PLANS)
 
     def starting_file(self) -> Path | None:
@@ -671,7 +671,7 @@ class Trainer:
     def settings(self) -> dict[str, Any]:
         """Everything of the plan that a continued run must share with the one it continues."""
         shared = {"network": to_dict(self.plans.network), "prompting": to_dict(self.plans.prompting)}
-        return {**to_dict(self.stage), **shared}
+        return {**self.stage.settings(), **shared}
 
     def changed_settings(self, before: Mapping[str, Any], every: bool = True) -> list[str]:
         """Names of the settings that were others before; see :func:`samdpo.training.checkpoints.changed_settings`."""

@@ -108,7 +108,7 @@ class NnUNetTrainer(Trainer):
         """Hand the cases over, let nnU-Net plan, preprocess and train, take over its weights."""
         self.run_log = RunLog(self.fold_folder)
         if not (self.folder / description.PLANS).is_file():
-            self.data.write_description(self.folder)
+            self.data.write_description(self.folder, self.stage_name)
         if not self.resuming:
             self.hand_over()
         write_json(self.nnunet / SETTINGS, self.settings())
