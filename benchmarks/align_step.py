@@ -22,7 +22,7 @@ from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.registry import build_network
 from samdpo.plans import CandidatePlan, NetworkPlan, PreferenceLossPlan
-from samdpo.preferences.candidates import make_candidates
+from samdpo.preferences.candidates import draw_fields
 from samdpo.preferences.losses import disagreement_region, preference_loss, preference_reward
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
     def step(embeddings: torch.Tensor, reference_logits: torch.Tensor) -> None:
         logits = network.decode(embeddings, prompts)[0]
-        candidates = make_candidates(logits, CandidatePlan(), torch.Generator().manual_seed(0))
+        candidates = draw_fields(logits, CandidatePlan(), torch.Generator().manual_seed(0))
         weights = (candidates[:, 0].float() - candidates[:, 3].float()) + 0.5 * (
             candidates[:, 1].float() - candidates[:, 2].float()
         )

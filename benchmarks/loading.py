@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from samdpo.model.batches import Batch, Recipe, SliceSamples
 from samdpo.model.views import draw_view
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
 from samdpo.preprocessing.slicing import SliceGeometry
@@ -26,7 +27,6 @@ from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.regions import boxes_of, points_in
-from samdpo.training.batches import Batch, Recipe, SliceSamples
 from samdpo.training.loading import Loader
 
 SIDE, CASES, BATCH = 256, 40, 2

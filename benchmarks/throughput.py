@@ -21,7 +21,7 @@ from samdpo.networks.precision import autocast, resolve_precision
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.registry import build_network
 from samdpo.plans import CandidatePlan, NetworkPlan, PreferenceLossPlan, SegmentationLossPlan
-from samdpo.preferences.candidates import make_candidates
+from samdpo.preferences.candidates import draw_fields
 from samdpo.preferences.losses import disagreement_region, preference_loss, preference_reward, segmentation_loss
 
 SIDE = 256
@@ -120,7 +120,7 @@ def main() -> None:
     def align() -> None:
         optimizer.zero_grad(set_to_none=True)
         logits, _ = network.decode(kept, prompts)
-        candidates = make_candidates(logits.detach(), CandidatePlan(), torch.Generator().manual_seed(0))
+        candidates = draw_fields(logits.detach(), CandidatePlan(), torch.Generator().manual_seed(0))
         weights = candidates[:, 0].float() - candidates[:, 3].float()
         reward = preference_reward(logits, reference, weights, "disagreement", disagreement_region(candidates))
         preference_loss(reward, PreferenceLossPlan()).mean().backward()

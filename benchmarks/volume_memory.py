@@ -78,7 +78,7 @@ def measure(model: Path, image: Path) -> None:
     """Load the model, predict something small, then the large volume; print seconds and peak memory."""
     import numpy as np
 
-    from samdpo.inference.export import write_prediction
+    from samdpo.model.export import write_prediction
     from samdpo.model.predictor import Predictor
 
     predictor = Predictor.from_model_folder(model, device="cpu")

@@ -100,16 +100,15 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     plans = plan_and_preprocess(name, labelled=size.labelled, processes=processes)
     everywhere = [
         f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}",
-        f"network.frozen_stages={size.frozen_stages}", "keep_features=false",
-        f"inference.mirror={str(size.mirror).lower()}",
+        f"network.frozen_stages={size.frozen_stages}", f"inference.mirror={str(size.mirror).lower()}",
     ]
     epochs = {"finetune": size.finetune_epochs[kind], "align": size.align_epochs}
     scores, masks = {}, {}
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)
         settings = [*everywhere, f"epochs={epochs[stage]}"]
-        if stage == "align":  # embeddings of the mirror images would take as long as everything else of it
-            settings.append("augmentation.flip=false")
+        # Embeddings of the mirror images would take as long as everything else of align.
+        settings.append("keep_features=false" if stage == "finetune" else "augmentation.flip=false")
         if plans.stage(stage).prompt_rounds:
             settings.append(f"prompt_rounds={size.prompt_rounds}")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)

@@ -58,10 +58,23 @@ OURS: dict[str, dict[str, str]] = {
         "tiny_sam": "samdpo.networks.backbones.tiny_sam:build_tiny_sam",
         "unet": "samdpo.lab.baselines.unet:build_unet",
     },
-    "stages": {},  # make(planner) -> stages by name, which a planner adds to its own
-    "objective": {},  # what a trainer learns by on unlabelled images
+    # make(planner) -> stages by name, which a planner adds to its own: LitePlanner.plan_stages.
+    "stages": {"baselines": "samdpo.lab.baselines.stages:baseline_stages"},
+    # What is learned from unlabelled images: samdpo.align.objectives.Objective.
+    "objective": {
+        "preferences": "samdpo.align.objectives:Preferences",
+        "self_training": "samdpo.align.objectives:SelfTraining",
+        "best_candidate": "samdpo.align.objectives:BestCandidate",
+    },
     "image_text_model": {},
-    "annotator": {},  # who ranks
+    # Who says which proposals are better: samdpo.align.answers.Answers.
+    "annotator": {
+        "virtual": "samdpo.align.answers:VirtualAnswers",
+        "recorded": "samdpo.align.answers:RecordedAnswers",
+        "mixed": "samdpo.align.answers:MixedAnswers",
+    },
+    # open(dataset) -> what people have said: samdpo.align.answers.JudgementSource.
+    "judgements": {"database": "samdpo.annotate.database.locate:people_of"},
     "answers": {},  # who answers the structures' questions
 }
 FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders of trainers joined by os.pathsep, as in nnU-Net
@@ -184,7 +197,8 @@ def name_to_type(trainer: str) -> str:
 
 
 def _noun(kind: str) -> str:
-    return {"stages": "maker of stages", "answers": "source of answers"}.get(kind, kind.replace("_", " "))
+    special = {"stages": "maker of stages", "answers": "source of answers", "judgements": "source of judgements"}
+    return special.get(kind, kind.replace("_", " "))
 
 
 def _known(kind: str, name: str, data: Path | None, module: str = "") -> Any:

@@ -1,17 +1,35 @@
-"""The sections of a plan, one dataclass each; what a key means and its default stand beside it."""
+"""The sections of a plan, one dataclass each; what a key means and its default stand beside it.
+
+The defaults stand here and nowhere else: a plan's file holds what differs from them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samdpo.extensions import OURS
 from samdpo.names import name_problem
+from samdpo.schema import keys_where, leaves, to_dict
 
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
 HIGHEST_LABEL = 32767  # label maps are int16
 LARGEST_IMAGE = 8192  # pixels of a slice's side
 _BODY_AXES = (set("LR"), set("PA"), set("SI"))
 _WIDEST = 1 << 16  # of layers and batches; what is wider is a slip, and would only fill the memory
+_RANKING = ("preferences", "best_candidate")  # objectives that learn from an annotator's order
+_CONSISTENCY = ("mean_teacher", "fixmatch")
+_STAGE_2 = (*_RANKING, "self_training", *_CONSISTENCY)  # those that learn from unlabelled images
+READ_BY = {  # keys of a stage that only these objectives read; every objective reads the others
+    "keep_features": ("supervised",),
+    **dict.fromkeys(("prompt_rounds", "labelled_per_step", "loss"), _STAGE_2),
+    **dict.fromkeys(("candidates", "annotator"), _RANKING),
+    **{f"loss.{key}": ("preferences",) for key in ("type", "beta1", "beta2", "reduction", "label_smoothing")},
+    "consistency": _CONSISTENCY,
+    **dict.fromkeys(("consistency.ramp_up", "consistency.ema_decay"), ("mean_teacher",)),
+    **dict.fromkeys(("consistency.confidence", "consistency.feature_dropout"), ("fixmatch",)),
+}
+_ONCE_EVERYWHERE = {"augmentation", "segmentation_loss", "candidates", "annotator", "loss"}
 
 
 def _check_range(section: object, name: str, least: int, most: int) -> None:
@@ -277,9 +295,7 @@ class StagePlan:
 
     trainer: str = "FinetuneTrainer"
     previous_stage: str | None = None
-    objective: Literal[
-        "supervised", "preferences", "self_training", "best_candidate", "mean_teacher", "fixmatch"
-    ] = "supervised"
+    objective: str = "supervised"  # or preferences, self_training, best_candidate, mean_teacher, fixmatch
     plan: dict[str, Any] = field(default_factory=dict)  # sections of the plan that are otherwise in this stage
     epochs: int = 12
     minutes: float = 0.0  # of computing after which no further step begins; 0 is no limit
@@ -309,3 +325,23 @@ class StagePlan:
         for name in ("batch_size", "inference_batch_size", "lr_halving_epochs", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' is {getattr(self, name)}; expected 1 or more")
+
+    def reads(self, key: str) -> bool:
+        """Whether anything reads the dotted ``key`` in this stage; a trainer or objective of one's own may read all."""
+        readers = READ_BY.get(key, READ_BY.get(key.partition(".")[0]))
+        ours = self.trainer in OURS["trainer"] and self.objective in ("supervised", *_STAGE_2)
+        return not ours or readers is None or self.objective in readers
+
+    def settings(self) -> dict[str, Any]:
+        """What is read in this stage, as JSON."""
+        return keys_where(to_dict(self), self.reads)
+
+    def unread(self, written: dict[str, Any]) -> list[str]:
+        """Dotted keys that somebody wrote into this stage and that nothing reads there.
+
+        A key at its default does no harm, and what has every section was written by an older version, not by hand.
+        """
+        if written.keys() >= _ONCE_EVERYWHERE:
+            return []
+        usual = dict(leaves(to_dict(StagePlan())))
+        return [key for key, value in leaves(written) if not self.reads(key) and value != usual.get(key)]

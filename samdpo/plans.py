@@ -1,5 +1,8 @@
 """The plan: everything a run does that is not in the code, as typed dataclasses <-> ``samdpoPlans.json``.
 
+A file holds what differs from the defaults, which stand in :mod:`samdpo.plan_sections`; a model's folder holds every
+value of its one stage, so that no later change of a default changes a trained model.
+
 A plans file may inherit: ``{"inherits_from": "samdpoPlans", "plans_name": "sumPlans",
 "configurations": {"align": {"loss": {"reduction": "sum"}}}}`` is a whole variant. A configuration may inherit
 from another one of the same file, as in nnU-Net. Stages are configurations linked by ``previous_stage``.
@@ -8,12 +11,15 @@ from another one of the same file, as in nnU-Net. Stages are configurations link
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samdpo.errors import PlansError, SamdpoError
-from samdpo.files import parse_json, read_json, write_json
+from samdpo.files import atomic_path, parse_json, read_json
 from samdpo.names import SUPPORTED_ENDINGS, check_name, name_problem
 from samdpo.paths import DATASET_NAME
 from samdpo.plan_sections import (
@@ -37,7 +43,7 @@ from samdpo.plan_sections import (
     StructurePlan,
     TrainingImages,
 )
-from samdpo.schema import from_dict, merge, to_dict
+from samdpo.schema import differences, from_dict, keys_where, leaves, merge, to_dict
 
 __all__ = [
     "BIOMEDCLIP",
@@ -63,7 +69,13 @@ __all__ = [
     "load_plans",
     "parse_plans",
     "save_plans",
+    "short_plans",
+    "write_plans",
 ]
+
+_INNERMOST = re.compile(r"[\[{]\n[^\[\]{}]*\n *[\]}]")  # lists and objects that hold no other
+_LONGEST_LINE = 90
+_UNDONE = 4  # keys more than a stage has by itself that it may have when it inherits
 
 
 @dataclass(frozen=True)
@@ -127,30 +139,82 @@ class Plans:
             raise PlansError(f"{source} has 'configurations'; what the stage itself has otherwise stands beside it.")
         return from_dict(Plans, merge(to_dict(self), own), source=source) if own else self
 
+    def only(self, name: str) -> Plans:
+        """The plan as a trained model of the stage called ``name`` keeps it: without the other stages."""
+        return dataclasses.replace(self, configurations={name: self.stage(name)})
+
     def with_overrides(self, stage: str, overrides: list[str]) -> Plans:
-        """A copy with ``key=value`` texts applied; see :func:`apply_overrides`."""
+        """A copy with ``key=value`` texts applied; see :func:`apply_overrides`.
+
+        Raises:
+            PlansError: no such stage or key, a wrong type, or a key that no stage of the objective reads.
+        """
         self.stage(stage)
-        data = apply_overrides(to_dict(self), stage, overrides)
-        return from_dict(Plans, data, source=f"{self.plans_name} with --set")
+        source = f"{self.plans_name} with --set"
+        plans = from_dict(Plans, apply_overrides(to_dict(self), stage, overrides), source=source)
+        _refuse_unread(plans, apply_overrides({}, stage, overrides), source)
+        return plans
 
 
 def load_plans(file: Path) -> Plans:
     """Read a plans file, resolve what it inherits, check every key.
 
     Raises:
-        PlansError: missing file, not JSON, wrong key or type, unknown or circular ``inherits_from``.
+        PlansError: missing file, not JSON, wrong key or type, unknown or circular ``inherits_from``, or a key in a
+            stage that nothing reads there.
     """
-    return parse_plans(_read_with_parents(Path(file), ()), Path(file))
+    file, data = Path(file), {}
+    chain = _with_parents(file)
+    for _, content in reversed(chain):
+        data = merge(data, content)
+    plans = from_dict(Plans, _resolve(data, file), source=str(file))
+    for source, content in chain:
+        _refuse_unread(plans, content, str(source))
+    return plans
 
 
 def parse_plans(data: dict[str, Any], file: Path) -> Plans:
-    """Resolve and check the content of a plans file that inherits from no other; ``file`` is for messages."""
-    return from_dict(Plans, _resolve(data, file), source=str(file))
+    """As :func:`load_plans`, of the content of a file that inherits from no other; ``file`` is for messages."""
+    plans = from_dict(Plans, _resolve(data, file), source=str(file))
+    _refuse_unread(plans, data, str(file))
+    return plans
 
 
 def save_plans(plans: Plans, file: Path) -> None:
-    """Write the whole resolved plan as JSON, atomically."""
-    write_json(file, to_dict(plans))
+    """Write every value of a plan as JSON, atomically."""
+    write_plans(to_dict(plans), file)
+
+
+def write_plans(data: dict[str, Any], file: Path) -> None:
+    """Write the content of a plan as JSON, atomically; short lists and objects take one line."""
+    with atomic_path(file) as temporary:
+        text = _INNERMOST.sub(_in_a_line, json.dumps(data, indent=2))
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _in_a_line(found: re.Match[str]) -> str:
+    begin, *parts, end = found[0].splitlines()
+    line = begin + " ".join(part.strip() for part in parts) + end.strip()
+    return line if len(line) <= _LONGEST_LINE else found[0]
+
+
+def short_plans(plans: Plans) -> dict[str, Any]:
+    """The content of a file of which :func:`load_plans` makes the same plan: what differs from the defaults.
+
+    A stage inherits from the first one that starts where it starts, unless it would have to undo most of it: those
+    that begin with published weights from ``finetune``, those that go on with its model from ``align``. So an edit of
+    these reaches what they are compared with. What nothing reads in a stage is left out.
+    """
+    stages: dict[str, Any] = {}
+    for name, stage in plans.configurations.items():
+        first = next(n for n, other in plans.configurations.items() if other.previous_stage == stage.previous_stage)
+        stages[name] = keys_where(differences(stage), stage.reads)
+        if first != name:
+            with suppress(ValueError):
+                own = keys_where(differences(stage, plans.configurations[first]), stage.reads)
+                if len(list(leaves(own))) < len(list(leaves(stages[name]))) + _UNDONE:
+                    stages[name] = {"inherits_from": first, **own}
+    return {**differences(plans), "configurations": stages}
 
 
 def apply_overrides(data: dict[str, Any], stage: str, overrides: list[str]) -> dict[str, Any]:
@@ -177,19 +241,33 @@ def apply_overrides(data: dict[str, Any], stage: str, overrides: list[str]) -> d
     return data
 
 
-def _read_with_parents(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    data = read_json(file, error=PlansError, remedy="Make a plan with: samdpo_plan_and_preprocess -d DATASET")
-    if not isinstance(data, dict):
-        raise PlansError(f"{file}: the file must hold one JSON object, found {type(data).__name__}.")
-    parent = data.pop("inherits_from", None)
-    if parent is None:
-        return data
-    check_name(parent, f"{file}: 'inherits_from'", PlansError, "It is the name of another plan beside it.")
-    parent_file = file.with_name(f"{parent}.json")
-    if parent_file in (*seen, file):
-        raise PlansError(f"{file}: 'inherits_from' goes in a circle over {parent_file.name}.")
-    data.setdefault("plans_name", file.stem)
-    return merge(_read_with_parents(parent_file, (*seen, file)), data)
+def _with_parents(file: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A file and those that it inherits from, nearest first, each with its content."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        data = read_json(file, error=PlansError, remedy="Make a plan with: samdpo_plan_and_preprocess -d DATASET")
+        if not isinstance(data, dict):
+            raise PlansError(f"{file}: the file must hold one JSON object, found {type(data).__name__}.")
+        chain.append((file, data))
+        parent = data.pop("inherits_from", None)
+        if parent is None:
+            return chain
+        check_name(parent, f"{file}: 'inherits_from'", PlansError, "It is the name of another plan beside it.")
+        data.setdefault("plans_name", file.stem)
+        parent_file = file.with_name(f"{parent}.json")
+        if parent_file in (seen for seen, _ in chain):
+            raise PlansError(f"{file}: 'inherits_from' goes in a circle over {parent_file.name}.")
+        file = parent_file
+
+
+def _refuse_unread(plans: Plans, written: dict[str, Any], source: str) -> None:
+    for name, own in written.get("configurations", {}).items():
+        stage = plans.stage(name)
+        for key in stage.unread(own):
+            raise PlansError(
+                f"{source}: nothing reads 'configurations.{name}.{key}' in a stage whose objective is "
+                f"{stage.objective!r}. Take it out, or write it into a stage of another objective."
+            )
 
 
 def _resolve(data: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from samdpo.errors import PlansError
@@ -60,6 +61,56 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_dict(v) for v in value]
     return value
+
+
+def differences(value: Any, base: Any = None) -> Any:
+    """As :func:`to_dict`, without what would be the same anyway: ``merge(to_dict(base), differences(value, base))`` is
+    ``to_dict(value)``, and :func:`from_dict` makes ``value`` of ``differences(value)``.
+
+    Args:
+        value: a dataclass; what it holds.
+        base: another one of its class, or None for what the class gives by itself.
+
+    Raises:
+        ValueError: ``base`` has a key in a dictionary that ``value`` has not, which no merging takes away.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {}
+        for f in dataclasses.fields(value):
+            own, other = getattr(value, f.name), _default_of(f) if base is None else getattr(base, f.name)
+            if own != other:
+                found[f.name] = differences(own, None if base is None else other)
+        return found
+    if isinstance(value, dict):
+        other = base if isinstance(base, dict) else {}
+        if gone := other.keys() - value.keys():
+            raise ValueError(f"no merging takes away {', '.join(map(str, gone))}")
+        return {k: differences(v, other.get(k)) for k, v in value.items() if k not in other or v != other[k]}
+    return to_dict(value)
+
+
+def leaves(data: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of nested objects, with the values that hold no further key."""
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, _join(where, key))
+        else:
+            yield _join(where, key), value
+
+
+def keys_where(data: dict[str, Any], wanted: Callable[[str], bool], where: str = "") -> dict[str, Any]:
+    """Nested objects without the dotted keys that are not ``wanted``, and without what they leave empty."""
+    found = {}
+    for key, value in data.items():
+        path = _join(where, key)
+        kept = keys_where(value, wanted, path) if isinstance(value, dict) and wanted(path) else value
+        if wanted(path) and (kept or not value):
+            found[key] = kept
+    return found
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

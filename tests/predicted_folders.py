@@ -12,9 +12,9 @@ import numpy as np
 from samdpo.dataset.images import write_label
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import write_json
-from samdpo.inference.export import write_prediction
+from samdpo.model.export import write_prediction
+from samdpo.model.masks import label_map
 from samdpo.model.predictor import Prediction
-from samdpo.model.slices import label_map
 from samdpo.plans import (
     InferencePlan,
     NetworkPlan,

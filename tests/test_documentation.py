@@ -28,7 +28,7 @@ STARTS_OF_PYTHON = 4
 TRAINING_PAGES = {"baselines.md", "prompts.md", "results.md", "README.md", "dataset_format.md", "planning.md",
                   "training.md", "alignment.md", "benchmark.md",
                   "inference.md", "evaluation.md", "volumes.md", "environment_variables.md", "coming_from_nnunet.md",
-                  "annotate.md", "models.md", "performance.md", "preferences.md", "texts.md"}
+                  "annotate.md", "python.md", "models.md", "performance.md", "preferences.md", "texts.md"}
 EVERY_PAGE = [pytest.param(page, id=page.name) for page in [*pages(), REPOSITORY / "CONTRIBUTING.md",
                                                             REPOSITORY / "CHANGELOG.md"]]
 
@@ -118,9 +118,10 @@ def test_the_dataset_json_of_the_documentation_is_accepted(tmp_path: Path) -> No
     assert load_dataset_json(tmp_path).hints["lung"].components == 2
 
 
-def test_the_example_trainer_on_the_page_is_the_file() -> None:
+@pytest.mark.parametrize("name", ["warmup_trainer", "dice_trainer"])
+def test_the_example_trainers_on_the_page_are_the_files(name: str) -> None:
     page = REPOSITORY / "documentation" / "training.md"
-    file = (REPOSITORY / "documentation" / "examples" / "warmup_trainer.py").read_text(encoding="utf-8")
+    file = (REPOSITORY / "documentation" / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert file in [block.code for block in blocks(page)]
 
 

@@ -1,36 +1,176 @@
-"""Which candidate set belongs to a model and its plan, and where it lies."""
+"""The candidates that people rank: made once, by the finetuned model, for every unlabelled slice of a fold."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from samdpo.files import content_hash, hash_of
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from samdpo.align.proposer import EncodedBatch, Proposer
+from samdpo.align.reference import ReferenceModel
+from samdpo.files import content_hash, hash_of, remove_abandoned
+from samdpo.model.batches import Batch, Sample, SliceSamples
+from samdpo.model.slice_labels import SliceKey
+from samdpo.paths import PLANS_NAME
+from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
+from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
+from samdpo.training.fold_data import FoldData
+from samdpo.training.run import get_trainer
 
-if TYPE_CHECKING:
-    from samdpo.align.trainer import AlignTrainer
+log = logging.getLogger(__name__)
 
 _VERSION = 1  # raise when the code makes other candidates from the same settings
 
 
-def describe_set(trainer: AlignTrainer) -> CandidateSet:
-    """The candidate set that a trainer would make, and the only one whose judgements it may learn from.
+def make_candidate_set(
+    dataset: int | str,
+    fold: int | str,
+    stage: str = "align",
+    trainer: str | None = None,
+    plans_name: str = PLANS_NAME,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> StoredCandidates:
+    """The stored candidates of a fold: those of simulated unlabelled images and of ``imagesUl/``.
 
-    Its id is a hash of the weights and of what shapes candidates and prompts; settings of the loss, epochs and seed
-    are free to change. The candidates lie in the fold of the model that made them: it is there before any stage that
-    learns from them, several such stages may share them, and a set never overwrites another.
+    What is there of the same model and settings is kept; new images are added.
 
     Args:
-        trainer: after ``initialize``.
+        dataset: id or name.
+        fold: number or ``all``.
+        stage: whose candidate settings are used, and whose previous stage's model makes them.
+        trainer: see :func:`samdpo.extensions.find`; default is the stage's.
+        plans_name: file name of the plan without ``.json``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        overrides: ``key=value`` texts of the stage; training on the judgements needs the same.
+
+    Raises:
+        TrainingError: the previous stage is not trained, or nothing is unlabelled.
     """
-    plans, data, stage = trainer.plans, trainer.data, trainer.stage
-    model = content_hash(Path(trainer.reference_file))
-    plan = hash_of(_VERSION, stage.candidates, data.prompts.key, plans.structures, plans.preprocessing, plans.network)
-    number = hash_of(plans.dataset_name, str(data.fold), model, plan)
+    # People need no truth to compare with, so that images without one are kept.
+    overrides = [*overrides, "annotator.kind=recorded"]
+    found = get_trainer(dataset, stage, fold, trainer, plans_name, device, overrides)
+    found.initialize()
+    return found.store_candidates()
+
+
+def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) -> CandidateSet:
+    """The candidate set that a training would make, and the only one whose judgements it may learn from.
+
+    Its id is a hash of the weights and of what shapes candidates and prompts, a proposer of one's own included;
+    settings of the loss, epochs and seed are free to change. The candidates lie in the fold of the model that made
+    them: it is there before any stage that learns from them, several such stages may share them, and a set never
+    overwrites another.
+
+    Args:
+        data: the fold.
+        stage: its name in the plan.
+        proposer: of the stage.
+        model: file of the weights that training starts from.
+    """
+    plans = data.plans
+    # The built-in one has no part in it, so that sets of older versions are found under their ids.
+    own = [] if type(proposer) is Proposer else [proposer.describe()]
+    model_hash = content_hash(model)
+    plan_hash = hash_of(_VERSION, plans.stage(stage).candidates, data.prompts.key, plans.structures,
+                        plans.preprocessing, plans.network, *own)
+    number = hash_of(plans.dataset_name, str(data.fold), model_hash, plan_hash)
     return CandidateSet(
-        id=number, dataset=plans.dataset_name, fold=str(data.fold), stage=trainer.stage_name,
-        plans_name=plans.plans_name, model_hash=model, plan_hash=plan, created=datetime.now(timezone.utc),
-        folder=str(Path(trainer.reference_file).absolute().parent / "candidates" / number),
+        id=number, dataset=plans.dataset_name, fold=str(data.fold), stage=stage, plans_name=plans.plans_name,
+        model_hash=model_hash, plan_hash=plan_hash, created=datetime.now(timezone.utc),
+        folder=str(model.absolute().parent / "candidates" / number),
     )
+
+
+@dataclass(frozen=True)
+class CandidateMaker:
+    """Makes what is missing of a candidate set.
+
+    Attributes:
+        described: the set.
+        data: the fold.
+        samples: its slices under the prompts of the plan.
+        keys: unlabelled slices.
+        proposer: proposes.
+        prepare: called with the slices to come, before the first of them is encoded; gives their reference model.
+        encode: batch -> embeddings (B, C, h, w) float32.
+    """
+
+    described: CandidateSet
+    data: FoldData
+    samples: SliceSamples
+    keys: Sequence[SliceKey]
+    proposer: Proposer
+    prepare: Callable[[Sequence[SliceKey]], ReferenceModel]
+    encode: Callable[[Batch], torch.Tensor]
+
+    def run(self) -> StoredCandidates:
+        """The whole set, on disk."""
+        folder, plans = Path(self.described.folder), self.data.plans
+        remove_abandoned(folder, recursive=True)
+        writer, slices = CandidateWriter(folder), self.data.slices
+        by_case: dict[str, list[SliceKey]] = {}
+        for key in self.keys:
+            by_case.setdefault(key[0], []).append(key)
+        hashes = {case: slices.hash_of_case(case) for case in by_case}
+        missing = [case for case in by_case if not writer.has(case, hashes[case])]
+        if missing:
+            reference = self.prepare([key for case in missing for key in by_case[case]])
+            for case in tqdm(missing, desc="candidates", unit="case"):
+                images: dict[int, np.ndarray] = {}
+                items = []
+                for key in by_case[case]:
+                    sample = self.samples.sample(key, with_truth=False)
+                    of_slice = self._items(sample, reference)
+                    if of_slice:
+                        images[key[1]] = _one_channel(sample.image.numpy())
+                    items += of_slice
+                writer.put(case, hashes[case], images, items)
+        by = self.proposer.describe()
+        writer.finish(self.described, {
+            "proposer": by["class"], "settings": by["settings"],
+            "labels": {name: one.label for name, one in plans.structures.items()},
+            "data_identifier": plans.preprocessing.data_identifier,
+        })
+        stored = StoredCandidates.open(folder)
+        log.info("%d items to rank on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
+                 len(by_case), stored.folder)
+        return stored
+
+    @torch.no_grad()
+    def _items(self, sample: Sample, reference: ReferenceModel) -> list[ItemCandidates]:
+        """Candidates of each structure of a slice; those that are all equal are left out."""
+        batch = self.samples.collate([sample])
+        embeddings = self.encode(batch)
+        slices = EncodedBatch(batch, embeddings, reference, reference.logits(batch, embeddings))
+        # A slice's own seed: a set that was stopped and goes on is the same, and so is one of another seed of training.
+        generator = torch.Generator().manual_seed(int(hash_of("candidates", *sample.key)[:12], 16))
+        drawn = self.proposer.propose(slices, generator).masks.cpu()
+        items = []
+        for prompt, masks, logits in zip(sample.prompts, drawn, slices.logits.cpu()):
+            masks = self._told_apart(masks, logits, generator)
+            differ = disagreement(masks)
+            if differ > 0:
+                # In random order, so that a place in the list says nothing: thresholds come by size.
+                masks = masks[torch.randperm(len(masks), generator=generator)]
+                items.append(ItemCandidates(sample.key[1], prompt.structure, masks.numpy(), prompt.boxes, differ))
+        return items
+
+    def _told_apart(self, masks: torch.Tensor, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        def others() -> torch.Tensor:
+            drawn = self.proposer.others(logits, len(masks), generator)
+            return masks if drawn is None else drawn
+
+        return without_near_duplicates(masks, others)
+
+
+def _one_channel(image: np.ndarray) -> np.ndarray:
+    """(3, H, W) -> (H, W) where the channels are equal."""
+    return image[0] if (image == image[0]).all() else image

@@ -19,10 +19,10 @@ from samdpo.drawing import (
     save_figure,
     structure_colour,
 )
+from samdpo.model.slice_labels import SliceKey
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.slice_labels import SliceKey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

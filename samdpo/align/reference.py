@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from samdpo.model.batches import Batch, Sample, prompt_tensors
 from samdpo.model.places import hypothesis_prompts
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import Plans
-from samdpo.training.batches import Batch, Sample, prompt_tensors
 
 
 class ReferenceModel:

@@ -24,7 +24,7 @@ from samdpo.preferences.agreement import (
     pairwise_tau,
     scores_of,
 )
-from samdpo.preferences.annotators import overlap
+from samdpo.preferences.annotators import iou
 from samdpo.preferences.records import CandidateSet, Item, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.preprocessing.store import SliceStore
@@ -88,7 +88,7 @@ def virtual_scores(one: CandidateSet, items: Sequence[Item]) -> dict[int, list[f
             if slices.has_label(item.case):
                 label = np.asarray(slices.label(item.case, item.slice_index))
                 truth = torch.from_numpy(label == stored.description["labels"][item.structure])
-                found[item.id] = overlap(torch.from_numpy(stored.masks(item))[None], truth[None])[0].tolist()
+                found[item.id] = iou(torch.from_numpy(stored.masks(item))[None], truth[None])[0].tolist()
     except SamdpoError as error:
         log.warning("People are not compared with the virtual annotator: %s", error)
     return found

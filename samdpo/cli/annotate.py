@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     reception = Reception.prepare(database_url(dataset, args.database), args.host, args.port, tokens)
 
-    from samdpo.align.propose import make_candidate_set
+    from samdpo.align.candidate_set import make_candidate_set
 
     stored = make_candidate_set(dataset, args.fold, args.stage, args.tr, args.p, args.device, args.set)
     log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser))

@@ -121,6 +121,7 @@ def _add_planning(command: argparse.ArgumentParser) -> None:
         help="of each fold's training cases, take these as unlabelled; default: all the rest. imagesUl/ always counts",
     )
     command.add_argument("--seed", type=int, default=12345, help="of the choice of labelled cases and of training")
+    command.add_argument("--explain", action="store_true", help="print every decision of the plan and why it was made")
 
 
 def _add_configurations(command: argparse.ArgumentParser) -> None:
@@ -136,6 +137,7 @@ def _planning(args: argparse.Namespace) -> dict:
         "seed": args.seed,
         "memory_gib": args.gpu_memory_target,
         "backbone": args.backbone,
+        "explain": args.explain,
     }
 
 

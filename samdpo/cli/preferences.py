@@ -47,7 +47,8 @@ def _run(args: argparse.Namespace) -> None:
 
     dataset = dataset_name(args.dataset)
     url = database_url(dataset, args.database)
-    database = PreferenceDatabase.open(url, create=args.action == "import")
+    writes = args.action == "import"
+    database = PreferenceDatabase.open(url, create=writes, only_read=not writes)
     try:
         {"export": _export, "import": _import, "report": _report}[args.action](database, dataset, args)
     finally:

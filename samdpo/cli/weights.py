@@ -1,4 +1,4 @@
-"""``samdpo_weights list|download|verify|path``: the published weights on this machine."""
+"""``samdpo_weights list|download|verify|path``: the models that plans may name, and their weights on this machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from samdpo.cli.common import parser, run_command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``samdpo_weights``."""
     arguments = parser(
-        "The published weights of the networks: which there are, and which are in the weights folder.",
+        "The models that a plan may name: what they are for, their weights, licence and size, and which are here.",
         "The folder is named by the variable samdpo_weights; see documentation/models.md.",
     )
     arguments.add_argument(
         "action",
         choices=("list", "download", "verify", "path"),
-        help="list all files; download one, or go on with it; verify one or all that are there; print the folder",
+        help="list all models; download one, or go on with it; verify one file or all that are there; print the folder",
     )
     arguments.add_argument("name", nargs="?", default=None, help="of the weights, as list shows it")
     args = arguments.parse_args(argv)
@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.error("download needs a name; see: samdpo_weights list")
 
     def body() -> None:
-        from samdpo.networks.published import catalogue, folder
+        from samdpo.networks.published.folder import weights_folder
 
         if args.action == "path":
-            print(folder.weights_folder())
+            print(weights_folder())
         elif args.action == "list":
             _list()
         elif args.action == "download":
-            print(folder.find_weights(catalogue.published_file(args.name)))
+            _download(args.name)
         else:
             _verify(args.name)
 
@@ -41,21 +41,43 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _list() -> None:
-    from samdpo.networks.published.catalogue import CATALOGUE
-    from samdpo.networks.published.folder import weights_folder
+    from samdpo.networks.published.catalogue import MODELS
+    from samdpo.networks.published.folder import state_of, weights_folder
 
-    root = weights_folder()
-    print(f"{root}\n")
-    for name, published in CATALOGUE.items():
-        size = f"{published.size / 1e6:.0f} MB" if published.size else "size not stated"
-        state = "here" if (root / published.file).is_file() else "download" if published.url else "by hand"
-        print(f"{name:15s} {published.file:21s} {size:>15s}  {state:8s}  {published.licence:10s}  {published.home}")
+    print(f"{weights_folder()}\n")
+    rows = [("model", "named by", "", "size", "licence", "from")]
+    for model in MODELS.values():
+        size = f"{model.size / 1e6:,.0f} MB" if model.size else "-"
+        rows.append((model.name, model.named_by, state_of(model), size, model.licence or "-", model.origin))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(text.rjust(w) if place == 3 else text.ljust(w) for place, (text, w) in
+                        enumerate(zip(row, widths))).rstrip())
+
+
+def _download(name: str) -> None:
+    from samdpo.errors import ConfigurationError
+    from samdpo.networks.published.catalogue import CATALOGUE, known_model
+    from samdpo.networks.published.folder import find_weights, state_of
+
+    if name in CATALOGUE:
+        print(find_weights(CATALOGUE[name]))
+        return
+    model = known_model(name)
+    if model.named_by == "prompting.image_text_model" and model.repository:
+        from samdpo.prompting.open_clip_files import find_open_clip
+
+        print(find_open_clip(name).folder)
+    elif model.repository:
+        raise ConfigurationError(f"{name} is not one of samdpo's own. Type: hf download {model.repository}")
+    else:
+        raise ConfigurationError(f"{name} has nothing to download ({model.origin}; {state_of(model)}).")
 
 
 def _verify(name: str | None) -> None:
     from samdpo.networks.published.catalogue import CATALOGUE, published_file
     from samdpo.networks.published.folder import weights_folder
-    from samdpo.networks.published.verification import verify
+    from samdpo.networks.published.loading import verify
 
     root = weights_folder()
     wanted = [published_file(name)] if name else [p for p in CATALOGUE.values() if (root / p.file).is_file()]

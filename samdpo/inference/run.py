@@ -20,15 +20,15 @@ from samdpo.dataset.foreign import broken_link
 from samdpo.dataset.images import spacing_file
 from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, SamdpoError
 from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, sha256_of_file, write_json
-from samdpo.inference.dicom_seg import check_dicom_seg
-from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
+from samdpo.model.description import PREDICTED_WITH
+from samdpo.model.dicom_seg import check_dicom_seg
+from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import number_of
 from samdpo.plans import Plans
 from samdpo.schema import to_dict
-from samdpo.training.manifest import PREDICTED_WITH
 
 log = logging.getLogger(__name__)
 

@@ -6,49 +6,54 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.extensions import class_name, find_named_in_file
+from samdpo.model.description import DESCRIPTION, FINAL, PLANS, REMEDY, check_fold, plans_for, read_description
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.networks.weights import load_into, load_weights
 from samdpo.paths import LATEST_STAGES, dataset_name, model_parts, results_root
 from samdpo.plans import Plans
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.description import REMEDY, read_description
-from samdpo.training.manifest import check_fold, plans_for
-
-if TYPE_CHECKING:
-    import torch
-
-    from samdpo.training.trainer import Trainer
 
 
 @dataclass
 class FoldModel:
-    """One fold's network, what prompts for it, and its own settings (``model.json``, checked).
+    """One fold's network, what prompts for it, and what its training said of it.
 
-    ``encoder`` is the network's own, once it runs on a device; None of a network that needs no prompt.
+    Attributes:
+        network: in eval mode.
+        prompter: None of a network that needs no prompt.
+        settings: as ``model.json`` holds them, checked; see :class:`~samdpo.model.description.FoldDescription`.
+        encoder: the network's, once it runs on a device; None of a network that needs no prompt.
     """
 
-    network: SamNetwork | PromptFreeNetwork | VolumeNetwork
-    prompter: Prompter | WholeImagePrompter | None  # None of a network that needs no prompt
+    network: nn.Module
+    prompter: Prompter | WholeImagePrompter | None
     settings: dict[str, Any]
     encoder: FrozenEncoder | None = None
 
 
+def needs_prompts(network: nn.Module) -> bool:
+    """Whether a network segments what is prompted for, slice by slice."""
+    return isinstance(network, SamNetwork) and not isinstance(network, PromptFreeNetwork)
+
+
 def read_plans(folder: Path, folds: Sequence[str] = ()) -> Plans:
-    """``plans.json`` of a model folder, or of ``folds`` of it; see :func:`samdpo.training.manifest.plans_for`."""
+    """``plans.json`` of a model folder, or of ``folds`` of it; see :func:`~samdpo.model.description.plans_for`."""
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder; expected a trained model like Trainer__samdpoPlans__align.")
-    if not (folder / "plans.json").is_file():
-        raise ModelFolderError(f"{folder / 'plans.json'} is missing, so {folder.name} is not a trained model. {REMEDY}")
+    if not (folder / PLANS).is_file():
+        raise ModelFolderError(f"{folder / PLANS} is missing, so {folder.name} is not a trained model. {REMEDY}")
     return plans_for(folder, folds)
 
 
@@ -59,7 +64,7 @@ def trained_folds(folder: Path, checkpoint: str) -> list[str]:
 
 def load_fold(
     folder: Path, fold: str, plans: Plans, checkpoint: str, device: torch.device | str = "cpu",
-    trainer: str | type[Trainer] | None = None,
+    trainer: str | type | None = None,
 ) -> FoldModel:
     """Network with its weights, on the CPU, and prompter, on ``device``, of one fold; every file is checked.
 
@@ -80,15 +85,15 @@ def load_fold(
         ConfigurationError: the network is built by a class that nobody but the folder names.
     """
     path = folder / f"fold_{fold}"
-    for needed in (path / checkpoint, path / "model.json"):
+    for needed in (path / checkpoint, path / DESCRIPTION):
         if not needed.exists():
             raise ModelFolderError(f"{needed} is missing. {REMEDY}")
-    settings = read_description(path / "model.json")
+    settings = read_description(path / DESCRIPTION)
     plans.stage(settings["stage"])
     check_fold(path, checkpoint)
     network = _network(settings, plans, path, trainer)
     load_into(network, load_weights(path / checkpoint), str(path / checkpoint))
-    if isinstance(network, (PromptFreeNetwork, VolumeNetwork)):
+    if not needs_prompts(network):
         return FoldModel(network.eval(), None, settings)
     if not (path / "prompter").is_dir():
         raise ModelFolderError(f"{path / 'prompter'} is missing. {REMEDY}")
@@ -119,13 +124,11 @@ def _check_same_structures(prompter: Prompter | WholeImagePrompter, plans: Plans
         )
 
 
-def _network(
-    settings: dict[str, Any], plans: Plans, fold: Path, trainer: str | type[Trainer] | None
-) -> SamNetwork | PromptFreeNetwork | VolumeNetwork:
-    """Without weights; the trainer's class is needed only where it overrides that hook."""
+def _network(settings: dict[str, Any], plans: Plans, fold: Path, trainer: str | type | None) -> nn.Module:
+    """Without weights; the trainer's class is needed only where it builds a network of its own."""
     plan = replace(plans.network, pretrained=False)
     if settings.get("custom_architecture"):
-        found = find_named_in_file("trainer", settings["trainer"], fold / "model.json", trainer, data=fold.parent)
+        found = find_named_in_file("trainer", settings["trainer"], fold / DESCRIPTION, trainer, data=fold.parent)
         return found.build_network_architecture(plan)
     try:
         return build_network(plan, data=fold.parent)
@@ -144,7 +147,7 @@ def find_model(dataset: int | str | None, trainer: str | None, plans: str | None
     """
     root = results_root()
     pattern = glob.escape(dataset_name(dataset)) if dataset is not None else "Dataset*"
-    models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, "checkpoint_final.safetensors")]
+    models = [m for m in sorted(root.glob(f"{pattern}/*__*__*")) if trained_folds(m, FINAL)]
     wanted = (None if trainer is None else class_name(trainer), plans, stage)
     parts = {model: model_parts(model.name) or () for model in models}
     fitting = [m for m in models if all(w in (None, part) for w, part in zip(wanted, parts[m]))]

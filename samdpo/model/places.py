@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from samdpo.model.batches import prompt_tensors
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import Plans
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.batches import prompt_tensors
 
 _OUTSIDE = -4.0  # logit of the mask prompt outside a hypothesis
 

@@ -11,6 +11,8 @@ import torch
 from samdpo.model.places import decode_places
 from samdpo.model.views import FLIPPED, view_prompt
 from samdpo.networks.frozen_encoder import FrozenEncoder
+from samdpo.networks.precision import autocast
+from samdpo.networks.prompt_free import PromptFreeNetwork
 from samdpo.networks.sam import SamNetwork
 from samdpo.plans import AugmentationPlan, Plans
 from samdpo.prompting.prompt import StructurePrompt
@@ -87,8 +89,34 @@ def predict_slices(
     return SlicePredictions(result, used, chosen)
 
 
-def label_map(probabilities: np.ndarray, cut: float, labels: Sequence[int]) -> np.ndarray:
-    """Probabilities (L, Z, Y, X) -> label ids (Z, Y, X) int16; where structures overlap the more probable one wins."""
-    best = probabilities.argmax(0)
-    foreground = np.take_along_axis(probabilities, best[None], 0)[0] > cut
-    return np.where(foreground, np.asarray(labels, np.int16)[best], 0).astype(np.int16)
+@torch.no_grad()
+def segment_slices(
+    network: PromptFreeNetwork,
+    images: torch.Tensor,
+    device: torch.device,
+    precision: str,
+    mirror: bool = True,
+    batch_size: int = 4,
+) -> SlicePredictions:
+    """Foreground probabilities of every structure of the plan; no prompts were used.
+
+    Args:
+        network: in eval mode, on ``device``.
+        images: (S, 3, H, W) in [0, 1].
+        device: of the network.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        mirror: average with the prediction of the mirror image.
+        batch_size: slices a pass.
+    """
+
+    def probabilities(chunk: torch.Tensor) -> torch.Tensor:
+        with autocast(device, precision):
+            return network.segment(chunk.to(device)).float().sigmoid()
+
+    found = []
+    for chunk in images.split(batch_size):
+        mean = probabilities(chunk)
+        if mirror:
+            mean = (mean + probabilities(chunk.flip(-1)).flip(-1)) / 2
+        found.append(mean.cpu())
+    return SlicePredictions(torch.cat(found).numpy(), [[] for _ in images], [[] for _ in images])

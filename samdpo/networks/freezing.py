@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from samdpo.errors import PlansError
+from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.lora import is_lora
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import in_leading_stages
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder", "text_projection")
 
@@ -31,7 +31,7 @@ def set_trainable(network: SamNetwork, frozen_stages: int, train: str = "full") 
         network.mask_decoder.requires_grad_(True)
         network.text_projection.requires_grad_(True)
         return
-    frozen = in_leading_stages(network.image_encoder, frozen_stages)
+    frozen = in_leading_parts(network.image_encoder, frozen_stages)
     wanted = {"full": lambda name: True, "adapters": is_adapter, "lora": is_lora}[train]
     for name, parameter in network.image_encoder.named_parameters():
         parameter.requires_grad_(wanted(name) and not frozen(name))

@@ -8,6 +8,7 @@ share what these make of a slice, as long as it is among the last that were comp
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -15,9 +16,9 @@ from typing import ClassVar
 
 import torch
 
+from samdpo.networks.encoder_parts import encoder_parts, has_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import encoder_stages, has_stages
 
 KEPT_BYTES = 256 * 1024**2  # of activations; an embedding of LiteMedSAM is 4 MiB
 
@@ -49,7 +50,7 @@ class _Kept:
 class FrozenEncoder:
     """The image encoder of a network whose weights stay as they are from now on.
 
-    On a GPU, where a pass costs little, nothing is shared.
+    On a GPU, where a pass costs little, only whole embeddings are kept, by an encoder that several networks share.
 
     Args:
         network: in eval mode, on ``device``.
@@ -67,6 +68,30 @@ class FrozenEncoder:
         self.network, self.device, self.precision = network, device, precision
         self.stage_keys = _stage_keys(network, precision) if device.type == "cpu" else []
         self._alive.add(self)
+
+    @classmethod
+    def shared(
+        cls, network: SamNetwork, device: torch.device, precision: str, known: list[FrozenEncoder]
+    ) -> FrozenEncoder:
+        """The encoder of a network: one of ``known`` that does the very same, else a new one, which is added there.
+
+        So the folds of a model whose encoders are equal, as where only decoders were trained, encode a slice once.
+        """
+        made = cls(network, device, precision)
+        for one in known:
+            if one.stage_keys == made.stage_keys if made.stage_keys else one._does_the_same(network):
+                one.stage_keys = one.stage_keys or [os.urandom(16)]  # from now on it keeps what it computes
+                return one
+        known.append(made)
+        return made
+
+    def _does_the_same(self, network: SamNetwork) -> bool:
+        own, other = _weights(self.network), _weights(network)
+        return (
+            type(self.network.image_encoder) is type(network.image_encoder)
+            and self.network.input_size == network.input_size and own.keys() == other.keys()
+            and all(torch.equal(tensor, other[name]) for name, tensor in own.items())
+        )
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -115,13 +140,20 @@ class FrozenEncoder:
             return self.network.encode_prefix(images, stages)
 
 
+def _weights(network: SamNetwork) -> dict[str, torch.Tensor]:
+    """All that the embedding of a slice depends on, by name."""
+    parts = (network.slice_input.named_buffers(), network.image_encoder.state_dict().items(),
+             network.image_encoder.named_buffers())
+    return {f"{i} {name}": tensor for i, part in enumerate(parts) for name, tensor in part}
+
+
 def _stage_keys(network: SamNetwork, precision: str) -> list[bytes]:
     """A running hash over what a slice goes through: its size and normalisation, then each stage's weights."""
     encoder = network.image_encoder
     running = hashlib.sha256(repr((type(encoder).__qualname__, network.input_size, precision)).encode())
     _add(running, dict(network.slice_input.named_buffers()))
     state = {**encoder.state_dict(), **dict(encoder.named_buffers())}
-    stages = encoder_stages(encoder) if has_stages(encoder) else []
+    stages = encoder_parts(encoder) if has_parts(encoder) else []
     keys, of_stages = [], set()
     for stage in stages:
         own = {name: tensor for name, tensor in state.items() if stage.owns(name)}

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from samdpo.errors import PlansError
+from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.stages import in_leading_stages
 from samdpo.plans import NetworkPlan
 
 PROJECTIONS = ("qkv", "proj")  # of an attention, in SAM's ViT and in TinyViT
@@ -39,7 +39,7 @@ def add_lora(network: SamNetwork, plan: NetworkPlan) -> None:
             f"'network.lora' has rank {settings.rank} and dropout {settings.dropout}; expected a rank of 1 or "
             "more and a dropout from 0 to below 1."
         )
-    frozen = in_leading_stages(encoder, plan.frozen_stages)
+    frozen = in_leading_parts(encoder, plan.frozen_stages)
     targets = [
         name for name, _ in encoder.named_modules()
         if name.split(".")[-2:-1] == ["attn"] and name.endswith(PROJECTIONS) and not frozen(name)
@@ -72,3 +72,14 @@ def with_lora_names(state: Mapping[str, torch.Tensor], network: SamNetwork) -> d
     wrapped = {name.replace(f".{_BASE}.", "."): name for name in own if f".{_BASE}." in name}
     renamed = {wrapped.get(name, name): tensor for name, tensor in state.items()}
     return renamed | {name: tensor for name, tensor in own.items() if is_lora(name)}
+
+
+def merged(network: SamNetwork) -> dict[str, torch.Tensor]:
+    """The weights of ``network`` as one without LoRA has them; the matrices are merged into it, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    state = network.state_dict()
+    return {name.replace(f".{_BASE}.", "."): tensor for name, tensor in state.items() if not is_lora(name)}

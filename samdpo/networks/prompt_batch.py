@@ -17,12 +17,13 @@ class PromptBatch:
         image_index: (N,) int64, row of the image batch that each prompt belongs to.
         boxes: (N, K, 4) float32, x0 y0 x1 y1 in pixels of the slice.
         boxes_valid: (N, K) bool.
-        points: (N, P, 2) float32, x y in pixels of the slice; all of them positive (inside).
+        points: (N, P, 2) float32, x y in pixels of the slice.
         points_valid: (N, P) bool.
         text: (N, D) float32, embedding of the structure's sentences.
         text_valid: (N,) bool.
         mask_logits: (N, H, W) float32, saliency before the sigmoid; H and W are the slice's size.
         mask_valid: (N,) bool.
+        points_inside: (N, P) bool, False of a point beside the structure; None where all are on it.
     """
 
     image_index: torch.Tensor
@@ -34,9 +35,10 @@ class PromptBatch:
     text_valid: torch.Tensor
     mask_logits: torch.Tensor
     mask_valid: torch.Tensor
+    points_inside: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        lengths = {name: len(tensor) for name, tensor in vars(self).items() if tensor is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"every tensor of a PromptBatch needs one row per prompt, found {lengths}")
 
@@ -66,11 +68,15 @@ class PromptBatch:
             n_images: number of images behind each of ``batches`` where their images are joined as well, so that
                 ``image_index`` counts on; None where all of them belong to the same images.
         """
-        joined = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in dataclasses.fields(PromptBatch)}
+        if any(b.points_inside is not None for b in batches):
+            every = [torch.ones_like(b.points_valid) if b.points_inside is None else b.points_inside for b in batches]
+            batches = [dataclasses.replace(b, points_inside=inside) for b, inside in zip(batches, every)]
+        names = [name for name, tensor in vars(batches[0]).items() if tensor is not None]
+        joined = {name: torch.cat([getattr(b, name) for b in batches]) for name in names}
         if n_images is not None:
             starts = [sum(n_images[:i]) for i in range(len(batches))]
             joined["image_index"] = torch.cat([b.image_index + start for b, start in zip(batches, starts)])
         return PromptBatch(**joined)
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PromptBatch:
-        return PromptBatch(**{f.name: change(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        return PromptBatch(**{name: change(tensor) for name, tensor in vars(self).items() if tensor is not None})

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from samdpo.networks.decoding import decode_masks
+from samdpo.networks.encoder_parts import run_prefix, run_suffix
 from samdpo.networks.precision import decoder_autocast
 from samdpo.networks.prompt_batch import PromptBatch
-from samdpo.networks.stages import run_prefix, run_suffix
 
 TEXT_INIT_STD = 0.02  # a text token of norm 0.4 beside box tokens of norm 11: pretrained behaviour hardly moves
 
@@ -68,7 +68,7 @@ class SamNetwork(nn.Module):
     BatchNorm stays in eval mode in :meth:`train`: batches of two slices would ruin the published statistics.
 
     Args:
-        image_encoder: what ``slice_input`` gives -> (B, C, h, w); stages as :mod:`samdpo.networks.stages` finds them.
+        image_encoder: what ``slice_input`` gives -> (B, C, h, w); see :mod:`samdpo.networks.encoder_parts`.
         prompt_encoder: SAM's ``PromptEncoder``.
         mask_decoder: SAM's ``MaskDecoder``.
         text_dim: D of the text embeddings.
@@ -121,13 +121,13 @@ class SamNetwork(nn.Module):
         """Slices (B, 3, H, W) in [0, 1] -> embeddings (B, C, h, w)."""
         return self.image_encoder(self.slice_input(images))
 
-    def encode_prefix(self, images: torch.Tensor, n_stages: int) -> torch.Tensor:
-        """What the first ``n_stages`` encoder stages make of slices (B, 3, H, W); -1 is the whole encoder."""
-        return run_prefix(self.image_encoder, self.slice_input(images), n_stages)
+    def encode_prefix(self, images: torch.Tensor, n_parts: int) -> torch.Tensor:
+        """What the first ``n_parts`` parts of the encoder make of slices (B, 3, H, W); -1 is the whole encoder."""
+        return run_prefix(self.image_encoder, self.slice_input(images), n_parts)
 
-    def encode_suffix(self, activations: torch.Tensor, n_stages: int) -> torch.Tensor:
-        """From the output of :meth:`encode_prefix` with the same ``n_stages`` to embeddings (B, C, h, w)."""
-        return run_suffix(self.image_encoder, activations, n_stages, self.embedding_shape[1:])
+    def encode_suffix(self, activations: torch.Tensor, n_parts: int) -> torch.Tensor:
+        """From the output of :meth:`encode_prefix` with the same ``n_parts`` to embeddings (B, C, h, w)."""
+        return run_suffix(self.image_encoder, activations, n_parts, self.embedding_shape[1:])
 
     def encode_prompts(self, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompt tokens and dense prompts.
@@ -138,7 +138,9 @@ class SamNetwork(nn.Module):
             dense (N, C, h, w): the downscaled mask logits, SAM's ``no_mask_embed`` where there are none.
         """
         encoder, k = self.prompt_encoder, batch.boxes.shape[1]
-        inside, corners = encoder.point_embeddings[1].weight, [encoder.point_embeddings[i].weight for i in (2, 3)]
+        outside, inside, *corners = (encoder.point_embeddings[i].weight for i in range(4))
+        if batch.points_inside is not None:
+            inside = torch.where(batch.points_inside[..., None], inside, outside)
         size = batch.slice_size
         points = self._positions(batch.points, size) + inside
         boxes = self._positions(batch.boxes.unflatten(-1, (2, 2)).flatten(1, 2), size) + torch.cat(corners).repeat(k, 1)

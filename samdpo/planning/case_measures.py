@@ -76,8 +76,10 @@ class CaseMeasure:
     coloured: bool = False
 
 
-def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...], letters: str = "") -> int:
-    """Axis of (Z, Y, X) along which slices are cut: the coarsest one; CT is axial, a picture has no choice.
+def slicing_axis(
+    modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...], letters: str = ""
+) -> tuple[int, str]:
+    """Axis of (Z, Y, X) along which slices are cut, and why: the coarsest one; CT is axial, a picture has no choice.
 
     Args:
         modality: of the first channel.
@@ -86,10 +88,12 @@ def slicing_axis(modality: Modality, spacing: tuple[float, ...], shape: tuple[in
         letters: the orientation of the axes x, y, z, which tells the axial slices of a volume.
     """
     if shape[0] == 1:
-        return 0
+        return 0, "a picture"
     if modality == "ct":
-        return axial_axis(letters)
-    return int(np.argmax(spacing))
+        return axial_axis(letters), f"CT is cut axially; its axes run {letters}" if letters else "CT is cut axially"
+    mm = [f"{size:.3g}" for size in spacing]
+    axis = int(np.argmax(spacing))
+    return axis, f"spacing {mm.pop(axis)} mm against {' and '.join(mm)} mm"
 
 
 def samples_of_a_case(n_cases: int) -> int:
@@ -121,7 +125,7 @@ def measure_case(case: Case, raw: RawDataset, samples: int = _SAMPLES) -> CaseMe
             f"Replace it or remove the case. {_ALL_FILES}"
         )
     letters = orientation(volume.properties)
-    axis = slicing_axis(modality_of(next(iter(meta.channel_names.values()))), volume.spacing, shape, letters)
+    axis, _ = slicing_axis(modality_of(next(iter(meta.channel_names.values()))), volume.spacing, shape, letters)
     generator = np.random.default_rng(1234)
     take = partial(_sample, data, generator, samples)
     known = np.ones_like(label, bool) if meta.ignore_label is None else label != meta.ignore_label

@@ -16,8 +16,10 @@ NARROWEST = 250.0  # HU: the surroundings of a homogeneous organ must stay visib
 PERCENTILES = (0.5, 99.5)
 
 
-def normalization(names: Sequence[str], channel: int, fingerprint: dict[str, Any]) -> ChannelNormalization:
-    """Normalisation of one channel.
+def normalization(
+    names: Sequence[str], channel: int, fingerprint: dict[str, Any]
+) -> tuple[ChannelNormalization, str]:
+    """Normalisation of one channel, and why.
 
     CT: a window over the structures. Ultrasound: darkest to brightest of each image (its black is no outlier). RGB: the
     range of the file format, the same for all three, so that colours stay. Everything else: percentiles 0.5 to 99.5 of
@@ -30,15 +32,18 @@ def normalization(names: Sequence[str], channel: int, fingerprint: dict[str, Any
     """
     lowest, highest = fingerprint["value_range_per_channel"][str(channel)]
     if is_rgb(names):
-        return ChannelNormalization("window", 0.0, 255.0 if highest <= 255 else 65535.0)
+        return ChannelNormalization("window", 0.0, 255.0 if highest <= 255 else 65535.0), "colours: the file's range"
+    name = f"'{names[channel]}'"
     modality = modality_of(names[channel])
     if modality == "ct":
         if lowest >= 0 and highest <= 255:
-            return ChannelNormalization("minmax", 0.0, 100.0)  # a window was applied before: these are greys, not HU
-        return ChannelNormalization("window", *ct_window(fingerprint["structures"], str(channel)))
+            why = f"{name} with values {lowest:g} to {highest:g}: a window was applied before"
+            return ChannelNormalization("minmax", 0.0, 100.0), why  # these are greys, not HU
+        window = ct_window(fingerprint["structures"], str(channel))
+        return ChannelNormalization("window", *window), f"{name}: HU of the labelled structures"
     if modality == "ultrasound":
-        return ChannelNormalization("minmax", 0.0, 100.0)
-    return ChannelNormalization("percentile", *PERCENTILES)
+        return ChannelNormalization("minmax", 0.0, 100.0), f"{name}: its black is no outlier"
+    return ChannelNormalization("percentile", *PERCENTILES), f"{name}: a burnt-in letter moves no percentile"
 
 
 def ct_window(structures: dict[str, dict[str, Any]], channel: str) -> tuple[float, float]:

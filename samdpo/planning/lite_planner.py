@@ -1,18 +1,22 @@
-"""The default planner: everything it plans runs from packages that pip installs, on a laptop."""
+"""The default planner: everything it plans runs from packages that pip installs, on a laptop.
+
+Every hook says why it decides as it does, where it decides: :meth:`LitePlanner.because`.
+"""
 
 from __future__ import annotations
 
 import copy
-import logging
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from samdpo.dataset.dataset_json import DatasetJson, StructureHints
 from samdpo.dataset.orientation import most_common, turn_to
+from samdpo.errors import PlansError
+from samdpo.extensions import find, names
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
-from samdpo.planning.baseline_stages import baseline_stages, peer_stages, volume_stages
 from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
@@ -29,7 +33,7 @@ from samdpo.plans import (
 )
 from samdpo.schema import from_dict
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MOST_COMPONENTS = 2  # guessed from the labels; more only where dataset.json says so
 _TRAIN_SHARE = 0.8  # of the cases: a fold's training cases
@@ -43,7 +47,7 @@ class LitePlanner:
         dataset_json: of the dataset; its hints win over what is measured.
         dataset_name: ``DatasetXXX_Name``.
         plans_name: name of the file, and head of the folder of slices.
-        device: ``cpu``, ``cuda`` or ``mps``; None looks.
+        device: ``cpu`` or ``cuda``; None looks.
         memory_gib: of the device; None looks.
         labelled_slices: of a fold that show a structure; None for 80% of all.
         unlabelled_slices: of a fold.
@@ -51,7 +55,7 @@ class LitePlanner:
         backbone: of the network; None for LiteMedSAM.
     """
 
-    sam_backbone = "mobile_sam"  # of the baseline ``sam``: a SAM that has seen no medical image
+    sam_backbone = "mobile_sam"  # a SAM that has seen no medical image, which baselines start from
 
     def __init__(
         self,
@@ -75,6 +79,20 @@ class LitePlanner:
         every = sum(fingerprint["n_foreground_slices"].values())
         self.every_slice = max(1, round(_TRAIN_SHARE * every))  # of a fold's training cases that shows a structure
         self.labelled_slices = self.every_slice if labelled_slices is None else max(1, labelled_slices)
+        self.reasons: dict[str, tuple[Any, str]] = {}
+
+    def because(self, key: str, value: T, why: str) -> T:
+        """``value``, with the reason for it, which ``--explain`` shows as long as the plan has this value there.
+
+        Args:
+            key: dotted, of the plan or beginning with a stage's name, as ``network.backbone`` or ``finetune.epochs``.
+                The reason for a section replaces those for its keys.
+            value: that is decided.
+            why: in a few words, with the measurements that led to it.
+        """
+        self.reasons = {k: v for k, v in self.reasons.items() if not k.startswith(f"{key}.")}
+        self.reasons[key] = value, why
+        return value
 
     @property
     def ndim(self) -> int:
@@ -120,42 +138,68 @@ class LitePlanner:
         """Phrase, question, description, components, absence: a hint of dataset.json, else what the labels show."""
         measured = self.fingerprint["structures"][name]
         hints = self.dataset_json.hints.get(name, StructureHints())
-        components = int(np.clip(round(measured["components"]["median"]), 1, MOST_COMPONENTS))
-        absent = measured["share_of_slices"] < 1
-        return StructurePlan(
-            label=measured["label"],
-            phrase=hints.phrase or name,
-            components=components if hints.components is None else hints.components,
-            may_be_absent=absent if hints.may_be_absent is None else hints.may_be_absent,
-            question=hints.question or StructurePlan(0, "").question,
-            description=hints.description or "",  # the prompts fill in a bundled one
-        )
+        median, share = measured["components"]["median"], measured["share_of_slices"]
+        usual = StructurePlan(self.because(f"structures.{name}.label", measured["label"], "dataset.json"), name)
+        found: dict[str, tuple[Any, str]] = {  # what is planned without a hint, and why
+            "phrase": (usual.phrase, "the structure's name; dataset.json has no phrase"),
+            "components": (
+                int(np.clip(round(median), 1, MOST_COMPONENTS)),
+                f"a slice's label has {median:g} parts in the median; at most {MOST_COMPONENTS} are taken",
+            ),
+            "may_be_absent": (share < 1, f"in {share:.0%} of the labelled slices"),
+            "question": (usual.question, "the paper's; dataset.json has none"),
+            "description": ("", "dataset.json has none; a bundled one is taken where there is one"),
+        }
+        decided = {}
+        for key, (value, why) in found.items():
+            hint = getattr(hints, key)
+            hinted = hint is not None if key in ("components", "may_be_absent") else bool(hint)
+            self.because(f"structures.{name}.{key}", hint if hinted else value, "dataset.json" if hinted else why)
+            decided[key] = hint if hinted else value
+        return replace(usual, **decided)
 
     def plan_preprocessing(self) -> PreprocessingPlan:
         """Normalisation, slicing axis, channels."""
-        plan = PreprocessingPlan()
+        size, why = PreprocessingPlan.image_size, self.because
         spacing, shape = self.median("spacings"), self.median("shapes")
         names = list(self.dataset_json.channel_names.values())
+        axis, reason = slicing_axis(self.fingerprint["modality"], spacing, shape, self.orientation)
+        schemes = [normalization(names, channel, self.fingerprint) for channel in range(len(names))]
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in schemes))
         return PreprocessingPlan(
-            data_identifier=f"{self.plans_name}_2d_{plan.image_size}",
-            image_size=plan.image_size,
-            slicing_axis=slicing_axis(self.fingerprint["modality"], spacing, shape, self.orientation),
-            orientation=self.orientation,
-            normalization=[normalization(names, channel, self.fingerprint) for channel in range(len(names))],
-            channel_mapping=channel_mapping(len(names)),
+            data_identifier=why("preprocessing.data_identifier", f"{self.plans_name}_2d_{size}", "the plan's name"),
+            image_size=size,
+            slicing_axis=why("preprocessing.slicing_axis", axis, reason),
+            orientation=why(
+                "preprocessing.orientation", self.orientation,
+                "that of most labelled volumes" if self.ndim == 3 else "pictures have none",
+            ),
+            normalization=why("preprocessing.normalization", [scheme for scheme, _ in schemes], reasons),
+            channel_mapping=why("preprocessing.channel_mapping", channel_mapping(len(names)), ", ".join(names)),
         )
 
     def plan_prompting(self) -> PromptingPlan:
         """How prompts are made."""
-        return PromptingPlan(mirror=self.mirrors, tower_steps=schedule.tower_steps(len(self.dataset_json.structures)))
+        count = len(self.dataset_json.structures)
+        steps = schedule.tower_steps(count)
+        return PromptingPlan(
+            mirror=self.because("prompting.mirror", self.mirrors, self._why_mirrors()),
+            tower_steps=self.because("prompting.tower_steps", steps, f"structures: {count}"),
+        )
 
     def plan_network(self) -> NetworkPlan:
         """The network, and how much of its encoder stage 1 trains."""
-        backbone = self.backbone or NetworkPlan.backbone
+        why, backbone = self.because, self.backbone or NetworkPlan.backbone
+        chosen = "-backbone" if self.backbone else "has seen many medical images, and trains on a laptop"
+        size = schedule.input_size(self.device, backbone)
+        own = f"what a {self.device} affords of its own size" if size else "the backbone's own"
+        frozen = schedule.frozen_stages(self.device, self.labelled_slices)
+        more = "more" if self.labelled_slices > schedule.MANY_LABELLED_SLICES else "no more"
+        slices = f"{self.device}; {self.labelled_slices} labelled slices, {more} than {schedule.MANY_LABELLED_SLICES}"
         return NetworkPlan(
-            backbone=backbone,
-            input_size=schedule.input_size(self.device, backbone),
-            frozen_stages=schedule.frozen_stages(self.device, self.labelled_slices),
+            backbone=why("network.backbone", backbone, chosen),
+            input_size=why("network.input_size", size, own),
+            frozen_stages=why("network.frozen_stages", frozen, slices),
         )
 
     def plan_inference(self) -> InferencePlan:
@@ -163,25 +207,33 @@ class LitePlanner:
 
         And of which structures of a volume only the largest part is kept: those of one part in every labelled case.
         """
+        mirror = self.because("inference.mirror", self.mirrors, self._why_mirrors())
         if self.ndim == 2:
-            return InferencePlan(mirror=self.mirrors)
+            return InferencePlan(mirror=mirror)
         counts = {name: entry["components"]["cases_with"] for name, entry in self.fingerprint["structures"].items()}
+        single = tuple(name for name, found in counts.items() if set(found) == {"1"})
+        one_part = "of one part in every labelled case" if single else "no structure is of one part in every case"
         return InferencePlan(
-            choose_place=False,
-            mirror=self.mirrors,
-            largest_component=tuple(name for name, found in counts.items() if set(found) == {"1"}),
+            choose_place=self.because("inference.choose_place", False, "volumes: six times the decoder on every slice"),
+            mirror=mirror,
+            largest_component=self.because("inference.largest_component", single, one_part),
         )
 
     def plan_finetune(self) -> StagePlan:
         """Stage 1, as long as its labelled slices ask for."""
-        epochs = schedule.finetune_epochs(self.labelled_slices, self.device)
+        why, slices, device = self.because, self.labelled_slices, self.device
+        epochs = schedule.finetune_epochs(slices, device)
+        drawn = schedule.slices_per_epoch(device, self.ndim, slices, epochs)
+        halving, batch = schedule.halving_epochs(epochs), schedule.batch_size(device, self.memory_gib, slices)
+        machine = f"{device}, {self.memory_gib:.0f} GiB, {slices} labelled slices"
         return StagePlan(
-            epochs=epochs,
-            slices_per_epoch=schedule.slices_per_epoch(self.device, self.ndim, self.labelled_slices, epochs),
-            batch_size=schedule.batch_size(self.device, self.memory_gib, self.labelled_slices),
-            lr_halving_epochs=schedule.halving_epochs(epochs),
-            seed=self.seed,
-            augmentation=AugmentationPlan(flip=self.mirrors),
+            epochs=why("finetune.epochs", epochs, f"{slices} labelled slices"),
+            slices_per_epoch=why("finetune.slices_per_epoch", drawn, self._why_drawn(drawn, slices)),
+            batch_size=why("finetune.batch_size", batch, machine),
+            inference_batch_size=self._inference_batch_size("finetune"),
+            lr_halving_epochs=why("finetune.lr_halving_epochs", halving, f"a third of {epochs} epochs"),
+            seed=why("finetune.seed", self.seed, "--seed"),
+            augmentation=AugmentationPlan(flip=why("finetune.augmentation.flip", self.mirrors, self._why_mirrors())),
         )
 
     def with_every_label(self) -> LitePlanner:
@@ -190,48 +242,75 @@ class LitePlanner:
         other.labelled_slices = max(self.labelled_slices, self.every_slice)
         return other
 
-    def plan_stages(self) -> dict[str, StagePlan]:
-        """``finetune``, ``align``, its controls on the same images without preferences, and what they compare with."""
-        align_epochs = schedule.align_epochs(self.unlabelled_slices, self.device)
-        finetune, every_label = self.plan_finetune(), self.with_every_label()
+    def plan_align(self) -> StagePlan:
+        """Stage 2, as long as its unlabelled slices ask for."""
+        why, slices = self.because, self.unlabelled_slices
+        epochs = schedule.align_epochs(slices, self.device)
+        most = schedule.ALIGN_IMAGE_STEPS[1]
+        drawn = schedule.slices_per_epoch(self.device, self.ndim, slices, epochs, most)
         components = [self.plan_structure(name).components for name in self.dataset_json.structures]
+        rounds = schedule.prompt_rounds(self.ndim, components)
+        one_part = "a structure of one part can be elsewhere in a picture"
+        why_rounds = one_part if rounds else "volumes" if self.ndim == 3 else "every structure has several parts"
+        return StagePlan(
+            trainer=why("align.trainer", "AlignTrainer", "trains on what is ranked"),
+            previous_stage=why("align.previous_stage", "finetune", "whose model proposes what is ranked"),
+            objective=why("align.objective", "preferences", "paper Eq. 5"),
+            epochs=why("align.epochs", epochs, f"{slices} unlabelled slices"),
+            slices_per_epoch=why("align.slices_per_epoch", drawn, self._why_drawn(drawn, slices)),
+            batch_size=why("align.batch_size", 4, "only the decoder trains"),
+            inference_batch_size=self._inference_batch_size("align"),
+            prompt_rounds=why("align.prompt_rounds", rounds, why_rounds),
+            labelled_per_step=2,
+            lr=1e-4,
+            lr_halving_epochs=why("align.lr_halving_epochs", schedule.ALIGN_HALVING_EPOCHS, "whatever the length"),
+            seed=why("align.seed", self.seed, "--seed"),
+            augmentation=AugmentationPlan(flip=why("align.augmentation.flip", self.mirrors, self._why_mirrors())),
+        )
 
-        def align(objective: str) -> StagePlan:
-            return StagePlan(
-                trainer="AlignTrainer",
-                previous_stage="finetune",
-                objective=objective,  # type: ignore[arg-type]
-                epochs=align_epochs,
-                slices_per_epoch=schedule.slices_per_epoch(
-                    self.device, self.ndim, self.unlabelled_slices, align_epochs, schedule.ALIGN_IMAGE_STEPS[1]
-                ),
-                batch_size=4,
-                prompt_rounds=schedule.prompt_rounds(self.ndim, components),
-                labelled_per_step=2,
-                lr=1e-4,
-                lr_halving_epochs=schedule.ALIGN_HALVING_EPOCHS,
-                seed=self.seed,
-                augmentation=finetune.augmentation,
+    def plan_stages(self) -> dict[str, StagePlan]:
+        """``finetune``, ``align``, its controls on the same images without preferences, and what others add.
+
+        Others are the makers of stages that :mod:`samdpo.extensions` knows: functions of a planner that give stages.
+
+        Raises:
+            PlansError: two of them give a stage of the same name.
+        """
+        align = self.plan_align()
+        stages = {"finetune": self.plan_finetune(), "align": align}
+        for objective in ("self_training", "best_candidate"):
+            control = replace(align, objective=objective)
+            stages[f"align_{objective}"] = self.because(
+                f"align_{objective}", control, "a control: align's images without its preferences"
             )
-
-        return {
-            "finetune": finetune,
-            "align": align("preferences"),
-            "align_self_training": align("self_training"),
-            "align_best_candidate": align("best_candidate"),
-            **baseline_stages(
-                finetune, every_label.plan_finetune(), every_label.plan_network().frozen_stages,
-                len(self.dataset_json.structures), self.sam_backbone, self.device,
-            ),
-            **(volume_stages(finetune, self.device) if self.ndim == 3 else {}),
-            **peer_stages(align("preferences")),
-        }
+        for maker in names("stages"):
+            other = copy.copy(self)  # which may plan otherwise, and give reasons for that
+            added = find("stages", maker)(other)
+            if twice := stages.keys() & added.keys():
+                raise PlansError(f"The stages that {maker!r} adds are there already: {', '.join(sorted(twice))}.")
+            for name, stage in added.items():
+                self.because(name, stage, f"added by {maker}")
+                self.reasons |= {k: said for k, said in other.reasons.items() if k.partition(".")[0] == name}
+            stages |= added
+        return stages
 
     def describe(self) -> str:
-        """What was decided and why, in a line for the log."""
-        frozen = schedule.frozen_stages(self.device, self.labelled_slices)
-        trained = "the whole encoder" if frozen == 0 else f"the encoder after its first {frozen} stages"
+        """What was planned for, in a line."""
         return (
-            f"Planned for {self.device} with {self.memory_gib:.0f} GiB, {self.labelled_slices} labelled and "
-            f"{self.unlabelled_slices} unlabelled slices a fold: finetune trains {trained}."
+            f"Planned by {type(self).__name__} for {self.device} with {self.memory_gib:.0f} GiB, "
+            f"{self.labelled_slices} labelled and {self.unlabelled_slices} unlabelled slices a fold."
         )
+
+    def _inference_batch_size(self, stage: str) -> int:
+        size = schedule.inference_batch_size(self.device, self.memory_gib)
+        return self.because(f"{stage}.inference_batch_size", size, f"{self.device}, {self.memory_gib:.0f} GiB")
+
+    def _why_mirrors(self) -> str:
+        if self.ndim == 3:
+            return "volumes: a body has its liver on one side"
+        return "left and right are alike" if self.mirrors else "a structure's name says left or right"
+
+    def _why_drawn(self, drawn: int, slices: int) -> str:
+        if drawn:
+            return f"drawn from {slices} for each epoch: what a {self.device} affords"
+        return f"all {slices}" if slices else "all"

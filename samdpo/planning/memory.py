@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ class Machine:
     """What a plan is made for.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``mps``.
-        memory_gib: of the GPU, or the working memory where there is none (or shares it).
+        device: ``cpu`` or ``cuda``.
+        memory_gib: of the GPU, or the working memory where there is none.
     """
 
     device: str
@@ -28,13 +27,13 @@ class Machine:
 
 
 def detect_machine() -> Machine:
-    """The machine this runs on: its first GPU that may be used, else its CPU."""
+    """The machine this runs on: its first NVIDIA GPU that torch can use, else its CPU, as ``-device auto`` has it."""
     gpu = gpu_memory_gib()
-    if gpu is not None and _torch_sees("cuda"):
-        return Machine("cuda", gpu)
-    if sys.platform == "darwin" and _torch_sees("mps"):
-        return Machine("mps", ram_gib())
-    return Machine("cpu", ram_gib())
+    if gpu is None:
+        return Machine("cpu", ram_gib())
+    import torch
+
+    return Machine("cuda", gpu) if torch.cuda.is_available() else Machine("cpu", ram_gib())
 
 
 def ram_gib() -> float:
@@ -65,10 +64,3 @@ def gpu_memory_gib() -> float | None:
     first = visible.split(",")[0] if visible else "0"
     index = int(first) if first.isdecimal() else 0
     return sizes[index] if index < len(sizes) else None
-
-
-def _torch_sees(kind: str) -> bool:
-    """Whether the torch that is installed was built for this kind of device and can use it."""
-    import torch
-
-    return torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()

@@ -7,6 +7,7 @@ mention. The networks have to be downloaded: see ``samdpo_weights list`` and ``d
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from samdpo.planning.lite_planner import LitePlanner
 from samdpo.plans import (
@@ -30,8 +31,6 @@ RATING_BINS = (0.4, 0.55, 0.7)  # IoU, paper's supplement
 BETAS = (1.0, 0.5)  # paper's supplement
 TOP_K = 300  # channels, gScoreCAM (Chen et al. 2022)
 TEXT_DIM = 512  # BiomedCLIP's
-KEPT = ("unet", "nnunet", "sam_med3d")  # stages whose settings are not the paper's to give
-PEERS = ("mean_teacher", "fixmatch")  # of stage 2's length, but they cannot do without labelled images
 
 # The paper mentions no augmentation.
 NO_AUGMENTATION = AugmentationPlan(
@@ -52,7 +51,7 @@ class PaperPlanner(LitePlanner):
 
         The saliency itself is no prompt there.
         """
-        return PromptingPlan(
+        plan = PromptingPlan(
             image_text_model=BIOMEDCLIP,
             saliency="gscorecam",
             gscorecam_top_k=TOP_K,
@@ -60,57 +59,54 @@ class PaperPlanner(LitePlanner):
             mirror=False,
             use_saliency=False,
         )
+        return self.because("prompting", plan, "paper Sec. 3.1")
 
     def plan_network(self) -> NetworkPlan:
         """SAM-Med2D, all of which trains in stage 1: "all components are fine-tuned" (paper Sec. 4)."""
         backbone = self.backbone or "sam_med2d_b"
-        return NetworkPlan(backbone=backbone, adapters=True, text_dim=TEXT_DIM, train="full", frozen_stages=0)
+        plan = NetworkPlan(backbone=backbone, adapters=True, text_dim=TEXT_DIM, train="full", frozen_stages=0)
+        return self.because("network", plan, "-backbone" if self.backbone else "paper Sec. 4: all of SAM-Med2D trains")
 
     def plan_inference(self) -> InferencePlan:
         """One mask for the prompt there is."""
-        return InferencePlan(choose_place=False, mirror=False)
+        return self.because("inference", InferencePlan(choose_place=False, mirror=False), "the paper mentions no more")
 
-    def plan_stages(self) -> dict[str, StagePlan]:
-        """Both stages, and the two controls, with the paper's rates, losses and candidates."""
-        loss = SegmentationLossPlan(focal_weight=20.0, dice_weight=1.0, focal_alpha=0.25, focal_gamma=2.0)  # SAM-Med2D
+    def plan_finetune(self) -> StagePlan:
+        """Stage 1."""
+        return self._as_in_the_paper("finetune", super().plan_finetune(), FINETUNE_EPOCHS)
+
+    def plan_align(self) -> StagePlan:
+        """Stage 2, of Eq. 5, which is a sum, on candidates by threshold."""
         beta1, beta2 = BETAS
+        candidates = CandidatePlan(kind="thresholds", count=len(THRESHOLDS), thresholds=THRESHOLDS)
+        annotator = AnnotatorPlan(scoring="ranking", rating_bins=RATING_BINS)
+        loss = PreferenceLossPlan(type="sigmoid", beta1=beta1, beta2=beta2, reduction="sum", anchor_weight=0.0)
+        return replace(
+            self._as_in_the_paper("align", super().plan_align(), ALIGN_EPOCHS),
+            prompt_rounds=self.because("align.prompt_rounds", 0, "the paper mentions none"),
+            labelled_per_step=self.because("align.labelled_per_step", 0, "stage 2 sees no labelled image"),
+            candidates=self.because("align.candidates", candidates, "paper's supplement"),
+            annotator=self.because("align.annotator", annotator, "paper's supplement"),
+            loss=self.because("align.loss", loss, "paper Eq. 5 and supplement"),
+        )
 
-        def as_in_the_paper(stage: StagePlan) -> StagePlan:
-            return replace(
-                stage,
-                epochs=FINETUNE_EPOCHS if stage.previous_stage is None else ALIGN_EPOCHS,
-                slices_per_epoch=0,
-                batch_size=BATCH_SIZE,
-                lr=LR,
-                encoder_lr=LR,
-                lr_halving_epochs=HALVING_EPOCHS,
-                prompt_rounds=0,
-                labelled_per_step=0,  # stage 2 sees no labelled image
-                augmentation=NO_AUGMENTATION,
-                segmentation_loss=loss,
-                candidates=CandidatePlan(kind="thresholds", count=len(THRESHOLDS), thresholds=THRESHOLDS),
-                annotator=AnnotatorPlan(scoring="ranking", rating_bins=RATING_BINS),
-                loss=PreferenceLossPlan(
-                    type="sigmoid", beta1=beta1, beta2=beta2, reduction="sum", anchor_weight=0.0  # Eq. 5 is a sum
-                ),
-            )
-
-        def planned(name: str, stage: StagePlan) -> StagePlan:
-            if name in KEPT:
-                return stage
-            papers = as_in_the_paper(stage)
-            if name in PEERS:
-                anchored = replace(papers.loss, anchor_weight=1.0)
-                return replace(papers, labelled_per_step=BATCH_SIZE, loss=anchored)
-            return papers
-
-        return {name: planned(name, stage) for name, stage in super().plan_stages().items()}
+    def _as_in_the_paper(self, name: str, stage: StagePlan, epochs: int) -> StagePlan:
+        loss = SegmentationLossPlan(focal_weight=20.0, dice_weight=1.0, focal_alpha=0.25, focal_gamma=2.0)
+        decided: dict[str, tuple[Any, str]] = {
+            "epochs": (epochs, "paper Sec. 4"),
+            "slices_per_epoch": (0, "all of them"),
+            "batch_size": (BATCH_SIZE, "SAM-Med2D's; the paper gives none"),
+            "lr": (LR, "paper Sec. 4"),
+            "encoder_lr": (LR, "paper Sec. 4"),
+            "lr_halving_epochs": (HALVING_EPOCHS, "paper Sec. 4"),
+            "augmentation": (NO_AUGMENTATION, "the paper mentions none"),
+            "segmentation_loss": (loss, "20:1 is the paper's (Sec. 4), the rest SAM-Med2D's"),
+        }
+        return replace(stage, **{key: self.because(f"{name}.{key}", *said) for key, said in decided.items()})
 
     def describe(self) -> str:
-        """What was decided, in a line for the log."""
+        """What was planned for, and what it needs, in a line."""
         return (
-            f"Planned as in the paper for {self.device} with {self.memory_gib:.0f} GiB, {self.labelled_slices} "
-            f"labelled and {self.unlabelled_slices} unlabelled slices a fold: SAM-Med2D, BiomedCLIP, "
-            f"{FINETUNE_EPOCHS} and {ALIGN_EPOCHS} epochs. Both networks must be downloaded: samdpo_weights list "
-            "shows what is there."
+            f"{super().describe()} As in the paper it needs SAM-Med2D and BiomedCLIP, which must be downloaded: "
+            "samdpo_weights list shows what is there."
         )

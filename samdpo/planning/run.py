@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,15 +12,15 @@ from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
 from samdpo.errors import PlansError
 from samdpo.extensions import find, names
-from samdpo.files import read_json, remove_abandoned, write_json
+from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
 from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
 from samdpo.planning.subsets import check_fractions
-from samdpo.plans import Plans, load_plans, parse_plans
-from samdpo.schema import to_dict
+from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
+from samdpo.schema import leaves, merge, to_dict
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -27,7 +29,12 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PLANNER = "LitePlanner"
 
+_FACTS = (  # of a plan, which nobody decides
+    "dataset_name", "plans_name", "experiment_planner_used", "file_ending", "ndim", "original_median_spacing",
+    "original_median_shape", "training_images",
+)
 _PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # backbones of ours that take no prompts
+_WIDEST_VALUE = 40  # of the table of --explain
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
     "case_groups": "the groups of cases",
@@ -59,6 +66,7 @@ def plan_and_preprocess(
     clean: bool = False,
     memory_gib: float | None = None,
     backbone: str | None = None,
+    explain: bool = False,
 ) -> Plans:
     """Everything before training: fingerprint, plan, splits, slices.
 
@@ -75,6 +83,7 @@ def plan_and_preprocess(
         clean: make everything anew.
         memory_gib: of the device to plan for; None looks.
         backbone: of the network; None for the planner's own.
+        explain: say of every decision of the plan why it was made.
     """
     find("planner", planner)  # a wrong name is told before minutes of work
     plans_name = checked_plans_name(plans_name)
@@ -83,7 +92,7 @@ def plan_and_preprocess(
     check_fractions(labelled, unlabelled)
     raw = RawDataset.open(dataset)
     extract(raw, processes, verify, clean)
-    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone)
+    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain)
     if preprocess:
         preprocess_planned(raw, plans.plans_name, processes, clean)
     return plans
@@ -110,6 +119,7 @@ def plan_experiment(
     seed: int = SPLIT_SEED,
     memory_gib: float | None = None,
     backbone: str | None = None,
+    explain: bool = False,
 ) -> Plans:
     """Write ``splits_final.json`` and the plan; configurations that a user added to an old plan are kept.
 
@@ -139,9 +149,12 @@ def plan_experiment(
         **chosen,
     )
     file = folder / f"{plans_name}.json"
-    plans = save_with_additions(worker.plan(), file)
+    planned = worker.plan()
+    plans = save_with_additions(planned, file)
     if hasattr(worker, "describe"):
         log.info("%s", worker.describe())
+    if explain:
+        log.info("%s", "\n".join(explained(worker, planned)))
     log.info("Plan written: %s (stages: %s)", file, ", ".join(plans.configurations))
     return plans
 
@@ -155,6 +168,56 @@ def preprocess_planned(
     raw = RawDataset.open(dataset)
     plans = load_plans(preprocessed_folder(raw.name) / f"{plans_name}.json")
     return preprocess_dataset(raw, plans, processes, clean)
+
+
+def explained(planner: Planner, plans: Plans) -> list[str]:
+    """A table of what a planner has decided: key, value, and why; see :meth:`LitePlanner.because`.
+
+    What it gives no reason for, or what a class derived from it plans otherwise, is said to be set by its class.
+
+    Args:
+        planner: that has made the plan.
+        plans: of it.
+    """
+    whole, short = _decisions(to_dict(plans)), _decisions(short_plans(plans))
+    written = {key for key, _ in leaves(short)}
+    reasons = {
+        key: why for key, (value, why) in getattr(planner, "reasons", {}).items() if to_dict(value) == _at(whole, key)
+    }
+    rows: dict[str, tuple[Any, str]] = {}
+    for key, value in leaves(merge(whole, short)):
+        decided = next((above for above in _above(key) if above in reasons), None)
+        if decided is not None:
+            rows[decided] = _at(short, decided, _at(whole, decided)), reasons[decided]
+        elif key in written:
+            rows[key] = value, f"set by {type(planner).__name__}"
+    table = [("key", "value", "why"), *((key, _shown(value), why) for key, (value, why) in rows.items())]
+    widths = [max(len(row[column]) for row in table) for column in (0, 1)]
+    return [f"{key:{widths[0]}}  {value:{widths[1]}}  {why}" for key, value, why in table]
+
+
+def _decisions(data: dict[str, Any]) -> dict[str, Any]:
+    """A plan without what nobody decides, its stages beside its sections."""
+    return {k: v for k, v in data.items() if k not in (*_FACTS, "configurations")} | data["configurations"]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _WIDEST_VALUE else f"{text[: _WIDEST_VALUE - 1]}…"
+
+
+def _above(key: str) -> Iterator[str]:
+    """A dotted key, and those that hold it, nearest first."""
+    parts = key.split(".")
+    yield from (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
+def _at(data: Any, key: str, otherwise: Any = None) -> Any:
+    for part in key.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return otherwise
+        data = data[part]
+    return data
 
 
 def checked_plans_name(name: str | None) -> str:
@@ -197,7 +260,7 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
         PlansError: the old file is no plan, cannot be read, or what it adds has a wrong key or type. It is then left
             alone.
     """
-    data = to_dict(plans)
+    data = short_plans(plans)
     if file.is_file():
         old = read_json(file, error=PlansError, remedy="Correct it, or delete it and plan again.")
         if not isinstance(old, dict) or not {"inherits_from", "configurations"} & old.keys():
@@ -217,5 +280,5 @@ def save_with_additions(plans: Plans, file: Path) -> Plans:
             data["configurations"].update(kept)
             log.info("Kept from the old plan: %s", ", ".join(kept))
     result = parse_plans(data, file)
-    write_json(file, data)
+    write_plans(data, file)
     return result

@@ -27,6 +27,7 @@ CPU_INPUT_SIZE = {"mobile_sam": 512}  # a quarter of the cost of its own 1024 pi
 LEAST_GIB = 3.0  # below, one slice at a time
 GIB_PER_SLICE = 1.0  # of GPU memory, training LiteMedSAM's encoder at 256 pixels, with room to spare
 LARGEST_BATCH = 8
+INFERENCE_BATCH, LARGEST_INFERENCE_BATCH = 4, 16  # of a CPU and of a small GPU; more hardly make a large one faster
 
 
 def finetune_epochs(labelled_slices: int, device: str = "cpu") -> int:
@@ -106,3 +107,12 @@ def batch_size(device: str, memory_gib: float, labelled_slices: int) -> int:
     if device == "cpu" or labelled_slices <= MANY_LABELLED_SLICES:
         return 2
     return int(min(max(2, memory_gib // GIB_PER_SLICE // 2), LARGEST_BATCH))
+
+
+def inference_batch_size(device: str, memory_gib: float) -> int:
+    """Slices that go through the network together where nothing is trained."""
+    if device == "cpu":
+        return INFERENCE_BATCH
+    if memory_gib < LEAST_GIB:
+        return 1
+    return int(min(max(INFERENCE_BATCH, memory_gib // GIB_PER_SLICE // 2), LARGEST_INFERENCE_BATCH))

@@ -77,7 +77,7 @@ class VirtualAnnotator:
         """
         if truth is None:
             raise ValueError("The virtual annotator compares with the truth; None was given.")
-        score = overlap(candidates, truth)
+        score = iou(candidates, truth)
         bins = score.new_tensor(self.plan.rating_bins)
         rating = 1 + torch.bucketize(score, bins, right=True)
         valid = (score != score[:, :1]).any(1)
@@ -116,7 +116,7 @@ class VirtualAnnotator:
         return torch.where(flip, rating + step, rating)
 
 
-def overlap(candidates: Tensor, truth: Tensor) -> Tensor:
+def iou(candidates: Tensor, truth: Tensor) -> Tensor:
     """IoU of every candidate (N, K, H, W) with the truth (N, H, W) -> (N, K) float; 1 where both are empty."""
     truth = truth.bool()[:, None]
     candidates = candidates.bool()

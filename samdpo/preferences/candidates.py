@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,45 +12,121 @@ from torch import Tensor
 from samdpo.errors import PlansError
 from samdpo.plans import CandidatePlan
 
-DUPLICATE_IOU = 0.95  # two hypotheses that overlap more than this look the same to an annotator
+DUPLICATE_IOU = 0.95  # two candidates that overlap more than this look the same to an annotator
+TRIES = 8  # draws in place of near-duplicates; what is still one after them stays
 _CELLS_PER_SIGMA = 2.0  # noise is drawn on a grid of sigma / 2 and upsampled: 16 to 256 times fewer numbers
 
 
-def make_candidates(
-    logits: Tensor,
-    plan: CandidatePlan,
-    generator: torch.Generator,
-    hypotheses: Tensor | None = None,
-) -> Tensor:
-    """Draw ``plan.count`` masks for each image.
-
-    ``thresholds`` cuts the probabilities at the plan's values (the paper). ``fields`` adds a smooth random field and
-    an offset to the logits and cuts at 0, so that candidates differ in place and not only in size. ``hypotheses``
-    takes the masks decoded from several boxes, which say *where*, and fills up with fields where there are too few
-    or where two are the same.
+def cut_at_thresholds(logits: Tensor, plan: CandidatePlan) -> Tensor:
+    """Probabilities cut at the plan's values (the paper): candidates that differ in size.
 
     Args:
-        logits: (N, H, W), before sigmoid, of the current policy.
-        plan: kind, number and constants.
-        generator: a CPU generator; the same state gives the same candidates.
-        hypotheses: (N, M, H, W) logits, best first; only for ``kind='hypotheses'``. Images with fewer than M
-            hypotheses repeat one of theirs: repetitions are replaced by fields.
+        logits: (N, H, W), before sigmoid.
+        plan: ``count`` and ``thresholds``.
 
     Returns:
         (N, count, H, W) bool, on the device of ``logits``.
 
     Raises:
-        PlansError: fewer than two candidates, or thresholds that do not fit ``count``.
+        PlansError: fewer than two candidates, or thresholds that are none or do not fit ``count``.
     """
-    if plan.count < 2:
-        raise PlansError(f"candidates.count is {plan.count}; a preference needs at least 2 candidates.")
+    _check_count(plan)
+    if len(plan.thresholds) != plan.count:
+        raise PlansError(
+            f"candidates.thresholds has {len(plan.thresholds)} values and candidates.count is {plan.count}; "
+            "they must be the same number."
+        )
+    if not all(0 < t < 1 for t in plan.thresholds):
+        raise PlansError(f"candidates.thresholds is {list(plan.thresholds)}; expected probabilities between 0 and 1.")
     logits = logits.detach().float()
-    if plan.kind == "thresholds":
-        return _thresholds(logits, plan)
-    drawn = _fields(logits, plan, generator)
-    if plan.kind == "fields" or hypotheses is None or hypotheses.shape[1] == 0:
-        return drawn
-    return _hypotheses(hypotheses.detach().float() > 0, drawn)
+    cuts = logits.new_tensor([math.log(t / (1 - t)) for t in plan.thresholds])
+    return logits[:, None] > cuts[None, :, None, None]
+
+
+def draw_fields(logits: Tensor, plan: CandidatePlan, generator: torch.Generator) -> Tensor:
+    """Logits plus a smooth random field and an offset, cut at 0: candidates that differ in outline and size.
+
+    Args:
+        logits: (N, H, W), before sigmoid.
+        plan: ``count`` and the constants of the fields.
+        generator: a CPU generator; the same state gives the same candidates.
+
+    Returns:
+        (N, count, H, W) bool, on the device of ``logits``.
+
+    Raises:
+        PlansError: fewer than two candidates, or fields that cannot be drawn.
+    """
+    _check_count(plan)
+    logits = logits.detach().float()
+    n, height, width = logits.shape
+    low, high = plan.field_amplitude
+    shape = (n, plan.count, 1, 1)
+    amplitude = low + (high - low) * torch.rand(shape, generator=generator)
+    offset = plan.offset_std * torch.randn(shape, generator=generator)
+    fields = smooth_fields(n * plan.count, height, width, plan.field_sigmas, generator)
+    change = fields.view(n, plan.count, height, width).mul_(amplitude).add_(offset)
+    return logits[:, None] + change.to(logits.device) > 0
+
+
+def distinct_first(masks: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of some masks first, others in the slots that are left.
+
+    Args:
+        masks: (N, M, H, W) bool, best first; of those that overlap by more than 95% (IoU) the first one counts.
+        drawn: (N, count, H, W) bool, for the slots left.
+
+    Returns:
+        (N, count, H, W) bool, and (N, count) long: which of ``masks`` each one is, -1 where it is drawn.
+    """
+    count, taken = drawn.shape[1], min(masks.shape[1], drawn.shape[1])
+    index = torch.full(drawn.shape[:2], -1, dtype=torch.long, device=drawn.device)
+    if taken == 0:
+        return drawn, index
+    repeats = torch.tril(pairwise_iou(masks) > DUPLICATE_IOU, diagonal=-1).any(2)  # like an earlier one
+    order = torch.argsort(repeats.int(), dim=1, stable=True)[:, :count]
+    rows = torch.arange(len(masks), device=masks.device)[:, None]
+    keep = ~repeats[rows, order]
+    result = drawn.clone()
+    result[:, :taken] = torch.where(keep[:, :, None, None], masks[rows, order], drawn[:, :taken])
+    index[:, :taken] = torch.where(keep, order, -1)
+    return result, index
+
+
+def without_near_duplicates(masks: Tensor, draw: Callable[[], Tensor], tries: int = TRIES) -> Tensor:
+    """Draw anew what overlaps an earlier candidate by more than 95% (IoU): to a person they look the same.
+
+    Args:
+        masks: (K, H, W) bool.
+        draw: gives (K, H, W) other candidates each time.
+        tries: draws at most.
+
+    Returns:
+        (K, H, W) bool, the first of each kind where it was.
+    """
+    masks = masks.clone()
+    for _ in range(tries):
+        repeats = torch.tril(pairwise_iou(masks) > DUPLICATE_IOU, diagonal=-1).any(1)
+        if not repeats.any():
+            break
+        masks[repeats] = draw()[repeats]
+    return masks
+
+
+def pairwise_iou(masks: Tensor) -> Tensor:
+    """(..., K, H, W) bool -> (..., K, K) IoU of every pair; 1 where both are empty."""
+    flat = masks.flatten(-2).float()
+    inside = flat @ flat.transpose(-1, -2)
+    area = flat.sum(-1)
+    union = area[..., :, None] + area[..., None, :] - inside
+    return torch.where(union == 0, 1.0, inside / union.clamp(min=1))
+
+
+def disagreement(masks: Tensor) -> float:
+    """1 - mean IoU over the pairs of K >= 2 masks (K, H, W) bool: 0 where all are equal, 1 where all are disjoint."""
+    k = len(masks)
+    first, second = torch.triu_indices(k, k, offset=1)
+    return float(1 - pairwise_iou(masks)[first, second].mean())
 
 
 def smooth_fields(n: int, height: int, width: int, sigmas: tuple[float, ...], generator: torch.Generator) -> Tensor:
@@ -88,43 +165,6 @@ def _fields_of_sigma(n: int, height: int, width: int, sigma: float, generator: t
     return fine[:, 0, top : top + height, left : left + width]
 
 
-def _thresholds(logits: Tensor, plan: CandidatePlan) -> Tensor:
-    if len(plan.thresholds) != plan.count:
-        raise PlansError(
-            f"candidates.thresholds has {len(plan.thresholds)} values and candidates.count is {plan.count}; "
-            "they must be the same number."
-        )
-    if not all(0 < t < 1 for t in plan.thresholds):
-        raise PlansError(f"candidates.thresholds is {list(plan.thresholds)}; expected probabilities between 0 and 1.")
-    cuts = logits.new_tensor([math.log(t / (1 - t)) for t in plan.thresholds])
-    return logits[:, None] > cuts[None, :, None, None]
-
-
-def _fields(logits: Tensor, plan: CandidatePlan, generator: torch.Generator) -> Tensor:
-    n, height, width = logits.shape
-    low, high = plan.field_amplitude
-    shape = (n, plan.count, 1, 1)
-    amplitude = low + (high - low) * torch.rand(shape, generator=generator)
-    offset = plan.offset_std * torch.randn(shape, generator=generator)
-    fields = smooth_fields(n * plan.count, height, width, plan.field_sigmas, generator)
-    change = fields.view(n, plan.count, height, width).mul_(amplitude).add_(offset)
-    return logits[:, None] + change.to(logits.device) > 0
-
-
-def _hypotheses(masks: Tensor, drawn: Tensor) -> Tensor:
-    """(N, M, H, W) and (N, count, H, W) bool -> the distinct hypotheses first, ``drawn`` in the slots left."""
-    n, m = masks.shape[:2]
-    count = drawn.shape[1]
-    flat = masks.flatten(2).float()
-    inside = flat @ flat.transpose(1, 2)  # (N, M, M) pixels in both
-    area = flat.sum(2)
-    union = area[:, :, None] + area[:, None, :] - inside
-    same = (inside > DUPLICATE_IOU * union) | (union == 0)
-    repeats = torch.tril(same, diagonal=-1).any(2)  # like an earlier one
-    order = torch.argsort(repeats.int(), dim=1, stable=True)[:, :count]
-    taken = min(m, count)
-    rows = torch.arange(n, device=masks.device)[:, None]
-    keep = ~repeats[rows, order]
-    result = drawn.clone()
-    result[:, :taken] = torch.where(keep[:, :, None, None], masks[rows, order], drawn[:, :taken])
-    return result
+def _check_count(plan: CandidatePlan) -> None:
+    if plan.count < 2:
+        raise PlansError(f"candidates.count is {plan.count}; a preference needs at least 2 candidates.")

@@ -1,4 +1,4 @@
-r"""Eq. 5 of the paper and its variants, the segmentation loss, and the targets of the two controls.
+r"""Eq. 5 of the paper and its variants, its metrics, the segmentation loss, and the targets of the two controls.
 
 With a mask as independent pixels, log pi(Y|I) = sum_i [Y_i log p_i + (1 - Y_i) log(1 - p_i)]
 = sum_i [Y_i z_i - softplus(z_i)] for logits z. Eq. 5's coefficients sum to 0, so the softplus terms cancel and the
@@ -22,6 +22,8 @@ from samdpo.plans import PreferenceLossPlan, SegmentationLossPlan
 from samdpo.preferences.annotators import Ranking
 
 Reduction = Literal["sum", "mean", "disagreement"]
+REWARD_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+"""What alignment logs about rewards, under the names every preference method of TRL uses."""
 
 
 def candidate_weights(ranking: Ranking, plan: PreferenceLossPlan) -> Tensor:
@@ -110,6 +112,52 @@ def preference_loss(reward: Tensor, plan: PreferenceLossPlan) -> Tensor:
     if not 0 <= smoothing < 0.5:
         raise PlansError(f"loss.label_smoothing is {smoothing}; the robust loss expects a share from 0 to below 0.5.")
     return ((1 - smoothing) * -F.logsigmoid(reward) + smoothing * F.logsigmoid(-reward)) / (1 - 2 * smoothing)
+
+
+@torch.no_grad()
+def preference_metrics(
+    logits: Tensor,
+    ref_logits: Tensor,
+    candidates: Tensor,
+    ranking: Ranking,
+    plan: PreferenceLossPlan,
+    region: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Reward metrics of each image; average them over ``ranking.valid``.
+
+    ``rewards/chosen`` is the weighted log-ratio of the candidates that Eq. 5 rewards, beta1 log(pi/pi_ref)(Y1) +
+    beta2 log(pi/pi_ref)(Y2); ``rewards/rejected`` that of Y3 and Y4; ``rewards/margins`` their difference, which is
+    the reward inside the loss; ``rewards/accuracies`` 1 where it is positive. All with the loss's reduction.
+
+    Args:
+        logits: (N, H, W) of the policy, before sigmoid.
+        ref_logits: (N, H, W) of the reference model.
+        candidates: (N, K, H, W) bool.
+        ranking: of these candidates.
+        plan: betas and reduction.
+        region: (N, H, W) bool as given to :func:`preference_reward`; by default where
+            the candidates disagree.
+
+    Returns:
+        four (N,) float32 tensors without gradient.
+    """
+    logits, ref_logits = logits.float(), ref_logits.float()
+    weights = candidate_weights(ranking, plan)
+    masks = candidates.float()
+    if region is None:
+        region = disagreement_region(candidates)
+    normaliser = F.softplus(logits) - F.softplus(ref_logits)
+
+    def weighted_log_ratio(weight: Tensor) -> Tensor:
+        chosen = torch.einsum("nk,nkhw->nhw", weight, masks)
+        return reduce_map(
+            chosen * (logits - ref_logits) - weight.sum(1)[:, None, None] * normaliser, region, plan.reduction
+        )
+
+    chosen = weighted_log_ratio(weights.clamp(min=0))
+    rejected = weighted_log_ratio((-weights).clamp(min=0))
+    margins = chosen - rejected
+    return dict(zip(REWARD_METRICS, (chosen, rejected, margins, (margins > 0).float())))
 
 
 def segmentation_loss(

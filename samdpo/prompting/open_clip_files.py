@@ -15,11 +15,12 @@ from typing import Any
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import content_hash, read_json
+from samdpo.networks.published.catalogue import BIOMEDCLIP_REPOSITORY
 from samdpo.networks.published.folder import weights_folder
 from samdpo.plans import BIOMEDCLIP
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
-BIOMEDCLIP_HOME = f"{HUB}microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"  # MIT licence, 784 MB
+BIOMEDCLIP_HOME = f"{HUB}{BIOMEDCLIP_REPOSITORY}"
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

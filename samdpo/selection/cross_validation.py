@@ -14,10 +14,9 @@ from samdpo.errors import ModelFolderError, PlansError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
 from samdpo.files import copy_file, link_file, read_json, write_json
+from samdpo.model.description import check_fold, plans_for, read_description
 from samdpo.schema import from_dict
 from samdpo.selection.trained import TrainedModel
-from samdpo.training.description import read_description
-from samdpo.training.manifest import check_fold, plans_for
 
 # What a fold's test without a person's prompt writes. Tests with a prompt from the truth lie in other folders, such as
 # validation_truth_box, and are never read here.

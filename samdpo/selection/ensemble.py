@@ -15,15 +15,13 @@ import numpy as np
 from samdpo.dataset.agreement import grids_problem, read_listed_label
 from samdpo.errors import ConfigurationError, DatasetError, PlansError
 from samdpo.files import copy_file, read_json, write_json
-from samdpo.inference.export import DICOM_RESULT_ENDING, write_prediction
-from samdpo.model.clean_up import keep_largest_components
+from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
+from samdpo.model.masks import confidence_of, keep_largest_components, label_map
 from samdpo.model.predictor import Prediction
-from samdpo.model.slices import label_map
 from samdpo.names import as_spelled, same_text
 from samdpo.parallel import map_cases
 from samdpo.plans import Plans, load_plans
 from samdpo.schema import from_dict
-from samdpo.training.confidence import confidence_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.evaluation.metrics import overlap_metrics
 from samdpo.evaluation.summary import read_pair
-from samdpo.model.clean_up import keep_largest_components
+from samdpo.model.masks import keep_largest_components
 from samdpo.names import as_spelled
 from samdpo.parallel import map_cases
 from samdpo.selection.postprocessing import Postprocessing, StructureEffect

@@ -18,7 +18,7 @@ from samdpo.dataset.foreign import broken_links, files_of
 from samdpo.dataset.images import read_label_with_properties, write_label
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import copy_file, read_json, write_json
-from samdpo.model.clean_up import keep_largest_components
+from samdpo.model.masks import keep_largest_components
 from samdpo.names import SUPPORTED_ENDINGS, ending_of
 from samdpo.parallel import map_cases
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from samdpo.errors import ConfigurationError
 from samdpo.extensions import OURS, name_to_type
+from samdpo.model.description import read_description
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.paths import fold_folder, model_parts, number_of, plans_option, results_root
 from samdpo.training import checkpoints
-from samdpo.training.description import read_description
 
 
 @dataclass(frozen=True)

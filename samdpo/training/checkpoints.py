@@ -14,12 +14,13 @@ import torch
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_folder, remove_folder
+from samdpo.model.description import BEST, FINAL, LATEST
 from samdpo.networks.weights import load_weights, save_weights
 
-LATEST = "checkpoint_latest"
-FINAL = "checkpoint_final.safetensors"
-BEST = "checkpoint_best.safetensors"
+__all__ = ["BEST", "FINAL", "LATEST", "changed_settings", "load_latest", "remove_latest", "save_latest"]
+
 _ANEW = "Start the training again without --c."
+_MAY_CHANGE = ("epochs", "minutes")  # settings of how long to go on
 
 
 def save_latest(fold: Path, epoch: int, weights: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
@@ -65,3 +66,22 @@ def load_latest(fold: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
 def remove_latest(fold: Path) -> None:
     """Remove resumable checkpoints once the training is finished (as nnU-Net does)."""
     remove_folder(fold / LATEST)
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], every: bool = True) -> list[str]:
+    """Names of the settings that were others before, but for how long to go on.
+
+    Args:
+        before: as a file keeps them.
+        now: likewise.
+        every: False leaves out those that an older version did not have, and parts of them.
+    """
+    if every:
+        return [name for name, value in now.items() if before.get(name) != value and name not in _MAY_CHANGE]
+    return [name for name in now if name not in _MAY_CHANGE and name in before and _differs(before[name], now[name])]
+
+
+def _differs(then: Any, now: Any) -> bool:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(_differs(then[name], now[name]) for name in now if name in then)
+    return then != now

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from samdpo.model.batches import Batch
+from samdpo.model.slice_labels import known_part
 from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.freezing import frozen_stages, set_trainable
 from samdpo.networks.precision import autocast
-from samdpo.preferences.losses import segmentation_loss
-from samdpo.training.batches import Batch
-from samdpo.training.features import FeatureCache
-from samdpo.training.slice_labels import known_part
+from samdpo.training.kept_features import FeatureCache
 from samdpo.training.trainer import Metrics, Trainer
 
 
@@ -36,7 +35,7 @@ class FinetuneTrainer(Trainer):
         super().on_train_start()
         frozen = frozen_stages(self.plans.network.frozen_stages, self.plans.network.train)
         if frozen != 0 and self.stage.keep_features:
-            self.features = FeatureCache(self, frozen)
+            self.features = self.feature_cache(frozen)
             self.features.fill(self.epoch_slices.seen(self.train_keys), kept_views(self.stage.augmentation))
 
     def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
@@ -88,7 +87,7 @@ class FinetuneTrainer(Trainer):
         """Segmentation losses of a part's prompts, summed and divided."""
         logits, _ = self.network.decode(self.embeddings(part), part.prompts.to(self.device))
         truth = part.truth.to(self.device)
-        loss = segmentation_loss(logits, truth, self.stage.segmentation_loss, part.counted).sum() / divisor
+        loss = self.loss(logits, truth, part.counted).sum() / divisor
         return loss, {"train_dice": batch_dice(logits.detach(), truth, part.counted)}
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samdpo.errors import TrainingError
-from samdpo.files import copy_file
+from samdpo.files import copy_file, hash_of
+from samdpo.model.batches import SliceSamples
 from samdpo.paths import number_of, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
@@ -18,7 +19,6 @@ from samdpo.plans import AugmentationPlan, Plans, save_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt_store import PromptStore, make_prompts
 from samdpo.prompting.prompter import Prompter
-from samdpo.training.batches import SliceSamples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,13 +108,22 @@ class FoldData:
                 held += by_group[group]
         return sorted(set(labelled) - set(held)), sorted(held)
 
-    def write_description(self, model_folder: Path) -> None:
-        """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself."""
+    def write_description(self, model_folder: Path, stage: str) -> None:
+        """``plans.json``, ``dataset.json`` and the fingerprint, so that the model folder describes itself.
+
+        The plan is that of its ``stage`` with every value, so that no later change of a default changes the model.
+        """
         source = preprocessed_folder(self.plans.dataset_name)
-        save_plans(self.plans, model_folder / "plans.json")
+        save_plans(self.plans.only(stage), model_folder / "plans.json")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             if (source / name).is_file():
                 copy_file(source / name, model_folder / name)
+
+
+def data_hashes(split: Fold) -> dict[str, str]:
+    """A hash of each part of a fold: two trainings with equal hashes had the same cases."""
+    parts = {"train": split.train, "labelled": split.labelled, "unlabelled": split.unlabelled, "val": split.val}
+    return {name: hash_of(sorted(cases)) for name, cases in parts.items()}
 
 
 def own_prompts(fold_folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""An epoch's batches, made by worker processes in the order of its recipes.
+"""Which slices an epoch sees, and its batches, made by worker processes in the order of its recipes.
 
 torch's DataLoader and not batchgenerators' MultiThreadedAugmenter, which was measured beside it (two workers, one core
 each, the same samples; ``benchmarks/loading.py``). Both keep the order and are about equally fast, but the augmenter
@@ -21,7 +21,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
+from samdpo.model.slice_labels import SliceKey
+from samdpo.plans import StagePlan
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,44 @@ def number_of_workers(asked: int | None, device: torch.device, processes: int = 
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class EpochSlices:
+    """Which slices an epoch sees: all, or ``slices_per_epoch`` drawn for it; the same whenever it is asked.
+
+    Args:
+        stage: gives the number, the seed and the epochs.
+        world: processes that share a step, of which each takes ``batch_size`` slices.
+    """
+
+    def __init__(self, stage: StagePlan, world: int = 1) -> None:
+        self.most, self.seed, self.epochs = stage.slices_per_epoch, stage.seed, stage.epochs
+        self.batch_size = stage.batch_size * world
+
+    def of(self, keys: Sequence[SliceKey], epoch: int) -> list[SliceKey]:
+        """Those of ``keys`` that ``epoch`` sees, in their order."""
+        if self.most == 0 or len(keys) <= self.most:
+            return list(keys)
+        drawn = np.random.default_rng([self.seed, epoch]).choice(len(keys), self.most, replace=False)
+        return [keys[i] for i in sorted(drawn)]
+
+    def seen(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """Those of ``keys`` that some epoch sees, in their order."""
+        seen = {key for epoch in range(self.epochs) for key in self.of(keys, epoch)}
+        return [key for key in keys if key in seen]
+
+    def batches(
+        self, keys: Sequence[SliceKey], epoch: int, generator: torch.Generator
+    ) -> Iterator[list[SliceKey]]:
+        """What ``epoch`` sees of ``keys``, shuffled, in batches; the last one may be smaller."""
+        return epoch_order(self.of(keys, epoch), self.batch_size, generator)
+
+
+def epoch_order(keys: Sequence[SliceKey], batch_size: int, generator: torch.Generator) -> Iterator[list[SliceKey]]:
+    """Shuffle ``keys`` and yield them in batches; the last one may be smaller."""
+    order = torch.randperm(len(keys), generator=generator).tolist()
+    for start in range(0, len(order), batch_size):
+        yield [keys[i] for i in order[start : start + batch_size]]
 
 
 class Loader:

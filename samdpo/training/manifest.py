@@ -10,34 +10,42 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samdpo.errors import ModelFolderError, SamdpoError
+from samdpo.errors import ModelFolderError
 from samdpo.files import (
     atomic_folder,
-    content_hash,
     copy_file,
     link_file,
+    locked,
     read_json,
+    remove_abandoned,
     remove_folder,
     sha256_of_file,
     write_json,
 )
-from samdpo.names import check_name
-from samdpo.plans import Plans, load_plans
-from samdpo.training.checkpoints import BEST, FINAL, LATEST, remove_latest
+from samdpo.model.description import (
+    BEST,
+    FINAL,
+    LATEST,
+    MANIFEST,
+    PLANS,
+    TRAINED,
+    different_parts,
+    fold_plans,
+    read_manifest,
+)
+from samdpo.plans import Plans
+from samdpo.training.checkpoints import remove_latest
 
 log = logging.getLogger(__name__)
 
-MANIFEST, PLANS = "manifest.json", "plans.json"
-_BEGUN, _TRAINED, _SHARED = "begun.json", "trained", "model_folder"
+_BEGUN, _SHARED = "begun.json", "model_folder"
 _GO_ON = "type the same command with --c"
-PREDICTED_WITH = ("ndim", "file_ending", "structures", "preprocessing", "prompting", "network", "inference")
 _ANEW = "Start the training again without --c."
-_COPY = "Copy the whole model folder once more, or train the fold again."
 
 MadeOf = dict[str, Any]
 """What a training starts from: hashes and settings by name."""
@@ -73,6 +81,24 @@ def is_finished(fold: Path) -> bool:
 
 
 @contextmanager
+def owned(fold: Path) -> Iterator[bool]:
+    """Lock a fold, and clear up behind runs that were killed; yields whether it is finished.
+
+    Raises:
+        ConfigurationError: another process trains or validates it.
+    """
+    # Beside the fold, not in it: whoever links or copies a fold does not take the lock along.
+    with locked(fold.parent / f".{fold.name}.lock", busy=(
+        f"Another process trains or validates {fold} at this moment. Wait until it has ended, or end it; two at once "
+        "would mix their files."
+    )):
+        remove_abandoned(fold.parent)
+        remove_abandoned(fold, recursive=True)
+        complete(fold)
+        yield is_finished(fold)
+
+
+@contextmanager
 def trained(fold: Path, made_of: MadeOf) -> Iterator[Path]:
     """Yield a folder to write a trained model into; when the block ends it takes the place of the one before.
 
@@ -80,7 +106,7 @@ def trained(fold: Path, made_of: MadeOf) -> Iterator[Path]:
         fold: the fold's folder.
         made_of: see :func:`begin`.
     """
-    with atomic_folder(fold / LATEST / _TRAINED, remedy=_GO_ON) as folder:
+    with atomic_folder(fold / LATEST / TRAINED, remedy=_GO_ON) as folder:
         yield folder
         if (best := fold / LATEST / BEST).is_file() and not (folder / BEST).exists():
             link_file(best, folder / BEST)
@@ -103,10 +129,10 @@ def complete(fold: Path) -> bool:
 
     It can be stopped at any moment and called again.
     """
-    source, model = fold / LATEST / _TRAINED, fold.parent
+    source, model = fold / LATEST / TRAINED, fold.parent
     if not (source / MANIFEST).is_file():
         return False
-    content = _content(source / MANIFEST, _ANEW)
+    content = read_manifest(source / MANIFEST, _ANEW)
     files = content["files"]
     write_json(fold / MANIFEST, content, durable=True)
     if (source / FINAL).is_file():
@@ -135,87 +161,6 @@ def _remove_other_files(fold: Path, files: Mapping[str, Any]) -> None:
             old.unlink()
 
 
-def check_fold(fold: Path, checkpoint: str = FINAL) -> None:
-    """Refuse to read a fold whose weights are not those that its training wrote together.
-
-    Settings that a person has changed since are taken as they are, with a warning. A fold of an older version has no
-    list; its files are taken as they are.
-
-    Args:
-        fold: the fold's folder.
-        checkpoint: file of the weights that are wanted.
-
-    Raises:
-        ModelFolderError: weights of another training, damaged ones, or a list that cannot be read.
-    """
-    manifest = _read(fold)
-    if manifest is None:
-        log.debug("%s is of an older version and has no %s; its files are not checked.", fold, MANIFEST)
-        return
-    for name, known in manifest.items():
-        if name not in (BEST, FINAL) or name == checkpoint:
-            _check(fold, name, known)
-
-
-def check_weights(file: Path) -> None:
-    """As :func:`check_fold`, of one file of weights, wherever it lies; files that no list names are not checked."""
-    manifest = _read(file.parent) if (file.parent / MANIFEST).is_file() else None
-    if manifest is not None and file.name in manifest:
-        _check(file.parent, file.name, manifest[file.name])
-
-
-def _read(fold: Path) -> dict[str, dict[str, Any]] | None:
-    return _content(fold / MANIFEST, _COPY)["files"] if (fold / MANIFEST).is_file() else None
-
-
-def _content(file: Path, remedy: str) -> dict[str, Any]:
-    """A manifest; its files are named by paths below its folder, to which a training moves them."""
-    content = read_json(file, error=ModelFolderError, remedy=remedy)
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(one, dict) and "sha256" in one for one in files.values()):
-        raise ModelFolderError(f"{file} does not list the files of a trained fold. {remedy}")
-    for name in files:
-        for part in name.split("/"):
-            check_name(part, f"{file}: a part of {name[:80]!r} in 'files'", ModelFolderError, remedy)
-    return content
-
-
-def _check(fold: Path, name: str, known: Mapping[str, Any]) -> None:
-    file = fold / name
-    if file.is_file() and file.stat().st_size == known.get("bytes") and content_hash(file) == known["sha256"]:
-        return
-    if file.is_file() and file.suffix == ".json":
-        log.warning("%s has been changed since it was trained; it is taken as it is now.", file)
-        return
-    state = "is not" if file.is_file() else "is missing:"
-    if (fold / LATEST / _TRAINED).is_dir():
-        remedy = "The end of a training was cut off: type its command again with --c."
-    else:
-        remedy = f"It is damaged, or of another training. {_COPY}"
-        if file.is_file():
-            remedy += f" Where you put it there yourself, delete {fold / MANIFEST}."
-    raise ModelFolderError(f"{file} {state} the one that {fold / MANIFEST} was written with. {remedy}")
-
-
-def settings_of(fold: Path) -> dict[str, Any] | None:
-    """The settings that a finished fold was trained with; None of a fold of an older version."""
-    found = _made_of(fold).get("settings")
-    return found if isinstance(found, dict) else None
-
-
-def prompts_of(fold: Path) -> str | None:
-    """The key of the prompts that a finished fold was trained with; None where it used none, or does not say."""
-    return _made_of(fold).get("prompts")
-
-
-def _made_of(fold: Path) -> MadeOf:
-    if not (fold / MANIFEST).is_file():
-        return {}
-    content = read_json(fold / MANIFEST, error=ModelFolderError, remedy=_COPY)
-    found = content.get("made_of") if isinstance(content, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def warn_of_other_plans(model: Path, fold: int | str, plans: Plans) -> None:
     """Say before a long training that its fold will not be predicted together with finished ones of the model."""
     other = {
@@ -227,48 +172,3 @@ def warn_of_other_plans(model: Path, fold: int | str, plans: Plans) -> None:
             "Folds of %s were trained with another plan and cannot be predicted together with fold %s: %s.", model,
             fold, "; ".join(f"fold {name} ({', '.join(parts)})" for name, parts in other.items()),
         )
-
-
-def fold_plans(model: Path) -> dict[str, Plans]:
-    """The plan with which each finished fold was trained, where it says so."""
-    found = {}
-    for file in sorted(model.glob(f"fold_*/{PLANS}")):
-        with suppress(SamdpoError):  # it is said where that fold is used
-            found[file.parent.name.removeprefix("fold_")] = load_plans(file)
-    return found
-
-
-def plans_for(model: Path, folds: Sequence[str] = ()) -> Plans:
-    """The plan with which folds of a model are predicted.
-
-    It is ``plans.json`` of the model folder, also where a person has changed it. Where a later training of another
-    fold has written it, it is the folds' own.
-
-    Args:
-        model: the model folder.
-        folds: numbers or ``all``; none for the plan of the folder.
-
-    Raises:
-        ModelFolderError: the folds were trained with different plans.
-    """
-    shared = load_plans(model / PLANS)
-    there = {file.parent.name.removeprefix("fold_"): file for file in model.glob(f"fold_*/{PLANS}")}
-    written = (model / PLANS).read_bytes()
-    if not any(file.read_bytes() == written for file in there.values()):
-        return shared
-    own = {fold: load_plans(there[fold]) if fold in there else shared for fold in folds}
-    if not own:
-        return shared
-    first, *others = own
-    for other in others:
-        if parts := different_parts(own[first], own[other]):
-            raise ModelFolderError(
-                f"Folds {first} and {other} of {model} were trained with different plans ({', '.join(parts)}), so they "
-                f"cannot be predicted together. Name folds of one plan with -f, or train fold {other} anew."
-            )
-    return own[first]
-
-
-def different_parts(one: Plans, other: Plans) -> list[str]:
-    """Parts of two plans that prediction reads and that differ."""
-    return [name for name in PREDICTED_WITH if getattr(one, name) != getattr(other, name)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -16,36 +18,43 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from samdpo.errors import TrainingError
+from samdpo.errors import ModelFolderError, TrainingError
 from samdpo.extensions import OURS, full_name, name_to_type
-from samdpo.files import copy_file, write_json
+from samdpo.files import content_hash, copy_file, hash_of, write_json
+from samdpo.model.batches import Batch
+from samdpo.model.description import DESCRIPTION, PLANS, check_weights, prompts_of, settings_of
+from samdpo.model.folder import FoldModel
+from samdpo.model.masks import confidence_of
 from samdpo.model.places import decode_places
-from samdpo.model.views import IDENTITY, View, draw_view
+from samdpo.model.predictor import Predictor
+from samdpo.model.slice_labels import SliceKey, known_part
+from samdpo.model.views import FLIPPED, IDENTITY, View, draw_view
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
-from samdpo.networks.weights import save_weights
+from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
+from samdpo.preferences.losses import segmentation_loss
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
-from samdpo.training.batches import Batch, EpochSlices
-from samdpo.training.budget import Budget
-from samdpo.training.confidence import confidence_thresholds
-from samdpo.training.description import cost_of, describe_fold
+from samdpo.training.budget import Budget, saying_what_to_make_smaller
 from samdpo.training.distributed import Replica, join
-from samdpo.training.fold_data import FoldData
-from samdpo.training.held_back import best_cut, dice_at_cuts, nan_mean
-from samdpo.training.loading import Loader, number_of_workers
-from samdpo.training.memory import saying_what_to_make_smaller
-from samdpo.training.resume import load_state, made_of, save_state
+from samdpo.training.fold_data import FoldData, data_hashes, own_prompts
+from samdpo.training.kept_features import FeatureCache
+from samdpo.training.loading import EpochSlices, Loader, number_of_workers
+from samdpo.training.measures import best_cut, confidence_thresholds, dice_at_cuts, evenly, nan_mean
 from samdpo.training.run_log import RunLog, Stopwatch, peak_memory_gib, write_debug
-from samdpo.training.slice_labels import SliceKey, known_part
+from samdpo.training.validation import validate_fold
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float | torch.Tensor]
+SegmentationLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+_SURELY_NOT = -30.0  # the logit of a pixel that is background beyond doubt
+MOST_SLICES = 64  # on which confidence is measured; the percentile hardly moves with more
 
 
 class Trainer:
@@ -54,7 +63,8 @@ class Trainer:
     Order of the hooks: ``initialize`` (``build_network_architecture``, ``load_initial_weights``,
     ``configure_trainable``, ``configure_optimizers``), then ``run_training``: ``on_train_start``; per epoch
     ``on_epoch_start``, ``train_batches``, ``train_step``, ``validation_step``, ``on_epoch_end``; ``on_train_end``.
-    ``perform_actual_validation`` predicts the fold's validation cases.
+    ``perform_actual_validation`` predicts the fold's validation cases. ``build_loss`` is asked for the loss against a
+    mask, which every stage takes through :meth:`loss`.
 
     Args:
         data: the fold: plans, splits, slices, prompts.
@@ -93,17 +103,103 @@ class Trainer:
         self.loader = Loader(workers, self.device)
         self.epoch_slices = EpochSlices(self.stage, self.processes.world)
         self.begun: manifest.MadeOf | None = None  # what the training started from
+        self.description: dict[str, Any] | None = None  # of the trained network, once it is in memory
         self.train_keys: list[SliceKey] = []
         self.held_back_keys: list[SliceKey] = []
         self.network: SamNetwork
         self.optimizer: torch.optim.Optimizer
         self.run_log: RunLog
+        self._loss: SegmentationLoss | None = None
         self._replica: Replica | None = None
         self._averaged = False  # whether the gradients of this step are those of all processes already
 
     @classmethod
     def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
         """Raise before any long work starts if the stage cannot run."""
+
+    # ---- the whole way ------------------------------------------------------------------------------------------
+
+    def train(self, resume: bool = False, only_validate: bool = False, save_probabilities: bool = False) -> None:
+        """Train (or continue, or only validate) and predict the fold's validation cases.
+
+        Raises:
+            ConfigurationError: another process trains or validates this fold.
+            TrainingError: there is nothing to validate, or not what these settings make.
+        """
+        fold, processes = self.fold_folder, self.processes
+        final = fold / checkpoints.FINAL
+        with ExitStack() as held:
+            finished = processes.once(lambda: held.enter_context(manifest.owned(fold)))
+            if only_validate:
+                if not final.is_file():
+                    raise TrainingError(
+                        f"--val: {final} does not exist; this fold is not trained yet. Train it without --val."
+                    )
+                if not finished:
+                    raise TrainingError(
+                        f"--val: a training of {fold} was begun anew and has not finished. Go on with it with --c "
+                        f"instead of --val; to stay with the model of before, remove {fold / checkpoints.LATEST}."
+                    )
+            elif resume and finished:
+                self._check_settings_of_finished()
+                log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", fold)
+            else:
+                self._train(resume)
+            # Nothing is computed together any more, and the others need not wait for the predictions.
+            processes.leave()
+            if processes.is_main:
+                self._check_own_prompts()
+                self.perform_actual_validation(save_probabilities)
+                log.info("The model is in %s\n%s", self.folder, self.next_step())
+
+    def _train(self, resume: bool) -> None:
+        self.initialize()
+        if resume and (begun := self.processes.once(lambda: manifest.begun(self.fold_folder))) is not None:
+            self.check_begun(begun)
+            self.begun = begun
+        if not (resume and self.load_checkpoint()):
+            if resume:
+                log.info("There is no checkpoint to continue from; starting at the beginning.")
+            self.begun = None
+            self.begun = self.made_of()
+            self.processes.meet()  # nobody looks for a checkpoint any more
+            if self.processes.is_main:
+                manifest.begin(self.fold_folder, self.begun)
+        with self.loader:  # its workers end with the training, however that ends
+            self.run_training()
+
+    def _check_settings_of_finished(self) -> None:
+        """A finished fold is the end of another training than the one that ``--c`` asks for where settings differ."""
+        before = settings_of(self.fold_folder)
+        if before is not None and (changed := self.changed_settings(before, every=False)):
+            raise TrainingError(
+                f"{self.fold_folder} is finished, and was trained with other settings ({', '.join(changed)}). Train it "
+                "anew with these by leaving out --c, or name the settings it was trained with."
+            )
+
+    def _check_own_prompts(self) -> None:
+        """A fold's own prompts may be those of a training that was begun anew and given up."""
+        own, known = own_prompts(self.fold_folder), prompts_of(self.fold_folder)
+        if known is not None and own.is_dir() and any(
+            one.key != known for one in PromptStore(own).summaries().values()
+        ):
+            raise TrainingError(
+                f"{own} holds prompts of another training than the one whose weights are there, so they cannot be "
+                "validated together. Train the fold anew."
+            )
+
+    def next_step(self) -> str:
+        """What a user would type next."""
+        number, fold = number_of(self.plans.dataset_name), self.data.fold
+        following = [
+            name for name, stage in self.plans.configurations.items() if stage.previous_stage == self.stage_name
+        ]
+        lines, option = ["Next:"], plans_option(self.plans.plans_name)
+        if following and self.data.split.unlabelled:
+            command = f"samdpo_train {number} {following[0]} {fold}{option}"
+            lines.append(f"  {command}      learn from preferences on unlabelled images")
+        lines.append(f"  {self.prediction_command()}")
+        return "\n".join(lines)
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -112,7 +208,7 @@ class Trainer:
         torch.manual_seed(self.stage.seed)
         self.network = self.build_network_architecture(self.starting_plan())
         if self.pretrained_weights:
-            manifest.check_weights(self.pretrained_weights)
+            check_weights(self.pretrained_weights)
         self.load_initial_weights()
         self.place(self.network)
         self.configure_trainable()
@@ -156,6 +252,44 @@ class Trainer:
         groups = [{"params": rest, "lr": self.stage.lr}, {"params": encoder, "lr": self.stage.encoder_lr}]
         return torch.optim.Adam([g for g in groups if g["params"]])
 
+    def build_loss(self) -> SegmentationLoss:
+        """What the stage compares a mask with the truth by, wherever it does: focal and Dice (paper Sec. 4).
+
+        Override to change it, in every stage and on labelled and unlabelled slices alike: see :meth:`loss`, which calls
+        it. It takes logits (N, H, W) before the sigmoid, truth (N, H, W) bool and ``counted`` (N, H, W) bool, False on
+        pixels that say nothing, or None; it gives one loss a mask, (N,).
+        """
+        return lambda logits, truth, counted: segmentation_loss(logits, truth, self.stage.segmentation_loss, counted)
+
+    def loss(self, logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
+        """Losses (N,) by :meth:`build_loss`, whatever that is made to be.
+
+        Pixels that do not count are shown to it as background that is surely found, and give no gradient, also where it
+        does not look at ``counted``. It gives one loss a mask, so that a step which runs in parts, or on several
+        devices, is the same step: sums and means are taken by whoever asks.
+
+        Args:
+            logits: (N, H, W), before the sigmoid.
+            truth: (N, H, W) bool, on the device of the logits.
+            counted: (N, H, W) bool, pixels that count; by default all.
+
+        Raises:
+            TrainingError: the loss gives another shape.
+        """
+        if self._loss is None:
+            self._loss = self.build_loss()
+        if counted is not None:
+            counted = counted.to(logits.device)
+            logits, truth = logits.masked_fill(~counted, _SURELY_NOT), truth & counted
+        losses = self._loss(logits, truth, counted)
+        if losses.shape != (len(logits),):
+            raise TrainingError(
+                f"{type(self).__name__}.build_loss gives a loss of the shape {tuple(losses.shape)} for {len(logits)} "
+                f"masks; expected one loss a mask, ({len(logits)},). Leave its mean over the batch out: it is taken "
+                "over all parts of a step."
+            )
+        return losses
+
     def do_split(self) -> tuple[list[str], list[str]]:
         """Labelled cases to train on, and those held back to choose the mask cut and the best epoch."""
         return self.data.hold_back(self.stage.held_back, self.stage.seed)
@@ -188,8 +322,8 @@ class Trainer:
             self.run_log = RunLog(self.fold_folder, writes=self.processes.is_main)
         counts = parameter_counts(self.network)
         if self.processes.is_main:
-            if not (self.folder / manifest.PLANS).is_file():  # else that of finished folds, until this one is
-                self.data.write_description(self.folder)
+            if not (self.folder / PLANS).is_file():  # else that of finished folds, until this one is
+                self.data.write_description(self.folder, self.stage_name)
             manifest.warn_of_other_plans(self.folder, self.data.fold, self.plans)
             write_debug(
                 self.fold_folder / "debug.json",
@@ -445,11 +579,12 @@ class Trainer:
     def on_train_end(self) -> None:
         """Write the final weights and the fold's own description, which take the place of what was there before."""
         if self.processes.is_main:
-            with manifest.trained(self.fold_folder, made_of(self)) as folder:
+            self.description = self.describe()
+            with manifest.trained(self.fold_folder, self.made_of()) as folder:
                 if self.data.prompter is not None:
                     self.data.prompter.save(folder / "prompter")
-                write_json(folder / "model.json", self.describe())
-                write_json(folder / "cost.json", cost_of(self))
+                write_json(folder / DESCRIPTION, self.description)
+                write_json(folder / "cost.json", self.cost())
                 save_weights(self.network.state_dict(), folder / checkpoints.FINAL)
                 self.describe_data(folder)
             log.info("Seconds per image: %s. Peak memory %.2f GiB.", self.stopwatch.summary(),
@@ -457,8 +592,31 @@ class Trainer:
         self.run_log.close()
 
     def describe(self) -> dict[str, Any]:
-        """What prediction needs to know of this fold beyond the plans; see :func:`describe_fold`."""
-        return describe_fold(self, self.has_own_architecture())
+        """What prediction needs to know of this fold beyond the plans, and what a comparison of folds needs."""
+        return {
+            "trainer": full_name(type(self)),
+            "custom_architecture": self.has_own_architecture(),
+            "stage": self.stage_name,
+            "mask_cut": self.mask_cut,
+            "confidence_threshold": self.measure_confidence(),
+            "seed": self.stage.seed,
+            "epochs": self.current_epoch,
+            "held_back_dice": self.best_metric if self.held_back_keys else None,
+            "labelled_cases": sorted({case for case, _ in self.train_keys}),
+            "data": data_hashes(self.data.split),
+        }
+
+    def cost(self) -> dict[str, Any]:
+        """What the training cost, for ``cost.json``: unlike ``model.json`` it is never the same twice."""
+        watch = self.stopwatch
+        per_image = {step: seconds / max(watch.images[step], 1) for step, seconds in watch.seconds.items()}
+        return {
+            "train_minutes": round(self.budget.seconds / 60, 3),
+            "minutes_allowed": self.budget.minutes,
+            "seconds_per_image": per_image,
+            "images": watch.images,
+            "peak_memory_gib": round(peak_memory_gib(self.device), 3),
+        }
 
     def has_own_architecture(self) -> bool:
         """Whether prediction needs this class to build the network."""
@@ -466,35 +624,153 @@ class Trainer:
 
     def describe_data(self, folder: Path) -> None:
         """The plan, dataset.json and the fingerprint, into the folder of :func:`samdpo.training.manifest.trained`."""
-        self.data.write_description(manifest.shared(folder))
-        copy_file(manifest.shared(folder) / manifest.PLANS, folder / manifest.PLANS)
+        self.data.write_description(manifest.shared(folder), self.stage_name)
+        copy_file(manifest.shared(folder) / PLANS, folder / PLANS)
 
     def starting_file(self) -> Path | None:
         """The file of weights that training starts from; None where they are published or drawn."""
         return self.pretrained_weights
 
-    def measure_confidence(self) -> dict[str, float]:
-        """Of each structure the confidence below which a person should look at a mask."""
-        return confidence_thresholds(self, self.confidence_keys())
+    @torch.no_grad()
+    def measure_confidence(self, keys: Sequence[SliceKey] | None = None) -> dict[str, float]:
+        """Of each structure the confidence below which a person should look at a mask.
+
+        Args:
+            keys: slices to measure it on, by default :meth:`confidence_keys`; up to 64, evenly chosen, are looked at,
+                averaged with their mirror image where prediction does so.
+
+        Returns:
+            structure -> the 10th percentile of its confidence; a structure of which nothing was found is left out.
+        """
+        chosen = evenly(self.confidence_keys() if keys is None else keys, MOST_SLICES)
+        found: dict[str, list[float]] = {}
+        batch_size = self.stage.inference_batch_size
+        for start in range(0, len(chosen), batch_size):
+            of_views, chunk = [], chosen[start : start + batch_size]
+            for view in (IDENTITY, FLIPPED) if self.plans.inference.mirror else (IDENTITY,):
+                batch = self.samples.collate([self.samples.sample(key, view, with_truth=False) for key in chunk])
+                of_views.append(self.probabilities(batch))
+            views = [of_views[0], *(probabilities.flip(-1) for probabilities in of_views[1:])]
+            mean = torch.stack(views).mean(0).cpu().numpy()
+            for name, probability in zip(self.structures_of(batch), mean):
+                if (confidence := confidence_of(probability, self.mask_cut)) > 0:
+                    found.setdefault(name, []).append(confidence)
+        return confidence_thresholds(found)
+
+    def structures_of(self, batch: Batch) -> list[str]:
+        """The structure of each row of a batch's :meth:`probabilities`."""
+        return [prompt.structure for sample in batch.samples for prompt in sample.prompts]
+
+    def feature_cache(self, n_stages: int) -> FeatureCache:
+        """What the frozen leading stages of the encoder make of this fold's slices, kept; -1 is the whole encoder."""
+        return FeatureCache(self.network, n_stages, self.data, self.stage_name, self.precision, self.processes,
+                            self.stage.inference_batch_size, self.stopwatch)
 
     # ---- stop and continue --------------------------------------------------------------------------------------
-
-    def save_checkpoint(self) -> None:
-        """Write a checkpoint from which ``--c`` goes on bit for bit (on CPU)."""
-        save_state(self)
 
     def settings(self) -> dict[str, Any]:
         """Everything of the plan that a continued run must share with the one it continues."""
         shared = {"network": to_dict(self.plans.network), "prompting": to_dict(self.plans.prompting)}
-        return {**to_dict(self.stage), **shared}
+        return {**self.stage.settings(), **shared}
+
+    def changed_settings(self, before: Mapping[str, Any], every: bool = True) -> list[str]:
+        """Names of the settings that were others before; see :func:`samdpo.training.checkpoints.changed_settings`."""
+        return checkpoints.changed_settings(_as_json(before), _as_json(self.settings()), every)
+
+    def check_settings(self, before: Mapping[str, Any]) -> None:
+        """Refuse to continue with other settings than those a checkpoint was made with.
+
+        Raises:
+            TrainingError: names the settings that differ.
+        """
+        if changed := self.changed_settings(before):
+            raise TrainingError(
+                f"The checkpoint in {self.fold_folder} was made with other settings ({', '.join(changed)}). Continue "
+                "with the settings it was started with, or start again without --c."
+            )
+
+    def made_of(self) -> manifest.MadeOf:
+        """What the initialised trainer starts from; equal for two trainings that end with the same weights (on CPU).
+
+        ``settings``; hashes ``start`` of the weights that it starts from and ``data`` of the cases; the key of its
+        ``prompts``, which are those that it ends with.
+        """
+        if (known := self.begun) is None:
+            split, file, there = self.data.split, self.starting_file(), self.data.slices.summaries()
+            contents = {c: there[c].hash for c in {*split.labelled, *split.unlabelled} if c in there}
+            known = {"start": content_hash(file) if file else "", "data": hash_of(data_hashes(split), contents)}
+        return {**known, "settings": _as_json(self.settings()), "prompts": getattr(self.data.prompts, "key", None)}
+
+    def check_begun(self, before: manifest.MadeOf) -> None:
+        """Refuse to go on with a training that was begun from other weights; warn where its data has changed since.
+
+        Args:
+            before: what the training was begun with.
+
+        Raises:
+            TrainingError: the weights that it starts from are others now.
+        """
+        now = self.made_of()
+        if before.get("start", now["start"]) != now["start"]:
+            raise TrainingError(
+                f"The training in {self.fold_folder} was begun from other weights than {self.starting_file()} holds "
+                "now: they were trained or replaced since. Put those back, or start again without --c."
+            )
+        if before.get("data", now["data"]) != now["data"]:
+            log.warning("Cases of fold %s, or their images, have changed since the training in %s was begun. It goes "
+                        "on with them as they are now; train anew without --c for a result that can be repeated.",
+                        self.data.fold, self.fold_folder)
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint from which ``--c`` goes on bit for bit (on CPU)."""
+        checkpoints.save_latest(self.fold_folder, self.current_epoch, self.network.state_dict(), self.state())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the network; a variant adds its own. Tensors, numbers, texts, lists, dicts."""
+        return {
+            "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
+            "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": self.settings(),
+            "computed_seconds": self.budget.seconds, "scaler": self.scaler.state_dict(),
+            "processes": self.processes.world, "begun": hash_of(self.begun),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
+        self.current_epoch, self.best_metric = int(state["epoch"]), float(state["best_metric"])
+        self.mask_cut, self.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
+        self.run_log = RunLog(self.fold_folder, dict(state["history"]), writes=self.processes.is_main)
 
     def load_checkpoint(self) -> bool:
         """Go on from the newest checkpoint of the fold; False when there is none.
 
         Raises:
             TrainingError: the checkpoint was made with other settings.
+            ModelFolderError: it is damaged.
         """
-        return load_state(self)
+        if (found := checkpoints.load_latest(self.fold_folder)) is None:
+            return False
+        weights, state = found
+        if self.begun is not None and state.get("begun", hash_of(self.begun)) != hash_of(self.begun):
+            return False  # of a training before, which was about to be removed when the process ended
+        try:
+            self.check_settings(state["settings"])
+            load_into(self.network, weights, "the resumable checkpoint")
+            self.load_state(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFolderError(
+                f"The state in {self.fold_folder / checkpoints.LATEST} is none of this training's "
+                f"({type(error).__name__}: {error}). Start the training again without --c."
+            ) from error
+        if "begun" not in state and self.processes.is_main:
+            _take_over_best(self.fold_folder)
+        before, now = state.get("processes", 1), self.processes.world
+        if before != now:
+            log.warning("%s was begun with %d processes and goes on with %d: a step sees %d slices instead of %d.",
+                        self.fold_folder, before, now, now * self.stage.batch_size, before * self.stage.batch_size)
+        log.info("Continuing %s after epoch %d.", self.fold_folder, self.current_epoch)
+        return True
 
     def prediction_command(self) -> str:
         """What to type to predict with the trained fold; of several stages, ``samdpo_predict`` takes the latest."""
@@ -508,6 +784,22 @@ class Trainer:
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """Predict the fold's validation cases in native size and write ``validation/summary.json``."""
-        from samdpo.training.validation import validate_fold  # the one import against the data flow, as in nnU-Net
+        return validate_fold(self.predictor(), self.data, self.folder, save_probabilities)
 
-        return validate_fold(self.folder, self.data, str(self.device), save_probabilities)
+    def predictor(self) -> Predictor:
+        """What predicts with the fold's model: the network in memory where it was trained here, else that on disk."""
+        if self.description is None:
+            return Predictor.from_model_folder(self.folder, [self.data.fold], device=str(self.device))
+        trained = FoldModel(self.network.eval(), self.data.prompter, self.description)
+        return Predictor.of(self.plans, [trained], self.device)
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings)))
+
+
+def _take_over_best(fold: Path) -> None:
+    """An older version kept the best epoch of a training that is not finished beside the final weights."""
+    best = fold / checkpoints.BEST
+    if best.is_file() and not (fold / checkpoints.FINAL).is_file():
+        copy_file(best, fold / checkpoints.LATEST / checkpoints.BEST)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from samdpo.dataset.orientation import Turn
 from samdpo.evaluation.summary import evaluate_folder
-from samdpo.inference.export import write_prediction
+from samdpo.model.export import write_prediction
 from samdpo.model.predictor import Predictor
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.fold_data import own_prompts
-
-if TYPE_CHECKING:
-    from samdpo.training.fold_data import FoldData
+from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +28,22 @@ class PromptSource(Protocol):
 
 
 def validate_fold(
-    model_folder: Path, data: FoldData, device: str = "auto", save_probabilities: bool = False,
-    checkpoint: str = "checkpoint_final", prompts: PromptSource | None = None, folder: str = "validation",
+    predictor: Predictor, data: FoldData, model_folder: Path, save_probabilities: bool = False,
+    prompts: PromptSource | None = None, folder: str = "validation",
 ) -> dict[str, Any]:
     """Predict and evaluate; writes ``fold_X/validation/`` with masks, reports and ``summary.json``.
 
     Args:
-        model_folder: ``TRAINER__PLANS__STAGE``.
+        predictor: of the fold's model.
         data: the fold.
-        device: as in :meth:`Predictor.from_model_folder`.
+        model_folder: ``TRAINER__PLANS__STAGE``.
         save_probabilities: beside the masks.
-        checkpoint: ``checkpoint_final`` or ``checkpoint_best``.
         prompts: where the prompts of a slice come from; by default the fold's own, else those of its data.
         folder: name of the folder that is written.
 
     Returns:
         the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
-    predictor = Predictor.from_model_folder(model_folder, [data.fold], checkpoint, device)
     own = own_prompts(model_folder / f"fold_{data.fold}")
     prompts = prompts or (PromptStore(own) if own.is_dir() else data.prompts)
     output = model_folder / f"fold_{data.fold}" / folder

@@ -12,7 +12,7 @@ import torch
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
 from samdpo.networks.weights import load_weights
-from samdpo.preferences.metrics import REWARD_METRICS
+from samdpo.preferences.losses import REWARD_METRICS
 from samdpo.training.checkpoints import FINAL
 
 

@@ -13,18 +13,19 @@ import torch
 from ranking_people import judgement, keep, larger_first, people_rank, simulated, smaller_first, without_label
 from trained_models import NUMBER, copied
 
-from samdpo.align.propose import make_candidate_set
+from samdpo.align.candidate_set import make_candidate_set
+from samdpo.align.proposer import EncodedBatch
 from samdpo.annotate.database.errors import DatabaseError
 from samdpo.annotate.database.locate import VARIABLE
 from samdpo.cli.train import main
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
+from samdpo.model.description import MANIFEST
 from samdpo.model.views import FLIPPED, IDENTITY
 from samdpo.networks.weights import load_weights, save_weights
-from samdpo.preferences.metrics import REWARD_METRICS
+from samdpo.preferences.losses import REWARD_METRICS
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
-from samdpo.training.manifest import MANIFEST
 
 RECORDED, MIXED = "annotator.kind=recorded", "annotator.kind=mixed"
 LEARN = ("lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")
@@ -44,6 +45,11 @@ def begun(phantoms, *overrides: str, stage: str = "align"):
     trainer.on_train_start()
     trainer.run_log.close()
     return trainer
+
+
+def decoded(trainer, batch) -> EncodedBatch:
+    embeddings, logits = trainer.decode(batch)
+    return EncodedBatch(batch, embeddings, trainer.reference, logits)
 
 
 def refused(phantoms, *overrides: str) -> str:
@@ -100,8 +106,7 @@ def test_the_candidates_learned_from_are_the_ones_that_were_seen_mirrored_with_t
     found = {}
     for view in (IDENTITY, FLIPPED):
         batch = trainer.samples.collate([trainer.samples.sample((item.case, item.slice_index), view)])
-        embeddings, logits = trainer.decode(batch)
-        found[view], ranking = trainer.ranked_candidates(batch, embeddings, logits)
+        found[view], ranking = trainer.ask(decoded(trainer, batch))
         expected = larger_first(stored.masks(item))
         assert ranking.order[0].tolist() == np.argsort(expected, kind="stable").tolist() and ranking.valid.all()
     np.testing.assert_array_equal(found[IDENTITY][0].numpy(), stored.masks(item))
@@ -116,8 +121,7 @@ def test_mixed_lets_the_virtual_annotator_rank_what_no_one_has_judged(finetuned,
     assert cases == {unlabelled[0].case, *(item.case for item in others)} and len(cases) > 2
     keys = [(item.case, item.slice_index) for item in (unlabelled[0], others[0], others[1])]
     batch = trainer.samples.collate([trainer.samples.sample(key) for key in keys])
-    embeddings, logits = trainer.decode(batch)
-    candidates, ranking = trainer.ranked_candidates(batch, embeddings, logits)
+    candidates, ranking = trainer.ask(decoded(trainer, batch))
     for row, item in enumerate((unlabelled[0], others[0])):
         np.testing.assert_array_equal(candidates[row].numpy(), stored.masks(item))
     assert not np.array_equal(candidates[2].numpy(), stored.masks(others[1])), "drawn from the present policy"

@@ -9,8 +9,9 @@ import pytest
 import trained_models
 from trained_models import PLACE_ROUNDS, Phantoms
 
-from samdpo.align import prompt_alignment, shared_prompts
-from samdpo.files import read_json
+from samdpo.align import rounds, shared_prompts
+from samdpo.files import read_json, write_json
+from samdpo.schema import merge
 
 MADE = ("align", "align_self_training")
 
@@ -27,7 +28,7 @@ def made(placed: Phantoms, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
-    monkeypatch.setattr(prompt_alignment, "fit_prompter", again)
+    monkeypatch.setattr(rounds, "fit_prompter", again)
     return placed
 
 
@@ -66,7 +67,10 @@ def test_another_choice_is_made_anew(made, override):
 
 
 def test_what_the_annotator_would_be_is_nothing_to_a_stage_that_asks_none(made):
-    trainer = begun(made, "fixmatch", "annotator.noise=0.3", "seed=7")
+    file = made.preprocessed / "samdpoPlans.json"
+    write_json(file, merge(read_json(file), {"configurations": {"align": {"annotator": {"noise": 0.3}}}}))
+    trainer = begun(made, "fixmatch", "seed=7")
+    assert trainer.stage.annotator.noise == 0.3  # inherited from align
     assert trainer.data.prompts.key == key_of(fold_of(made, "align_self_training"))
 
 

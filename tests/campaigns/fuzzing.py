@@ -314,10 +314,12 @@ def _judgements(folder: Path) -> Fuzzed:
 
 
 def _cookies(folder: Path) -> Fuzzed:
+    from signed_out import SignedOut
+
     from samdpo.annotate.page.sessions import Sessions
     from samdpo.annotate.page.tokens import Tokens
 
-    sessions = Sessions(Tokens("a-token-of-the-tests", {}))
+    sessions = Sessions(Tokens("a-token-of-the-tests", {}), SignedOut())
     cookie = sessions.start("anna")
     payload, _, signature = cookie.partition(".")
     assert sessions.read(cookie).name == "anna"

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from samdpo.dataset.images import read_image, read_label, write_label
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.errors import DatasetError
-from samdpo.model.native import NativeCollector
+from samdpo.model.masks import NativeCollector
 from samdpo.preprocessing.slicing import SliceGeometry
 
 OBLIQUE = Rotation.from_euler("xyz", [17.3, -8.1, 41.9], degrees=True).as_matrix()

@@ -10,8 +10,11 @@ import pytest
 import tiny_volumes as tiny
 import torch
 
+from samdpo.align.proposer import EncodedBatch
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.errors import DatasetError
+from samdpo.model.batches import SliceSamples
+from samdpo.model.slice_labels import known_part
 from samdpo.model.views import FLIPPED, View
 from samdpo.planning.fingerprint import extract_fingerprint
 from samdpo.planning.run import plan_and_preprocess
@@ -19,8 +22,6 @@ from samdpo.plans import AugmentationPlan, Plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.batches import SliceSamples
-from samdpo.training.slice_labels import known_part
 
 NAME = "Dataset904_TinyVolumes"
 LABELS = {"background": 0, "liver": 1, "ignore": 5}
@@ -169,9 +170,8 @@ def test_align_learns_nothing_from_ignored_pixels(finetuned, upper_half_ignored,
     trainer.on_epoch_start(0)
     batch = next(iter(trainer.train_batches(0))).unlabelled
     embeddings, logits = trainer.decode(batch)
-    reference = trainer.reference.logits(batch, embeddings)
-    logits = logits.detach().requires_grad_()
-    loss, _ = trainer.objective_loss(batch, embeddings, logits, reference)
+    slices = EncodedBatch(batch, embeddings, trainer.reference, logits.detach().requires_grad_())
+    loss, _ = trainer.objective.loss(slices, lambda: trainer.ask(slices))
     loss.backward()
-    check(logits.grad, batch.counted)
+    check(slices.logits.grad, batch.counted)
     trainer.run_log.close()

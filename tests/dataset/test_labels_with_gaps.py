@@ -16,7 +16,7 @@ from samdpo.dataset.images import read_label, write_label
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.dataset.orientation import orientation
 from samdpo.files import read_json, write_json
-from samdpo.model.native import NativeCollector
+from samdpo.model.masks import NativeCollector
 from samdpo.preprocessing.slicing import SliceGeometry
 
 CONSECUTIVE, GAPS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}, {0: 0, 1: 1, 2: 3, 3: 7, 4: 12}
@@ -75,7 +75,7 @@ def test_predicted_values_are_those_of_dataset_json_and_the_numbers_themselves_c
 
 
 def test_a_volume_that_lies_otherwise_is_turned_and_its_mask_turned_back_or_flagged(roots, caplog) -> None:
-    from samdpo.inference.dicom_seg import write_dicom_seg
+    from samdpo.model.dicom_seg import write_dicom_seg
     from samdpo.model.predictor import Predictor
 
     mask = predicted(roots, 907, CONSECUTIVE)

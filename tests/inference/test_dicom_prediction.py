@@ -14,8 +14,7 @@ import samdpo
 from samdpo.dataset.images import read_image, read_label, read_label_with_properties
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
-from samdpo.inference.dicom_codes import codes_of
-from samdpo.inference.dicom_seg import write_dicom_seg
+from samdpo.model.dicom_seg import codes_of, write_dicom_seg
 from samdpo.model.predictor import Predictor
 from samdpo.plans import StructurePlan
 

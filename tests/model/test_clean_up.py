@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from samdpo.files import read_json, write_json
-from samdpo.model.clean_up import keep_largest_components
+from samdpo.model.masks import keep_largest_components
 from samdpo.model.predictor import Predictor
 
 

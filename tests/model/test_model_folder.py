@@ -7,18 +7,21 @@ import itertools
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from samdpo.errors import ConfigurationError, ModelFolderError, SamdpoError
 from samdpo.files import read_json, write_json
+from samdpo.model.description import read_description
 from samdpo.model.folder import find_model, read_plans, trained_folds
 from samdpo.model.predictor import Predictor
+from samdpo.plans import load_plans, save_plans
 from samdpo.prompting.prompter import Prompter
-from samdpo.schema import merge
-from samdpo.training.description import read_description
+from samdpo.schema import merge, to_dict
 
 FILES = ("checkpoint_final.safetensors", "model.json", "prompter/prompter.json", "prompter/towers.safetensors")
 
@@ -324,6 +327,34 @@ def test_prediction_downloads_nothing_that_only_a_model_folder_names(finetuned, 
         load(finetuned.finetuned)
     write_json(file, merge(content, {"prompting": {"answers": "vlm", "vlm": "owner/vlm-that-is-nowhere"}}))
     predictor = load(finetuned.finetuned)
-    predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
     with pytest.raises(ConfigurationError, match="fetch it first: hf download owner/vlm-that-is-nowhere"):
-        predictor.predict()
+        predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
+
+
+def test_a_model_says_every_value_of_its_own_stage_and_nothing_of_others(aligned):
+    """So that no default of a later version, and no edit of the dataset's plan, changes what was trained."""
+    planned = load_plans(aligned.preprocessed / "samdpoPlans.json")
+    for model, stage in ((aligned.finetuned, "finetune"), (aligned.aligned, "align")):
+        for file in (model / "plans.json", model / "fold_0" / "plans.json"):
+            content = read_json(file)
+            own = read_plans(model).stage(stage)
+            assert content["configurations"] == {stage: to_dict(own)}
+            assert content == to_dict(read_plans(model))
+            assert own.objective == planned.stage(stage).objective
+
+
+def test_a_model_of_an_older_version_with_a_whole_plan_is_the_same_model(aligned):
+    short, planned = read_plans(aligned.aligned), load_plans(aligned.preprocessed / "samdpoPlans.json")
+    image = (np.random.default_rng(1).random((64, 64)) * 255).astype(np.float32)
+
+    def probabilities():
+        predictor = load(aligned.aligned)
+        predictor.set_image(image)
+        return predictor.predict().probabilities
+
+    before = probabilities()
+    whole = replace(short, configurations={**planned.configurations, **short.configurations})
+    for file in (aligned.aligned / "plans.json", aligned.aligned / "fold_0" / "plans.json"):
+        save_plans(whole, file)
+    assert len(read_plans(aligned.aligned).configurations) > 2
+    assert (probabilities() == before).all()

@@ -11,6 +11,8 @@ from samdpo.dataset.images import read_image, read_label
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json
 from samdpo.model.predictor import Predictor
+from samdpo.networks import frozen_encoder
+from samdpo.networks.frozen_encoder import FrozenEncoder
 
 
 @pytest.fixture
@@ -92,6 +94,20 @@ def test_several_folds_are_averaged(aligned):
         maps.append(predictor.predict().probabilities)
     assert not np.array_equal(maps[0], maps[1])
     np.testing.assert_allclose(maps[2], (maps[0] + maps[1]) / 2, atol=1e-5)
+
+
+def test_folds_whose_encoders_are_the_same_encode_a_slice_once(aligned, monkeypatch):
+    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder._Kept(64 * 1024**2))
+    shutil.copytree(aligned.aligned / "fold_0", aligned.finetuned / "fold_1")  # which trained the decoder alone
+    predictor = Predictor.from_model_folder(aligned.finetuned, device="cpu")
+    first, second = predictor.folds
+    assert first.encoder is second.encoder and first.network is not second.network
+    seen = []
+    for fold in predictor.folds:
+        fold.network.image_encoder.neck.register_forward_hook(lambda _, inputs, __: seen.extend(inputs[0]))
+    predictor.set_image(aligned.raw / "imagesTs" / "xray_ts_002_0000.png")
+    predictor.predict()
+    assert len(seen) == 2, "the slice and its mirror image"
 
 
 def test_a_volume_is_predicted_slice_by_slice(predictor, finetuned):

@@ -114,3 +114,18 @@ def test_an_encoder_of_unknown_stages_is_taken_as_one(images):
     encode = FrozenEncoder(network, CPU, "fp32")
     assert len(encode.stage_keys) == 1
     assert encode(images).shape == (3, 64, 64, 64)
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["on a CPU", "on a GPU"])
+def test_networks_with_one_encoder_share_it_and_a_slice_is_encoded_once(images, monkeypatch, hashed):
+    if not hashed:  # a GPU's encoders have no keys
+        monkeypatch.setattr(frozen_encoder, "_stage_keys", lambda *_: [])
+    networks, known = [tiny() for _ in range(3)], []
+    networks[1].mask_decoder.iou_token.weight += 1
+    networks[2].image_encoder.neck[0].weight += 0.1
+    seen = [counted(network) for network in networks]
+    first, second, third = (FrozenEncoder.shared(network, CPU, "fp32", known) for network in networks)
+    assert first is second and first is not third and known == [first, third]
+    assert torch.equal(first(images), second(images))
+    assert seen[0]["neck"] == 3 and seen[1] == {}
+    assert not torch.equal(third(images), first(images))

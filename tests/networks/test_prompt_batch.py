@@ -6,12 +6,16 @@ import torch
 from samdpo.networks.prompt_batch import PromptBatch
 
 
+def given(batch: PromptBatch) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
+
+
 def test_select_keeps_rows_together(prompts):
     batch = prompts(4)
     chosen = batch.select(torch.tensor([2, 0]))
     assert len(chosen) == 2
-    for field in dataclasses.fields(PromptBatch):
-        assert torch.equal(getattr(chosen, field.name), getattr(batch, field.name)[[2, 0]])
+    for name, tensor in given(batch).items():
+        assert torch.equal(getattr(chosen, name), tensor[[2, 0]])
 
 
 def test_cat_counts_images_on_where_images_are_joined(prompts):
@@ -30,5 +34,13 @@ def test_tensors_of_different_length_are_refused(prompts):
 
 
 def test_to_moves_every_tensor(prompts):
-    moved = prompts(2).to("meta")
-    assert all(getattr(moved, f.name).device.type == "meta" for f in dataclasses.fields(PromptBatch))
+    batch = dataclasses.replace(prompts(2), points_inside=torch.zeros(2, 3, dtype=torch.bool))
+    assert all(tensor.device.type == "meta" for tensor in given(batch.to("meta")).values())
+
+
+def test_points_beside_a_structure_are_joined_with_points_that_are_all_on_it(prompts):
+    one, other = prompts(1), prompts(1, seed=1)
+    outside = dataclasses.replace(other, points_inside=torch.zeros_like(other.points_valid))
+    joined = PromptBatch.cat([one, outside])
+    assert joined.points_inside.tolist() == [[True] * one.points.shape[1], [False] * one.points.shape[1]]
+    assert PromptBatch.cat([one, other]).points_inside is None

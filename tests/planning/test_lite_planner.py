@@ -12,6 +12,7 @@ import pytest
 from samdpo.dataset.dataset_json import DatasetJson, StructureHints
 from samdpo.errors import ConfigurationError
 from samdpo.extensions import find
+from samdpo.networks.device import resolve_device
 from samdpo.planning import schedule
 from samdpo.planning.channels import ABDOMEN, channel_mapping, ct_window, normalization
 from samdpo.planning.lite_planner import LitePlanner
@@ -113,7 +114,7 @@ def test_without_hints_the_phrase_is_the_name() -> None:
 )
 def test_normalisation_follows_the_modality(channel: str, value_range: list[float], scheme: str) -> None:
     fingerprint = changed(value_range_per_channel={"0": value_range})
-    assert normalization([channel], 0, fingerprint).scheme == scheme
+    assert normalization([channel], 0, fingerprint)[0].scheme == scheme
 
 
 def test_colours_are_scaled_alike() -> None:
@@ -223,6 +224,12 @@ def test_batches_grow_with_memory_only_where_labels_are_many() -> None:
     assert schedule.batch_size("cuda", 80, 1000) == 8
 
 
+def test_what_is_not_trained_goes_together_as_the_memory_of_a_gpu_has_room() -> None:
+    found = {gib: plan(device="cuda", memory_gib=gib).stage("align").inference_batch_size for gib in (2, 6, 16, 80)}
+    assert found == {2: 1, 6: 4, 16: 8, 80: 16}
+    assert {stage.inference_batch_size for stage in plan(memory_gib=64.0).configurations.values()} == {4}
+
+
 def test_the_plans_name_names_the_slices() -> None:
     assert plan(plans_name="mine").preprocessing.data_identifier == "mine_2d_256"
 
@@ -232,6 +239,15 @@ def test_the_machine_is_looked_at_without_torch_where_there_is_no_gpu(monkeypatc
     assert gpu_memory_gib() is None
     assert detect_machine().memory_gib > 0.1
     assert ram_gib() > 0.1
+
+
+def test_a_mac_is_planned_for_as_it_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for gpu in (None, 8.0):  # an NVIDIA GPU that this torch cannot use
+        monkeypatch.setattr("samdpo.planning.memory.gpu_memory_gib", lambda gpu=gpu: gpu)
+        assert detect_machine().device == resolve_device("auto").type == "cpu"
 
 
 class OwnPlanner(LitePlanner):

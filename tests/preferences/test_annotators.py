@@ -5,7 +5,7 @@ import torch
 
 from samdpo.errors import PlansError
 from samdpo.plans import AnnotatorPlan
-from samdpo.preferences.annotators import VirtualAnnotator, overlap
+from samdpo.preferences.annotators import VirtualAnnotator, iou
 
 
 def annotator(seed: int = 0, **plan) -> VirtualAnnotator:
@@ -21,8 +21,8 @@ TRUTH = strips(10)[:, 0]
 
 
 def test_overlap_is_iou_and_one_where_both_are_empty():
-    assert overlap(strips(10, 5, 0), TRUTH).tolist() == [[1.0, 0.5, 0.0]]
-    assert overlap(strips(0, 3), strips(0)[:, 0]).tolist() == [[1.0, 0.0]]
+    assert iou(strips(10, 5, 0), TRUTH).tolist() == [[1.0, 0.5, 0.0]]
+    assert iou(strips(0, 3), strips(0)[:, 0]).tolist() == [[1.0, 0.0]]
 
 
 def test_without_noise_the_order_is_the_order_of_overlap():

@@ -5,7 +5,7 @@ import torch
 
 from samdpo.errors import PlansError
 from samdpo.plans import CandidatePlan
-from samdpo.preferences.candidates import make_candidates, smooth_fields
+from samdpo.preferences.candidates import cut_at_thresholds, distinct_first, draw_fields, smooth_fields
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -21,7 +21,7 @@ def disc(row: float, column: float, radius: float = 12.0, size: int = 64) -> tor
 
 def test_thresholds_are_the_papers_cuts_of_the_probabilities():
     logits = disc(30, 30)[None]
-    candidates = make_candidates(logits, CandidatePlan(kind="thresholds"), generator())
+    candidates = cut_at_thresholds(logits, CandidatePlan(kind="thresholds"))
     assert candidates.shape == (1, 4, 64, 64) and candidates.dtype == torch.bool
     for k, cut in enumerate((0.3, 0.4, 0.5, 0.6)):
         assert torch.equal(candidates[0, k], torch.sigmoid(logits[0]) > cut)
@@ -30,7 +30,7 @@ def test_thresholds_are_the_papers_cuts_of_the_probabilities():
 def test_fields_differ_between_candidates_and_images_and_never_between_equal_generators():
     logits = disc(30, 30).repeat(2, 1, 1)
     plan = CandidatePlan(kind="fields", field_sigmas=(4.0, 8.0))
-    first, again, other = (make_candidates(logits, plan, generator(s)) for s in (1, 1, 2))
+    first, again, other = (draw_fields(logits, plan, generator(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
@@ -40,7 +40,7 @@ def test_fields_differ_between_candidates_and_images_and_never_between_equal_gen
 def test_fields_leave_certain_pixels_alone():
     logits = torch.full((1, 64, 64), -100.0)
     logits[:, :32] = 100.0
-    candidates = make_candidates(logits, CandidatePlan(kind="fields"), generator())
+    candidates = draw_fields(logits, CandidatePlan(kind="fields"), generator())
     assert (candidates == (logits > 0)[:, None]).all()
 
 
@@ -59,31 +59,31 @@ def test_hypotheses_come_first_and_fields_fill_the_slots_of_missing_and_repeated
     left, right = disc(30, 18), disc(30, 46)
     logits = disc(30, 30)[None]
     hypotheses = torch.stack([left, left + 0.01, right])[None]
-    plan = CandidatePlan(kind="hypotheses", count=4)
-    candidates = make_candidates(logits, plan, generator(), hypotheses)
+    fields = draw_fields(logits, CandidatePlan(count=4), generator())
+    candidates, taken = distinct_first(hypotheses > 0, fields)
     assert torch.equal(candidates[0, 0], left > 0)
     assert torch.equal(candidates[0, 1], right > 0)
-    fields = make_candidates(logits, CandidatePlan(kind="fields", count=4), generator())
     assert torch.equal(candidates[0, 2:], fields[0, 2:])
+    assert taken.tolist() == [[0, 2, -1, -1]]
 
 
 def test_more_hypotheses_than_candidates_keep_the_best_distinct_ones():
     hypotheses = torch.stack([disc(30, c) for c in (10, 10.05, 25, 40, 50)])[None]
-    candidates = make_candidates(disc(30, 30)[None], CandidatePlan(kind="hypotheses", count=3), generator(), hypotheses)
-    assert torch.equal(candidates[0], (hypotheses[0] > 0)[[0, 2, 3]])
+    fields = draw_fields(disc(30, 30)[None], CandidatePlan(count=3), generator())
+    candidates, taken = distinct_first(hypotheses > 0, fields)
+    assert torch.equal(candidates[0], (hypotheses[0] > 0)[[0, 2, 3]]) and taken.tolist() == [[0, 2, 3]]
 
 
 def test_without_hypotheses_fields_take_their_place():
     logits = disc(30, 30)[None]
-    plan = CandidatePlan(kind="hypotheses")
-    fields = make_candidates(logits, CandidatePlan(kind="fields"), generator())
-    assert torch.equal(make_candidates(logits, plan, generator()), fields)
-    assert torch.equal(make_candidates(logits, plan, generator(), logits[:, None][:, :0]), fields)
+    fields = draw_fields(logits, CandidatePlan(), generator())
+    candidates, taken = distinct_first(logits[:, None][:, :0] > 0, fields)
+    assert torch.equal(candidates, fields) and (taken == -1).all()
 
 
 def test_half_precision_logits_and_logits_with_gradient_are_accepted():
     logits = disc(30, 30)[None].bfloat16().requires_grad_()
-    assert not make_candidates(logits, CandidatePlan(), generator()).requires_grad
+    assert not draw_fields(logits, CandidatePlan(), generator()).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,7 @@ def test_half_precision_logits_and_logits_with_gradient_are_accepted():
 )
 def test_plans_that_cannot_be_drawn_get_a_sentence(plan, words):
     with pytest.raises(PlansError, match=words):
-        make_candidates(torch.zeros(1, 8, 8), plan, generator())
+        if plan.kind == "thresholds":
+            cut_at_thresholds(torch.zeros(1, 8, 8), plan)
+        else:
+            draw_fields(torch.zeros(1, 8, 8), plan, generator())

@@ -9,18 +9,19 @@ import torch.nn.functional as F
 from samdpo.errors import PlansError
 from samdpo.plans import AnnotatorPlan, CandidatePlan, PreferenceLossPlan, SegmentationLossPlan
 from samdpo.preferences.annotators import Ranking, VirtualAnnotator
-from samdpo.preferences.candidates import make_candidates
+from samdpo.preferences.candidates import draw_fields
 from samdpo.preferences.losses import (
+    REWARD_METRICS,
     best_candidate_target,
     candidate_weights,
     disagreement_region,
     preference_loss,
+    preference_metrics,
     preference_reward,
     preference_weights,
     segmentation_loss,
     self_training_target,
 )
-from samdpo.preferences.metrics import REWARD_METRICS, preference_metrics
 
 SUM = PreferenceLossPlan(reduction="sum")
 
@@ -33,7 +34,7 @@ def scene() -> dict[str, torch.Tensor]:
     logits = ref_logits + 0.3 * torch.randn(3, 24, 20, generator=generator)
     truth = torch.rand(3, 24, 20, generator=generator) > 0.5
     plan = CandidatePlan(kind="fields", field_sigmas=(2.0, 4.0))
-    candidates = make_candidates(ref_logits, plan, generator)
+    candidates = draw_fields(ref_logits, plan, generator)
     ranking = VirtualAnnotator(AnnotatorPlan(), generator).rank(candidates, truth)
     assert ranking.valid.all()
     return {"logits": logits, "ref": ref_logits, "candidates": candidates, "ranking": ranking, "truth": truth}

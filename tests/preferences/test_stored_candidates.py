@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from samdpo.errors import ModelFolderError
-from samdpo.preferences.distinct import disagreement, pairwise_iou, without_near_duplicates
+from samdpo.preferences.candidates import disagreement, pairwise_iou, without_near_duplicates
 from samdpo.preferences.records import CandidateSet, item_id
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 

@@ -7,11 +7,11 @@ import pytest
 
 from samdpo.errors import ModelFolderError, PlansError
 from samdpo.files import write_json
+from samdpo.lab.baselines.stages import BOX_ONLY
+from samdpo.model.batches import prompt_tensors
 from samdpo.model.views import FLIPPED, view_prompt
-from samdpo.planning.baseline_stages import BOX_ONLY
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan
 from samdpo.prompting.box_prompt import WHOLE_IMAGE, WholeImagePrompter
-from samdpo.training.batches import prompt_tensors
 
 STRUCTURES = {"liver": StructurePlan(label=6, phrase="liver"), "spleen": StructurePlan(1, "spleen", components=2)}
 PROMPTER = WholeImagePrompter({"liver": 6, "spleen": 1}, 32)

@@ -153,9 +153,8 @@ def test_training_and_prediction_from_the_model_folder(with_clip, model_folder):
     write_clip(model_folder, seed=1)
     shared_open_clip.cache_clear()  # as in another process
     changed = Predictor.from_model_folder(trainer.folder, device="cpu")
-    changed.set_image(image)
     with pytest.raises(ModelFolderError, match="SHA-256"):
-        changed.predict()
+        changed.set_image(image)
     shutil.rmtree(model_folder)
     with pytest.raises(ConfigurationError, match="that folder does not exist"):
         Predictor.from_model_folder(trainer.folder, device="cpu")

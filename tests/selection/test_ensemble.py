@@ -12,9 +12,9 @@ from predicted_folders import PICTURE, plans_of, write_predictions
 from samdpo.cli.ensemble import main
 from samdpo.dataset.images import read_image, read_label
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import read_json
+from samdpo.files import read_json, write_json
+from samdpo.model.masks import label_map
 from samdpo.model.predictor import Predictor
-from samdpo.model.slices import label_map
 from samdpo.selection.ensemble import ensemble_folders
 
 PLANS = plans_of({"liver": 1, "spleen": 3})
@@ -204,7 +204,10 @@ def test_stages_are_predicted_and_averaged_as_typed(aligned, predict, tmp_path, 
 
 
 def test_folds_averaged_by_the_predictor_are_the_ensemble_of_the_folds(aligned, predict, tmp_path):
-    shutil.copytree(aligned.aligned / "fold_0", aligned.finetuned / "fold_1")
+    fold = aligned.finetuned / "fold_1"  # other weights, as if they were of this stage
+    shutil.copytree(aligned.aligned / "fold_0", fold)
+    shutil.copy(aligned.finetuned / "fold_0" / "plans.json", fold)
+    write_json(fold / "model.json", {**read_json(fold / "model.json"), "stage": "finetune"})
     images = aligned.raw / "imagesTs"
     for fold in (0, 1):
         predict("-i", images, "-o", tmp_path / f"{fold}", "-m", aligned.finetuned, "-f", fold, "--save_probabilities")
@@ -217,7 +220,6 @@ def test_folds_averaged_by_the_predictor_are_the_ensemble_of_the_folds(aligned, 
 
 def test_masks_of_other_values_and_members_of_other_images_are_refused(members, tmp_path):
     from samdpo.dataset.images import write_label
-    from samdpo.files import write_json
 
     for folder, content in zip(members, ("one", "two")):
         write_json(folder / "a.json", {**read_json(folder / "a.json"), "input_hash": content})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from samdpo.align import prompt_alignment
+from samdpo.align import rounds
 from samdpo.files import write_json
 from samdpo.prompting import prompt_store
 from samdpo.prompting.fitting import fit_prompter
@@ -104,7 +104,7 @@ def whole(folder: Path) -> dict:
         fits.append(1)
         return fit_prompter(*arguments, **named)
 
-    prompt_store.fit_prompter = prompt_alignment.fit_prompter = counted
+    prompt_store.fit_prompter = rounds.fit_prompter = counted
     said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()

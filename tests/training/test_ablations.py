@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from samdpo.model.batches import prompt_tensors
 from samdpo.model.places import decode_places
 from samdpo.model.slices import predict_slices
 from samdpo.networks.prompt_batch import PromptBatch
@@ -29,7 +30,6 @@ from samdpo.plans import (
 from samdpo.prompting.assemble import assemble_prompt
 from samdpo.prompting.calibration import StructureCalibration
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.training.batches import prompt_tensors
 
 SIZE = 256
 TEXTS = Path(__file__).resolve().parents[2] / "documentation" / "texts.md"
@@ -71,7 +71,7 @@ def tensors(plan: Plans) -> PromptBatch:
 
 
 def changed(one: PromptBatch, other: PromptBatch) -> set[str]:
-    names = [field.name for field in dataclasses.fields(PromptBatch)]
+    names = [name for name, tensor in vars(one).items() if tensor is not None]
     return {name for name in names if not torch.equal(getattr(one, name), getattr(other, name))}
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samdpo.training.confidence import confidence_of, confidence_thresholds
+from samdpo.model.masks import confidence_of
 
 
 def test_a_mask_without_doubt_is_certain_and_an_empty_one_is_not():
@@ -16,7 +16,7 @@ def test_nine_of_ten_training_slices_exceed_the_threshold(finetuned):
     weights = finetuned.finetuned / "fold_0" / "checkpoint_final.safetensors"
     trainer = finetuned.trainer("finetune", pretrained_weights=weights)
     trainer.initialize()
-    each = [confidence_thresholds(trainer, [key])["lung"] for key in trainer.train_keys]
-    together = confidence_thresholds(trainer, trainer.train_keys)["lung"]
+    each = [trainer.measure_confidence([key])["lung"] for key in trainer.train_keys]
+    together = trainer.measure_confidence()["lung"]
     assert together == pytest.approx(np.percentile(each, 10), abs=1e-3)
-    assert confidence_thresholds(trainer, trainer.train_keys * 40)["lung"] == pytest.approx(min(each), abs=2e-2)
+    assert trainer.measure_confidence(trainer.train_keys * 40)["lung"] == pytest.approx(min(each), abs=2e-2)

@@ -22,8 +22,8 @@ from samdpo.model.views import View
 from samdpo.networks.device import resolve_device
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
+from samdpo.training.budget import saying_what_to_make_smaller
 from samdpo.training.distributed import Processes, device_of
-from samdpo.training.memory import saying_what_to_make_smaller
 
 HERE = Path(__file__).parent
 MARK = "samdpo_test_of_processes"  # a variable by which what is left of a run is found

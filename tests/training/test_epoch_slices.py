@@ -10,7 +10,7 @@ import torch
 
 from samdpo.model.views import FLIPPED, IDENTITY, kept_views
 from samdpo.plans import StagePlan
-from samdpo.training.batches import EpochSlices
+from samdpo.training.loading import EpochSlices
 
 KEYS = [("case", index) for index in range(20)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from samdpo.files import read_json
 from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
-from samdpo.training.features import FeatureCache
 
 FINAL = checkpoints.FINAL
 
@@ -104,7 +105,7 @@ def test_activations_of_frozen_stages_outlive_the_training_of_the_others(planned
     first = planned.trainer("finetune", "network.frozen_stages=2", "epochs=1")
     first.initialize()
     first.run_training()
-    kept = {f.name: f.stat().st_mtime_ns for f in FeatureCache(first, 2).store.folder.glob("*.npy")}
+    kept = {f.name: f.stat().st_mtime_ns for f in first.feature_cache(2).store.folder.glob("*.npy")}
     assert len(kept) == 6
     assert {f.name: f.stat().st_mtime_ns for f in first.features.store.folder.glob("*.npy")} == kept
 
@@ -149,3 +150,16 @@ def test_pretrained_weights_are_where_training_starts(finetuned, tmp_path):
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.network.state_dict().items())
     with pytest.raises(ConfigurationError, match="is not a file"):
         finetuned.trainer("finetune", pretrained_weights=tmp_path / "none.safetensors")
+
+
+def test_validation_predicts_with_the_network_in_memory_as_the_folder_would(planned):
+    def written(fold):
+        return {f.name: f.read_bytes() for f in (fold / "validation").iterdir() if f.name != "summary.json"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samdpo.model.predictor.Predictor.from_model_folder", None)  # nothing is read back
+        trainer = planned.train("finetune", "epochs=1")
+    in_memory = written(trainer.fold_folder)
+    shutil.rmtree(trainer.fold_folder / "validation")
+    planned.trainer("finetune", "epochs=1").train(only_validate=True)
+    assert written(trainer.fold_folder) == in_memory and len(in_memory) > 2

@@ -10,7 +10,7 @@ from samdpo.errors import TrainingError
 from samdpo.networks.weights import load_weights
 from samdpo.prompting.calibration import calibrate
 from samdpo.training import checkpoints
-from samdpo.training.held_back import CUTS, best_cut
+from samdpo.training.measures import CUTS, best_cut
 
 
 def with_step(trainer, change):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samdpo.networks.embedding_store import EmbeddingStore
-from samdpo.training.features import FeatureCache, claimed_folder
+from samdpo.training.kept_features import claimed_folder
 
 
 def filled(root, owner: str, key: str) -> EmbeddingStore:
@@ -44,10 +44,10 @@ def test_the_same_stage_of_another_plan_keeps_its_own(planned):
     first.initialize()
     second = planned.trainer("finetune", "network.train=decoder", "network.frozen_stages=1")
     second.initialize()
-    kept = FeatureCache(first, -1)
+    kept = first.feature_cache(-1)
     kept.store.put("case", torch.ones(2))
     second.data = replace(second.data, plans=replace(second.data.plans, plans_name="otherPlans"))
-    another = FeatureCache(second, 1)
+    another = second.feature_cache(1)
     assert not another.store.has("case") and kept.store.has("case")
     assert another.store.folder.parent == kept.store.folder.parent
 

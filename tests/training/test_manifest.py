@@ -13,6 +13,7 @@ from trained_models import copied
 
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import locked, read_json, write_json, write_text
+from samdpo.model import description
 from samdpo.model.folder import read_plans
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
@@ -80,7 +81,7 @@ def test_killed_at_any_change_on_the_disk_a_fold_is_whole_or_says_that_it_is_not
         if over != "nothing":
             write_model(fold, OLD, best=True)
         if over == "a fold of an older version":
-            (fold / manifest.MANIFEST).unlink()
+            (fold / description.MANIFEST).unlink()
         tries = 2 if over == "one killed likewise" else 1
         for _ in range(tries):
             with monkeypatch.context() as patch:
@@ -94,7 +95,7 @@ def test_killed_at_any_change_on_the_disk_a_fold_is_whole_or_says_that_it_is_not
         mixed = False
         if (fold / FINAL).is_file():
             try:
-                manifest.check_fold(fold)
+                description.check_fold(fold)
             except ModelFolderError as error:
                 mixed = True
                 assert "cut off" in str(error) and "--c" in str(error)
@@ -125,17 +126,17 @@ def test_a_damaged_weight_is_refused_and_a_changed_setting_is_said(tmp_path, cap
     fold = tmp_path / "fold_0"
     write_model(fold, OLD)
     write_json(fold / "model.json", {"value": 3})
-    manifest.check_fold(fold)
+    description.check_fold(fold)
     assert "model.json has been changed" in caplog.text
     for name in ("prompter/towers.safetensors", FINAL):
         damage(fold / name)
         with pytest.raises(ModelFolderError, match=f"{Path(name).name} is not the one .*damaged"):
-            manifest.check_fold(fold)
+            description.check_fold(fold)
     with pytest.raises(ModelFolderError, match="damaged"):
-        manifest.check_weights(fold / FINAL)
+        description.check_weights(fold / FINAL)
     (fold / FINAL).unlink()
     with pytest.raises(ModelFolderError, match=f"{FINAL} is missing"):
-        manifest.check_fold(fold)
+        description.check_fold(fold)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'{"files": [1]}', b'{"files": {"a": 1}}', b"\xff", b"{",
@@ -144,24 +145,24 @@ def test_a_damaged_weight_is_refused_and_a_changed_setting_is_said(tmp_path, cap
 def test_a_list_that_is_none_is_a_sentence(tmp_path, content):
     fold = tmp_path / "fold_0"
     write_model(fold, OLD)
-    (fold / manifest.MANIFEST).write_bytes(content)
+    (fold / description.MANIFEST).write_bytes(content)
     with pytest.raises(ModelFolderError, match=r"manifest\.json"):
-        manifest.check_fold(fold)
+        description.check_fold(fold)
 
 
 def test_a_list_moves_no_file_from_or_to_outside(tmp_path):
     fold, thesis = tmp_path / "results" / "model" / "fold_0", tmp_path / "results" / "model" / "thesis"
     manifest.begin(fold, {})
     write_text(thesis, "mine")
-    write_json(fold / LATEST / "trained" / manifest.MANIFEST, {"files": {"../../../thesis": {"sha256": ""}}})
+    write_json(fold / LATEST / "trained" / description.MANIFEST, {"files": {"../../../thesis": {"sha256": ""}}})
     with pytest.raises(ModelFolderError, match=r"'\.\.', which is the name of a folder itself"):
         manifest.complete(fold)
     assert thesis.read_text() == "mine" and not (tmp_path / "thesis").exists()
 
 
 def test_a_model_of_an_older_version_is_read_without_a_list(finetuned):
-    (finetuned.finetuned / "fold_0" / manifest.MANIFEST).unlink()
-    (finetuned.finetuned / "fold_0" / manifest.PLANS).unlink()
+    (finetuned.finetuned / "fold_0" / description.MANIFEST).unlink()
+    (finetuned.finetuned / "fold_0" / description.PLANS).unlink()
     Predictor.from_model_folder(finetuned.finetuned)
 
 
@@ -183,7 +184,7 @@ def test_a_finished_fold_trained_anew_and_killed_is_not_called_finished(finetune
     assert read_json(fold / "model.json")["seed"] == 77
     assert load_plans(finetuned.finetuned / "plans.json").stage("finetune").seed == 77
     assert not (fold / LATEST).exists()
-    manifest.check_fold(fold)
+    description.check_fold(fold)
 
 
 def test_what_is_finished_with_other_settings_is_not_what_c_asks_for(finetuned):
@@ -199,7 +200,7 @@ def test_align_goes_on_only_from_the_weights_it_was_begun_with(finetuned, monkey
     write_changed_weights(finetuned.finetuned / "fold_0" / FINAL)
     with pytest.raises(ModelFolderError, match="is not the one"):
         finetuned.train("align", resume=True)
-    (finetuned.finetuned / "fold_0" / manifest.MANIFEST).unlink()
+    (finetuned.finetuned / "fold_0" / description.MANIFEST).unlink()
     with pytest.raises(TrainingError, match="begun from other weights"):
         finetuned.train("align", resume=True)
 

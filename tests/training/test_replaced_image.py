@@ -18,7 +18,7 @@ from samdpo.planning.splits import load_splits
 from samdpo.plans import load_plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.features import FeatureCache
+from samdpo.training.kept_features import FeatureCache
 
 KEPT = ("prompt_rounds=1", "epochs=1", ONE_LUNG, "network.train=decoder")  # every kept thing is used
 STAGES = {"finetune": ("network.train=decoder", ONE_LUNG), "align": KEPT, "fixmatch": KEPT, "unet": ("epochs=1",)}
@@ -76,7 +76,7 @@ def test_features_of_a_replaced_image_are_made_again_and_the_others_are_kept(pla
     def filled() -> FeatureCache:
         trainer = planned.trainer("finetune", "network.train=decoder")
         trainer.initialize()
-        cache = FeatureCache(trainer, -1)
+        cache = trainer.feature_cache(-1)
         cache.fill([replaced, other], (IDENTITY,))
         return cache
 
@@ -95,13 +95,13 @@ def test_features_of_a_replaced_image_are_made_again_and_the_others_are_kept(pla
 def test_a_damaged_feature_is_made_again(planned, caplog):
     trainer = planned.trainer("finetune", "network.train=decoder")
     trainer.initialize()
-    cache = FeatureCache(trainer, -1)
+    cache = trainer.feature_cache(-1)
     keys = trainer.train_keys[:2]
     cache.fill(keys, (IDENTITY,))
     batch = trainer.samples.collate([trainer.samples.sample(key) for key in keys])
     wanted = cache.get(batch)
     flip_a_bit(cache.store._file(cache.name(keys[0], IDENTITY)))
-    cache = FeatureCache(trainer, -1)
+    cache = trainer.feature_cache(-1)
     torch.testing.assert_close(cache.get(batch), wanted, atol=1e-2, rtol=1e-2)
     assert "damaged" in caplog.text
     assert cache.store.find(cache.name(keys[0], IDENTITY)) is not None

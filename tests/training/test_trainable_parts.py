@@ -6,6 +6,7 @@ import pytest
 import small_backbones  # noqa: F401
 import torch
 
+from samdpo import extensions
 from samdpo.errors import PlansError
 from samdpo.files import read_json
 from samdpo.model.folder import load_fold
@@ -36,13 +37,13 @@ def moved(trainer, before):
 @pytest.fixture
 def needs_no_published_weights(monkeypatch):
     """From here on a network of the small ViT may not be built with published weights."""
-    build = registry._BUILDERS["small_vit"]
+    build = extensions._registered["backbone"]["small_vit"]
 
     def without(plan, pretrained):
         assert not pretrained, "published weights are asked for"
         return build(plan, pretrained)
 
-    return lambda: monkeypatch.setitem(registry._BUILDERS, "small_vit", without)
+    return lambda: monkeypatch.setitem(extensions._registered["backbone"], "small_vit", without)
 
 
 def test_lora_trains_through_both_stages_and_the_model_folder_gives_it_back(planned, needs_no_published_weights):

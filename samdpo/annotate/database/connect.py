@@ -25,7 +25,9 @@ _EXPECTED = "Expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 _CONNECTIONS = 32  # threads that may talk to the database at once; more of them wait
 
 
-def make_engine(url: str, create: bool = True, patience: float = BUSY_SECONDS) -> Engine:
+def make_engine(
+    url: str, create: bool = True, patience: float = BUSY_SECONDS, only_read: bool = False
+) -> Engine:
     """An engine for ``url``; nothing is written yet but, for SQLite, the folder and the empty file.
 
     SQLite: a write-ahead log, so that readers and the writer do not wait for each other; ``synchronous=FULL``, so
@@ -39,6 +41,7 @@ def make_engine(url: str, create: bool = True, patience: float = BUSY_SECONDS) -
         url: SQLAlchemy URL.
         create: whether to make an SQLite file that is not there.
         patience: seconds to wait for others who write, or for a free connection.
+        only_read: whether nothing will be written: an SQLite file that may not be written opens then too.
 
     Raises:
         DatabaseError: the URL is none, names another kind of database or a driver that is not installed or holds
@@ -46,12 +49,13 @@ def make_engine(url: str, create: bool = True, patience: float = BUSY_SECONDS) -
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        if not create and not Path(str(parsed.database)).is_file():
+        file = Path(str(parsed.database))
+        if not create and not file.is_file():
             raise DatabaseError(
                 f"There is no preference database at {parsed.database}. It is made by samdpo_annotate DATASET FOLD; "
                 "name another one with --database."
             )
-        engine = _sqlite(parsed, patience)
+        engine = (_sqlite_as_it_is if only_read and not _is_writable(file) else _sqlite)(parsed, patience)
     else:
         engine = _postgresql(parsed, patience)
     try:
@@ -139,6 +143,39 @@ def _sqlite(url: URL, patience: float) -> Engine:
         # NORMAL does not wait for the disk at a commit; the next commit that does takes this one along.
         connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(MAY_BE_LOST) else 'FULL'}")
         connection.exec_driver_sql("BEGIN" if options.get(READ_ONLY) else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _is_writable(file: Path) -> bool:
+    """Whether SQLite could write a file that is there: it keeps its log in the folder around it."""
+    who = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return not file.is_file() or all(os.access(place, os.W_OK, **who) for place in (file, file.parent))
+
+
+def _sqlite_as_it_is(url: URL, patience: float) -> Engine:
+    """A file that may not be written, nor a log be made beside it.
+
+    Where others are writing it, their log is there and is read too. Where no log is, or an empty one, all is in the
+    file, and SQLite is told that it does not change, since it would else have to make one.
+    """
+    file = Path(str(url.database)).absolute()
+    log_file = file.with_name(f"{file.name}-wal")
+    unlogged = not log_file.is_file() or log_file.stat().st_size == 0
+    address = f"{file.as_uri()}?mode=ro{'&immutable=1' if unlogged else ''}"
+
+    def connect() -> Any:
+        import sqlite3
+
+        connection = sqlite3.connect(address, uri=True, timeout=patience, check_same_thread=False)
+        connection.isolation_level = None
+        return connection
+
+    engine = _create(url, patience, creator=connect)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine
 

@@ -34,14 +34,6 @@ from samdpo.annotate.database.errors import (
     UnknownItemError,
 )
 from samdpo.annotate.database.handing_out import ORDER_OF_WORK, OverlapRule, count_left, lease, next_for
-from samdpo.annotate.database.rows import (
-    item_of_row,
-    judgement_of_row,
-    row_of_judgement,
-    set_of_row,
-    values_of_item,
-    values_of_set,
-)
 from samdpo.annotate.database.schema import migrate
 from samdpo.annotate.database.tables import (
     CandidateSetRow,
@@ -50,6 +42,12 @@ from samdpo.annotate.database.tables import (
     JudgementRow,
     LeaseRow,
     UndoRow,
+    item_of_row,
+    judgement_of_row,
+    row_of_judgement,
+    set_of_row,
+    values_of_item,
+    values_of_set,
 )
 from samdpo.preferences.records import CandidateSet, Item, Judgement, checked
 
@@ -95,7 +93,9 @@ class PreferenceDatabase:
         self._waited_in_vain = False
 
     @classmethod
-    def open(cls, url: str, create: bool = True, patience: float = BUSY_SECONDS) -> PreferenceDatabase:
+    def open(
+        cls, url: str, create: bool = True, patience: float = BUSY_SECONDS, only_read: bool = False
+    ) -> PreferenceDatabase:
         """Open a database; create it, or bring it to this version's schema, where needed.
 
         Args:
@@ -103,12 +103,14 @@ class PreferenceDatabase:
                 :func:`samdpo.annotate.database.locate.database_url`.
             create: whether to make an SQLite file that is not there.
             patience: seconds that a method waits, in all, for others who write.
+            only_read: whether nothing will be written: an SQLite file that may not be, or lies where nothing may be,
+                opens then too.
 
         Raises:
             NewerSchemaError: a later version of samdpo has written it.
             DatabaseError: not a database, not reachable, another kind of database, a driver that is not installed.
         """
-        engine = make_engine(url, create, patience)
+        engine = make_engine(url, create, patience, only_read)
         try:
             migrate(engine)
         except BaseException:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from samdpo.annotate.database.tables import ItemRow, JudgementRow, LeaseRow
+from samdpo.annotate.database.tables import ItemRow, JudgementRow, LeaseRow, overlap_draw
 from samdpo.errors import ConfigurationError
 from samdpo.preferences.records import Item
 
@@ -39,12 +38,6 @@ class OverlapRule:
     def needed(self, item: Item) -> int:
         """How many people's judgements an item needs."""
         return self.people if overlap_draw(item.id) < self.share else 1
-
-
-def overlap_draw(item: int) -> float:
-    """A number in [0, 1) that belongs to an item for good; below the share it is one that several people get."""
-    digest = hashlib.sha256(f"overlap {item}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def next_for(

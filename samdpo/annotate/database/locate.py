@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from samdpo.paths import dataset_name, results_root
+
+if TYPE_CHECKING:
+    from samdpo.annotate.database.database import PreferenceDatabase
 
 VARIABLE = "samdpo_database"
 FILE = "preferences.sqlite"
@@ -23,3 +27,10 @@ def database_url(dataset: int | str, given: str | None = None) -> str:
         given: SQLAlchemy URL, for example ``postgresql+psycopg://user@host/name``.
     """
     return given or os.environ.get(VARIABLE) or default_database_url(dataset)
+
+
+def people_of(dataset: str) -> PreferenceDatabase:
+    """What people have said about a dataset so far; training finds it by this function's name."""
+    from samdpo.annotate.database.database import PreferenceDatabase  # opening one takes SQLAlchemy
+
+    return PreferenceDatabase.open(database_url(dataset), create=False)

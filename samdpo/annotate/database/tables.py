@@ -1,11 +1,15 @@
-"""The tables, in SQLAlchemy's typed declarative style. A change here needs a new revision in ``migrations/versions``.
+"""The tables, in SQLAlchemy's typed declarative style, and their rows as records and back.
 
-Times are UTC; SQLite keeps them without a zone, so the type puts it back.
+A change of a table needs a new revision in ``migrations/versions``. Times are UTC; SQLite
+keeps them without a zone, so the type puts it back.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from datetime import datetime, timezone
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -22,6 +26,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from samdpo.preferences.records import CandidateSet, Item, Judgement
 
 NOT_UNDONE = text("undone IS NULL")
 
@@ -151,3 +157,49 @@ class EndedSessionRow(Base):
 
     signature: Mapped[str] = mapped_column(primary_key=True)
     ends: Mapped[datetime]
+
+
+def values_of_set(candidate_set: CandidateSet) -> dict[str, Any]:
+    """Column -> value of a new set."""
+    return dataclasses.asdict(candidate_set)
+
+
+def set_of_row(row: CandidateSetRow) -> CandidateSet:
+    """The set of a row."""
+    return CandidateSet(**_fields(CandidateSet, row))
+
+
+def overlap_draw(item: int) -> float:
+    """A number in [0, 1) that belongs to an item for good; below the share it is one that several people get."""
+    digest = hashlib.sha256(f"overlap {item}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def values_of_item(item: Item) -> dict[str, Any]:
+    """Column -> value of a new item, which nobody has judged."""
+    return {**dataclasses.asdict(item), "overlap_draw": overlap_draw(item.id), "judged": 0}
+
+
+def item_of_row(row: ItemRow) -> Item:
+    """The item of a row."""
+    return Item(**_fields(Item, row))
+
+
+def row_of_judgement(judgement: Judgement) -> JudgementRow:
+    """The row of a new judgement."""
+    values = _fields(Judgement, judgement)
+    for name in ("ranks", "ratings"):
+        values[name] = None if values[name] is None else list(values[name])
+    return JudgementRow(**values)
+
+
+def judgement_of_row(row: JudgementRow) -> Judgement:
+    """The judgement of a row."""
+    values = _fields(Judgement, row)
+    for name in ("ranks", "ratings"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    return Judgement(**values)
+
+
+def _fields(cls: type, source: Any) -> dict[str, Any]:
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(cls)}

@@ -1,19 +1,55 @@
-"""Items as the browser gets them: outlines as JSON, pixels as bytes."""
+"""Items as the browser gets them: outlines as JSON, pixels as bytes, candidates in an order of each person's own.
+
+The order is random, so that place does not bias. An outline is a polygon, which the browser draws as a line at the
+resolution of the screen; slices, which are squashed to squares for the network, are shown as wide as they were taken.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from skimage.measure import find_contours
 
-from samdpo.annotate.page.display_order import display_order, to_display
-from samdpo.annotate.page.outlines import SUBPIXELS, outlines
+from samdpo.errors import DatasetError
 from samdpo.preferences.records import Item
+from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.store import SliceStore
 
 _KEPT = 64  # items whose outlines and pixels stay in memory: those being looked at or loaded ahead
 _HIGHEST = 2**16 - 1
+SUBPIXELS = 2  # coordinates are halves of a pixel: marching squares on a mask has no others
+
+T = TypeVar("T")
+
+
+def display_order(candidate_set: str, item: int, annotator: str, count: int) -> list[int]:
+    """Stored index of the candidate at each place on the screen.
+
+    A hash of set, item and person orders the candidates: another person sees another order, the same person the same
+    one after a reload, an undo, a restart, or under another version of Python.
+    """
+
+    def key(candidate: int) -> bytes:
+        return hashlib.sha256(f"{candidate_set}\n{item}\n{annotator}\n{candidate}".encode()).digest()
+
+    return sorted(range(count), key=key)
+
+
+def to_display(values: Sequence[T], order: Sequence[int]) -> list[T]:
+    """Values of stored candidates -> as shown."""
+    return [values[stored] for stored in order]
+
+
+def to_stored(values: Sequence[T], order: Sequence[int]) -> list[T]:
+    """Values as shown -> of stored candidates; the inverse of :func:`to_display`."""
+    stored_values = list(values)
+    for shown, stored in enumerate(order):
+        stored_values[stored] = values[shown]
+    return stored_values
 
 
 class Candidates(Protocol):
@@ -75,3 +111,50 @@ class ItemViews:
         image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image[..., None]
         scaled = np.rint(np.clip(image, 0, 1) * _HIGHEST).astype("<u2")
         return np.ascontiguousarray(scaled).tobytes(), scaled.shape
+
+
+def outlines(mask: np.ndarray) -> list[list[int]]:
+    """Closed polygons around a mask by marching squares at 0.5: edges run midway between inside and outside.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        For each closed line ``[x, y, x, y, …]`` in halves of a pixel, where pixel (row, column) covers the square from
+        (column, row) to (column + 1, row + 1). Corners only; the last joins the first. Empty for an empty mask.
+    """
+    padded = np.pad(np.asarray(mask, dtype=np.float32), 1)  # so that lines close at the image's border
+    return [_corners(line) for line in find_contours(padded, 0.5)]
+
+
+def _corners(line: np.ndarray) -> list[int]:
+    """(P, 2) rows and columns of the padded mask, the last equal to the first -> flat x, y of the corners."""
+    # Index i of the padded mask is pixel i - 1, whose centre lies at i - 0.5.
+    points = np.rint(SUBPIXELS * line[:-1, ::-1] - 1).astype(int)
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return points[turns].ravel().tolist()
+
+
+def aspect_ratios(store: SliceStore) -> Callable[[Item], float]:
+    """A function that gives the width over the height, in millimetres, of an item's slice.
+
+    Args:
+        store: the slices that the candidates were made of. A case that is no longer in it is shown as a square.
+    """
+
+    def aspect(item: Item) -> float:
+        try:
+            properties = store.properties(item.case)
+        except DatasetError:
+            return 1.0
+        return aspect_ratio(SliceGeometry.from_dict(properties["geometry"]), tuple(properties["spacing"]))
+
+    return aspect
+
+
+def aspect_ratio(geometry: SliceGeometry, spacing: tuple[float, float, float]) -> float:
+    """Width over height of a native slice; ``spacing`` of (Z, Y, X) in millimetres."""
+    rows, columns = geometry.slice_shape
+    row_spacing, column_spacing = (s for axis, s in enumerate(spacing) if axis != geometry.axis)
+    return (columns * column_spacing) / (rows * row_spacing)

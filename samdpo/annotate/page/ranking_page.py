@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
+from threading import Lock
 from typing import Any
 
-from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.database import PreferenceDatabase, Progress
 from samdpo.annotate.database.errors import AlreadyJudgedError, EnoughJudgedError, UnknownItemError
 from samdpo.annotate.page.item_views import ItemViews
-from samdpo.annotate.page.progress_board import ProgressBoard
 from samdpo.annotate.page.received import ReceivedJudgement, ReceivedUndo, shown_answer
 from samdpo.annotate.page.settings import PageSettings
-from samdpo.annotate.page.upcoming import Upcoming
 from samdpo.errors import ConfigurationError
-from samdpo.preferences.records import MOST_CANDIDATES, CandidateSet, Item
+from samdpo.preferences.records import MOST_CANDIDATES, CandidateSet, Item, Judgement
+
+AHEAD = 3  # items loaded ahead
+FRESH = 3.0  # seconds; about as long as a quick person needs for one judgement
 
 
 class OtherModeError(Exception):
@@ -114,3 +120,79 @@ class RankingPage:
             order = self.views.order(self.item(judgement.item), annotator)
             answer = {"item": judgement.item, **shown_answer(judgement, order)}
         return {"undone": answer, **self.next(annotator)}
+
+
+class Upcoming:
+    """A guess; only the database hands out items, and a wrong guess costs a moment of loading and nothing else.
+
+    Items are handed out in the order of work to whoever asks. So a person's next one lies as far ahead as others are
+    handed items in between, and that is about as many as were since this person's last.
+    """
+
+    def __init__(self, items: Sequence[Item], seen: Iterable[int]) -> None:
+        self._order = [item.id for item in items]
+        self._place = {item: place for place, item in enumerate(self._order)}
+        self._seen = set(seen)
+        self._handed_out = 0
+        self._turn: dict[str, int] = {}  # how many had been handed out when a person got the last one
+        self._lock = Lock()
+
+    def after(self, item: int, annotator: str) -> list[int]:
+        """Ids of the items to load after ``item``, which this person gets now."""
+        with self._lock:
+            self._seen.add(item)
+            self._handed_out += 1
+            others = self._handed_out - self._turn.get(annotator, self._handed_out - 1) - 1
+            self._turn[annotator] = self._handed_out
+            following = (self._order[place] for place in range(self._place.get(item, 0) + 1, len(self._order)))
+            first = max(0, others - AHEAD // 2)
+            return list(islice((one for one in following if one not in self._seen), first, first + AHEAD))
+
+
+class ProgressBoard:
+    """Keeps each person's progress for some seconds and counts their own judgements on; others' work shows later.
+
+    Args:
+        read: the progress of a person, from the database.
+        clock: seconds.
+    """
+
+    def __init__(self, read: Callable[[str], Progress], clock: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._clock = clock
+        self._known: dict[str, tuple[float, Progress]] = {}
+        self._lock = Lock()
+
+    def of(self, annotator: str) -> Progress:
+        """This person's progress."""
+        with self._lock:
+            read_at, progress = self._known.get(annotator, (float("-inf"), None))
+        now = self._clock()
+        if progress is not None and now - read_at < FRESH:
+            return progress
+        progress = self._read(annotator)
+        with self._lock:
+            self._known[annotator] = (now, progress)
+        return progress
+
+    def count(self, judgement: Judgement) -> None:
+        """Count a judgement that was stored just now."""
+        with self._lock:
+            if judgement.annotator not in self._known:
+                return
+            read_at, progress = self._known[judgement.annotator]
+            skipped = judgement.verdict == "skipped"
+            median = progress.median_seconds
+            counted = dataclasses.replace(
+                progress,
+                judged=progress.judged + (not skipped),
+                skipped=progress.skipped + skipped,
+                left=max(progress.left - 1, 0),
+                median_seconds=judgement.seconds if median is None and not skipped else median,
+            )
+            self._known[judgement.annotator] = (read_at, counted)
+
+    def forget(self, annotator: str) -> None:
+        """Ask the database again: something was taken back, or nothing is left."""
+        with self._lock:
+            self._known.pop(annotator, None)

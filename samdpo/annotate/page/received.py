@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samdpo.annotate.page.display_order import to_display, to_stored
+from samdpo.annotate.page.item_views import to_display, to_stored
 from samdpo.preferences.records import (
     MOST_CANDIDATES,
     Candidate,

@@ -1,4 +1,4 @@
-"""Sessions: a signed cookie that says who signed in, and a CSRF token that belongs to it.
+"""Sessions: a signed cookie that says who signed in and is asking, and a CSRF token that belongs to every write.
 
 The key is made from the person's token, so that sessions outlive a restart with the same token, and end when the
 token changes. Nothing is kept on the server but the sessions that were signed out, and these in the database, so that
@@ -18,13 +18,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
+from fastapi import HTTPException, Request
+
+from samdpo.annotate.page.settings import PageSettings
 from samdpo.annotate.page.tokens import Tokens, clean_name
 from samdpo.errors import SamdpoError
 from samdpo.files import parse_json
 
 LIFETIME = 12 * 3600  # seconds: a long working day
 _LONGEST = 2048  # characters of a cookie; ours have some 200
+CSRF_HEADER = "x-csrf-token"
 
 
 @dataclass(frozen=True)
@@ -48,36 +53,19 @@ class EndedSessions(Protocol):
         ...
 
 
-class EndedHere:
-    """Remembers it for as long as this object lives."""
-
-    def __init__(self) -> None:
-        self._signatures: set[str] = set()
-
-    def end_session(self, signature: str, ends: float) -> None:
-        """Note that a session was signed out."""
-        self._signatures.add(signature)
-
-    def has_ended(self, signature: str) -> bool:
-        """Whether it was."""
-        return signature in self._signatures
-
-
 class Sessions:
     """Makes and checks session cookies.
 
     Args:
         tokens: who may sign in.
-        clock: seconds since 1970.
         ended: where the sessions are noted that were signed out.
+        clock: seconds since 1970.
     """
 
-    def __init__(
-        self, tokens: Tokens, clock: Callable[[], float] = time.time, ended: EndedSessions | None = None
-    ) -> None:
+    def __init__(self, tokens: Tokens, ended: EndedSessions, clock: Callable[[], float] = time.time) -> None:
         self._tokens = tokens
+        self._ended = ended
         self._clock = clock
-        self._ended = ended or EndedHere()
 
     def start(self, name: str) -> str:
         """The cookie of somebody whose token was right."""
@@ -122,3 +110,48 @@ class Sessions:
 
 def _keyed(token: str, purpose: str, text: str) -> str:
     return hmac.new(token.encode(), f"samdpo {purpose} {text}".encode(), hashlib.sha256).hexdigest()
+
+
+def cookie_name(secure: bool, port: int | None = None) -> str:
+    """Browsers take a ``__Host-`` cookie only over https, from this very host.
+
+    They send a host's cookies to all of its ports, so that the name tells two pages on one machine apart.
+    """
+    name = "__Host-samdpo_session" if secure else "samdpo_session"
+    return name if port is None else f"{name}_{port}"
+
+
+class Access:
+    """FastAPI dependencies that let people who signed in pass.
+
+    ``reader`` and ``writer`` raise HTTPException 401 where nobody is signed in; ``writer`` 403 without the CSRF token.
+    """
+
+    def __init__(self, sessions: Sessions, settings: PageSettings) -> None:
+        self.sessions = sessions
+        self.secure = settings.secure
+        self._address = settings.address
+
+    def cookie(self, request: Request) -> str:
+        """Name of the session's cookie, by the port that the browser asks; a proxy may leave it out of ``Host``."""
+        asked = urlsplit(self._address or f"//{request.headers.get('host', '')}")
+        return cookie_name(self.secure, asked.port)
+
+    def session(self, request: Request) -> Session | None:
+        """Whoever is signed in, or None."""
+        return self.sessions.read(request.cookies.get(self.cookie(request)))
+
+    def reader(self, request: Request) -> Session:
+        """Somebody who is signed in."""
+        session = self.session(request)
+        if session is None:
+            raise HTTPException(401, "You are not signed in.")
+        return session
+
+    def writer(self, request: Request) -> Session:
+        """Somebody who is signed in and asks from the page itself."""
+        session = self.reader(request)
+        sent = request.headers.get(CSRF_HEADER, "")
+        if not hmac.compare_digest(sent.encode(), session.csrf.encode()):
+            raise HTTPException(403, "The request did not come from the page; load it again.")
+        return session

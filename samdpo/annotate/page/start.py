@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.page.app import create_app
-from samdpo.annotate.page.item_views import ItemViews
-from samdpo.annotate.page.proportions import aspect_ratios
+from samdpo.annotate.page.item_views import ItemViews, aspect_ratios
 from samdpo.annotate.page.ranking_page import RankingPage
 from samdpo.annotate.page.serve import address_of, listen, serve
 from samdpo.annotate.page.settings import PageSettings, is_loopback

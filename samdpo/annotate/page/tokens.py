@@ -1,4 +1,4 @@
-"""Who may sign in: a name and a token, either one token for everybody or a file with one for each person."""
+"""Who may sign in, and how often they may try: a name and a token, one for everybody or from a file one for each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import math
 import re
 import secrets
 import stat
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from samdpo.errors import ConfigurationError
 from samdpo.preferences.records import clean_name
@@ -22,6 +26,9 @@ _WORD = re.compile(r"[A-Z]?[a-z]{4,}|[A-Z]{5,}")
 _NO_WORD = re.compile(r"(?i)[^aeiouy]{4,}|^[^aeiouy]*$")  # nobody could say it
 _RUN = 8  # characters of 'abcdefgh' or '11111111', which are too many to be chance
 _DIFFERENT = 8  # characters a random token of 128 bits has at least; 'aaaa…' has one
+WINDOW = 300.0  # seconds in which failed sign-ins are counted
+PER_ADDRESS = 10  # failures within the window
+IN_ALL = 200  # failures of all addresses together: a proxy, or someone with many addresses
 
 
 @dataclass(frozen=True)
@@ -156,3 +163,43 @@ def _without_runs(token: str) -> str:
         kept.append(run[:2] if len(run) >= _RUN else run)
         start = end
     return "".join(kept)
+
+
+class SignInAttempts:
+    """Counts failures of the last minutes, by address and in all, so that nobody can try tokens by the thousand."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: deque[tuple[float, str]] = deque()
+        self._lock = Lock()
+
+    def begin(self, address: str) -> float:
+        """Seconds until this address may try again; where it is 0, it tries now: a failure until :meth:`succeeded`.
+
+        Counted before the token is looked at, so that attempts at the same moment do not all find the count low.
+        """
+        with self._lock:
+            wait = self._wait(address)
+            if wait == 0:
+                self._failures.append((self._clock(), address))
+            return wait
+
+    def succeeded(self, address: str) -> None:
+        """The attempt that this address has begun last was no failure."""
+        with self._lock:
+            for place in range(len(self._failures) - 1, -1, -1):
+                if self._failures[place][1] == address:
+                    del self._failures[place]
+                    return
+
+    def _wait(self, address: str) -> float:
+        """Seconds until this address may try again; 0 where it may now."""
+        now = self._clock()
+        while self._failures and self._failures[0][0] <= now - WINDOW:
+            self._failures.popleft()
+        own = [when for when, who in self._failures if who == address]
+        if len(own) >= PER_ADDRESS:
+            return own[-PER_ADDRESS] + WINDOW - now
+        if len(self._failures) >= IN_ALL:
+            return self._failures[-IN_ALL][0] + WINDOW - now
+        return 0.0

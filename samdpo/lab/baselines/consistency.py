@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from samdpo.align.trainer import AlignBatch, AlignTrainer
+from samdpo.align.batches import AlignBatch
+from samdpo.align.trainer import AlignTrainer
+from samdpo.model.batches import Batch, SliceSamples
+from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept
 from samdpo.plans import AugmentationPlan
-from samdpo.training.batches import Batch, SliceSamples
-from samdpo.training.slice_labels import SliceKey
 from samdpo.training.trainer import Metrics
 
 
@@ -79,6 +80,9 @@ class ConsistencyTrainer(AlignTrainer):
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch; every epoch sees equally many slices."""
         return math.ceil(len(self.epoch_slices.of(self.unlabelled_keys, 0)) / self.epoch_slices.batch_size)
+
+    def build_objective(self) -> None:
+        """None: it is :meth:`consistency_loss`, of two views, and nobody is asked."""
 
     def on_epoch_start(self, epoch: int) -> None:
         """Count steps from the epoch, so that a continued training counts as an uninterrupted one."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from samdpo.errors import PlansError
 from samdpo.lab.baselines.consistency import ConsistencyTrainer
 from samdpo.model.views import View
-from samdpo.preferences.losses import segmentation_loss
 from samdpo.training.trainer import Metrics
 
 
@@ -53,6 +52,6 @@ class FixMatchTrainer(ConsistencyTrainer):
         """Segmentation loss on the pixels of which the weak view is sure; 0 where it is sure of none."""
         plan = self.stage.consistency
         confident = torch.maximum(target, 1 - target) >= plan.confidence
-        losses = segmentation_loss(logits, target > 0.5, self.stage.segmentation_loss, confident)
+        losses = self.loss(logits, target > 0.5, confident)
         loss = losses.sum() / self.processes.divisor(len(losses))
         return plan.weight * loss, {"loss/consistency": loss.detach(), "confident": confident.float().mean()}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from samdpo.model.batches import Recipe, on_device, stacked
+from samdpo.model.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
 from samdpo.model.views import IDENTITY, View
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.batches import Recipe, on_device, stacked
-from samdpo.training.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from samdpo.align.trainer import AlignBatch
+from samdpo.align.batches import AlignBatch
 from samdpo.lab.baselines.consistency import ConsistencyTrainer
-from samdpo.training.batches import Batch
-from samdpo.training.resume import load_state, save_state
+from samdpo.model.batches import Batch
 from samdpo.training.trainer import Metrics
 
 
@@ -85,16 +84,21 @@ class MeanTeacherTrainer(ConsistencyTrainer):
     def save_checkpoint(self) -> None:
         """The teacher's weights as the network's, and the student's beside them."""
         with self.teaching():
-            save_state(self, student=self.student.state_dict())
+            super().save_checkpoint()
+
+    def state(self) -> dict[str, Any]:
+        """Also the student's weights."""
+        return {**super().state(), "student": self.student.state_dict()}
 
     def load_checkpoint(self) -> bool:
         """Teacher and student of the newest checkpoint; see :meth:`Trainer.load_checkpoint`."""
-
-        def load_student(state: dict[str, Any]) -> None:
-            self.student.load_state_dict(state["student"])
-
         with self.teaching():
-            return load_state(self, load_student)
+            return super().load_checkpoint()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Also the student."""
+        super().load_state(state)
+        self.student.load_state_dict(state["student"])
 
 
 def ramp_up(step: float, length: float) -> float:

@@ -21,13 +21,12 @@ from samdpo.lab.baselines.nnunet_checks import check_plans, check_preprocessed, 
 from samdpo.lab.baselines.nnunet_process import LOG, run_nnunet
 from samdpo.lab.baselines.nnunet_raw import RawForm, write_raw_dataset
 from samdpo.lab.baselines.nnunet_worker import PLANS, RESULT, WEIGHTS, model_folder
+from samdpo.model import description
 from samdpo.names import check_name
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.schema import to_dict
 from samdpo.training import checkpoints, manifest
-from samdpo.training.description import cost_of, describe_fold
-from samdpo.training.resume import check_settings, made_of
 from samdpo.training.run_log import RunLog, write_debug
 from samdpo.training.trainer import Trainer
 
@@ -93,7 +92,7 @@ class NnUNetTrainer(Trainer):
         """
         if not self.latest.is_file():
             return False
-        check_settings(self, read_json(self.nnunet / SETTINGS, error=TrainingError, remedy="Start again without --c."))
+        self.check_settings(read_json(self.nnunet / SETTINGS, error=TrainingError, remedy="Start again without --c."))
         read_checkpoint(self.latest)
         check_plans(self.nnunet / "preprocessed" / self.plans.dataset_name / f"{PLANS}.json")
         check_preprocessed(self.nnunet / "preprocessed")
@@ -108,8 +107,8 @@ class NnUNetTrainer(Trainer):
     def run_training(self) -> None:
         """Hand the cases over, let nnU-Net plan, preprocess and train, take over its weights."""
         self.run_log = RunLog(self.fold_folder)
-        if not (self.folder / manifest.PLANS).is_file():
-            self.data.write_description(self.folder)
+        if not (self.folder / description.PLANS).is_file():
+            self.data.write_description(self.folder, self.stage_name)
         if not self.resuming:
             self.hand_over()
         write_json(self.nnunet / SETTINGS, self.settings())
@@ -151,9 +150,9 @@ class NnUNetTrainer(Trainer):
         self.run_log.history = result["history"]
         self.run_log.draw()
         self.stopwatch.add("train", result["seconds"], result["iterations"] * result["batch_size"])
-        with manifest.trained(self.fold_folder, made_of(self)) as folder:
+        with manifest.trained(self.fold_folder, self.made_of()) as folder:
             write_json(folder / "model.json", self.describe())
-            write_json(folder / "cost.json", {**cost_of(self), "peak_memory_gib": result["peak_memory_gib"]})
+            write_json(folder / "cost.json", {**self.cost(), "peak_memory_gib": result["peak_memory_gib"]})
             os.replace(self.nnunet / WEIGHTS, folder / checkpoints.FINAL)
             self.describe_data(folder)
         log.info("nnU-Net did %d iterations in %.1f minutes.", result["iterations"], self.budget.seconds / 60)
@@ -163,7 +162,7 @@ class NnUNetTrainer(Trainer):
         """As of every fold, with what nnU-Net planned and how far it came."""
         result = read_json(self.nnunet / RESULT, error=ModelFolderError)
         own = {key: result[key] for key in ("iterations", "configuration", "batch_size", "patch_size")}
-        return {**describe_fold(self, custom_architecture=True), **own,
+        return {**super().describe(), **own,
                 "nnunetv2": importlib.metadata.version("nnunetv2")}
 
     def prediction_command(self) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.lab.baselines.truth_boxes import TruthBoxes
+from samdpo.model.batches import Batch, SliceSamples
 from samdpo.prompting.box_prompt import WholeImagePrompter
-from samdpo.training.batches import Batch, SliceSamples
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.fold_data import FoldData
+from samdpo.training.validation import validate_fold
 
 TRUTH_BOX = "validation_truth_box"  # folder of the validation that has looked at the truth
 
@@ -58,9 +59,7 @@ class SamTrainer(FinetuneTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """Write ``validation/``, with a box round the whole image, and ``validation_truth_box/``; return the first."""
-        from samdpo.training.validation import validate_fold  # the one import against the data flow, as in nnU-Net
-
-        device = str(self.device)
-        summary = validate_fold(self.folder, self.data, device, save_probabilities, prompts=self.data.prompter)
-        validate_fold(self.folder, self.data, device, prompts=self.data.prompts, folder=TRUTH_BOX)
+        predictor = self.predictor()
+        summary = validate_fold(predictor, self.data, self.folder, save_probabilities, prompts=self.data.prompter)
+        validate_fold(predictor, self.data, self.folder, prompts=self.data.prompts, folder=TRUTH_BOX)
         return summary

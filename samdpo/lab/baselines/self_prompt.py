@@ -9,13 +9,12 @@ from samdpo.lab.baselines.prompt_free import PromptFreeTrainer
 from samdpo.lab.baselines.self_prompt_network import SelfPromptNetwork
 from samdpo.networks.freezing import set_trainable
 from samdpo.networks.lora import with_lora_names
-from samdpo.networks.outputs import structures_of
+from samdpo.networks.prompt_free import structures_of
 from samdpo.networks.published.loading import as_own
 from samdpo.networks.published.reading import read_checkpoint
 from samdpo.networks.registry import build_network
 from samdpo.networks.weights import load_into
 from samdpo.plans import NetworkPlan
-from samdpo.preferences.losses import segmentation_loss
 from samdpo.training.finetune import FinetuneTrainer, batch_dice
 from samdpo.training.trainer import Metrics
 
@@ -64,7 +63,7 @@ class SelfPromptTrainer(PromptFreeTrainer, FinetuneTrainer):
     def part_loss(self, part: MaskBatch, divisor: int | torch.Tensor) -> tuple[torch.Tensor, Metrics]:  # type: ignore[override]
         """Segmentation losses of both passes, summed and divided."""
         first, second = self.both_passes(part)
-        truth, settings = part.truth.to(self.device), self.stage.segmentation_loss
-        loss = sum(segmentation_loss(logits, truth, settings, part.counted).sum() for logits in (first, second))
+        truth = part.truth.to(self.device)
+        loss = sum(self.loss(logits, truth, part.counted).sum() for logits in (first, second))
         first_dice, dice = (batch_dice(logits.detach(), truth, part.counted) for logits in (first, second))
         return loss / divisor, {"first_dice": first_dice, "train_dice": dice}

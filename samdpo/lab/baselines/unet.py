@@ -11,12 +11,11 @@ from torch import nn
 
 from samdpo.lab.baselines.mask_samples import MaskBatch
 from samdpo.lab.baselines.prompt_free import PromptFreeTrainer
-from samdpo.networks.outputs import structures_of
-from samdpo.networks.prompt_free import PromptFreeNetwork
+from samdpo.model.slice_labels import SliceKey
+from samdpo.networks.prompt_free import PromptFreeNetwork, structures_of
 from samdpo.plans import NetworkPlan
-from samdpo.training.batches import EpochSlices
 from samdpo.training.finetune import batch_dice
-from samdpo.training.slice_labels import SliceKey
+from samdpo.training.loading import EpochSlices
 from samdpo.training.trainer import Metrics
 
 # Half of nnU-Net's widths, so that one core trains it: 0.7 s for a step of four slices of 256 x 256 in bfloat16.

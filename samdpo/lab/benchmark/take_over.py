@@ -82,5 +82,5 @@ def _same(one: Cell, other: Cell, dataset: str, plans: str, stage: str, cases: C
     slices = [SliceStore(f / p.preprocessing.data_identifier).summaries() for f, p in zip(folders, found)]
     if any(slices[0][case].hash != slices[1][case].hash for case in slices[0].keys() & slices[1].keys()):
         return False  # images were replaced between the two
-    parts = [(p.network, p.prompting, p.structures, p.preprocessing, p.stage(stage)) for p in found]
+    parts = [(p.network, p.prompting, p.structures, p.preprocessing, p.stage(stage).settings()) for p in found]
     return splits[0] == splits[1] and parts[0] == parts[1]

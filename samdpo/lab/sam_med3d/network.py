@@ -12,8 +12,8 @@ from samdpo.lab.sam_med3d.image_encoder import ImageEncoder3d
 from samdpo.lab.sam_med3d.mask_decoder import MaskDecoder3d
 from samdpo.lab.sam_med3d.prompt_encoder import PromptEncoder3d
 from samdpo.lab.sam_med3d.shapes import Shape3d, shape_of
+from samdpo.networks.prompt_free import VolumeNetwork
 from samdpo.networks.published.loading import load_published
-from samdpo.networks.volume_network import VolumeNetwork
 from samdpo.plans import NetworkPlan
 
 if TYPE_CHECKING:

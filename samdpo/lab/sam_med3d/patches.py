@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from samdpo.lab.sam_med3d.cubes import CubeStore, Place, cut_patch
+from samdpo.model.batches import on_device
 from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.batches import on_device
 
 PatchKey = tuple[str, int]  # case identifier, label of a structure
 DrawnPatch = tuple[PatchKey, Place, tuple[int, ...]]  # where it starts, along which axes of (1, x, y, z) it is turned

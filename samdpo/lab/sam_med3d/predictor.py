@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from samdpo.dataset.orientation import AS_IT_LIES, Turn
 from samdpo.errors import ModelFolderError
 from samdpo.lab.sam_med3d.cubes import CubeGrid
 from samdpo.lab.sam_med3d.windows import segment_from_click
-from samdpo.model.folder import REMEDY, FoldModel
+from samdpo.model.description import REMEDY
+from samdpo.model.folder import FoldModel
 from samdpo.model.predictor import Prediction, Predictor
 from samdpo.model.slices import SlicePredictions
 from samdpo.plans import Plans
@@ -46,9 +48,12 @@ class VolumePredictor(Predictor):
                     f"'clicks' in 'model.json' of a fold of {plans.dataset_name} names {unknown[0]!r}, which is not "
                     f"among the structures of its plans.json. {REMEDY}"
                 )
-            fold.network.to(device)
         self._grid: CubeGrid  # of the case at hand
         self._probabilities: torch.Tensor  # likewise, (L, X, Y, Z)
+
+    def place(self, network: nn.Module) -> None:
+        """Memory layouts for pictures do not fit volumes."""
+        network.to(self.device)
 
     def predict_prepared(
         self,
@@ -99,8 +104,7 @@ class VolumePredictor(Predictor):
         return mean
 
     def _predict_fold(
-        self, fold: FoldModel, indices: range, images: torch.Tensor,
-        prompts_of: Callable[[FoldModel, int, np.ndarray], list[StructurePrompt]] | None,
+        self, fold: FoldModel, indices: range, images: torch.Tensor, prompts: list[list[StructurePrompt]]
     ) -> SlicePredictions:
         """What was said of the volume, on some of its slices."""
         nothing: list[list[Any]] = [[] for _ in indices]

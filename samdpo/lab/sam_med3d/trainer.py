@@ -15,13 +15,13 @@ from samdpo.lab.sam_med3d.loss import dice_ce_loss
 from samdpo.lab.sam_med3d.network import SamMed3d
 from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
+from samdpo.model.masks import confidence_of
 from samdpo.networks.precision import autocast
 from samdpo.paths import number_of
 from samdpo.plans import Plans
-from samdpo.training.confidence import PERCENTILE, confidence_of
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
-from samdpo.training.held_back import dice_at_cuts
+from samdpo.training.measures import confidence_thresholds, dice_at_cuts, evenly
 from samdpo.training.trainer import Metrics, Trainer
 
 CLICKS = 11  # a step (the published training script)
@@ -149,13 +149,12 @@ class SamMed3dTrainer(Trainer):
     def measure_confidence(self) -> dict[str, float]:
         """Of each structure the 10th percentile of its confidence on training patches."""
         names = {structure.label: name for name, structure in self.plans.structures.items()}
-        spread = np.linspace(0, len(self.train_keys) - 1, min(len(self.train_keys), MOST_PATCHES)).round().astype(int)
         found: dict[str, list[float]] = {}
-        for key in (self.train_keys[i] for i in spread):
+        for key in evenly(self.train_keys, MOST_PATCHES):
             probability = self.probabilities(self.samples.around([key], self.positions)).numpy()
             if (confidence := confidence_of(probability, self.mask_cut)) > 0:
                 found.setdefault(names[key[1]], []).append(confidence)
-        return {name: round(float(np.percentile(values, PERCENTILE)), 4) for name, values in found.items()}
+        return confidence_thresholds(found)
 
     def describe(self) -> dict[str, Any]:
         """Also where each structure is clicked on: fractions (x, y, z) of the volume."""
@@ -167,7 +166,7 @@ class SamMed3dTrainer(Trainer):
         """Write both validations; returns the summary of the one that needs no person."""
         from samdpo.lab.sam_med3d.validation import truth_clicks, validate_volumes
 
-        arguments = self.folder, self.data, str(self.device)
+        arguments = self.predictor(), self.data, self.folder
         summary = validate_volumes(*arguments, "validation", save_probabilities=save_probabilities)
         validate_volumes(*arguments, TRUTH_CLICK, lambda case: truth_clicks(self.samples.cubes.get(case), self.plans))
         return summary

@@ -11,11 +11,10 @@ from tqdm import tqdm
 
 from samdpo.dataset.orientation import Turn
 from samdpo.evaluation.summary import evaluate_folder
-from samdpo.inference.export import write_prediction
 from samdpo.lab.sam_med3d.clicks import innermost
 from samdpo.lab.sam_med3d.cubes import Cubes
-from samdpo.lab.sam_med3d.predictor import Clicks
-from samdpo.model.predictor import Predictor
+from samdpo.lab.sam_med3d.predictor import Clicks, VolumePredictor
+from samdpo.model.export import write_prediction
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import Plans
 
@@ -26,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def validate_volumes(
-    model_folder: Path, data: FoldData, device: str, folder: str,
+    predictor: VolumePredictor, data: FoldData, model_folder: Path, folder: str,
     clicks_of: Callable[[str], Clicks] | None = None, save_probabilities: bool = False,
 ) -> dict[str, Any]:
     """Predict and evaluate; writes masks, reports and ``summary.json`` to ``fold_X/FOLDER/``.
 
     Args:
-        model_folder: ``TRAINER__PLANS__STAGE``.
+        predictor: of the fold's model.
         data: the fold.
-        device: as in :meth:`Predictor.from_model_folder`.
+        model_folder: ``TRAINER__PLANS__STAGE``.
         folder: name of the folder that is written.
         clicks_of: case -> where to click; by default where the structures lie in the training cases.
         save_probabilities: beside the masks.
@@ -42,7 +41,6 @@ def validate_volumes(
     Returns:
         the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
-    predictor = Predictor.from_model_folder(model_folder, [data.fold], device=device)
     output = model_folder / f"fold_{data.fold}" / folder
     cases = [case for case in data.split.val if data.slices.has_label(case)]
     for case in tqdm(cases, desc=folder, unit="case"):

@@ -13,9 +13,9 @@ from torch import nn
 
 from samdpo.networks.backbones.sam_modules import PATCH, SAM_SIZE, input_size, mask_decoder, prompt_encoder
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
+from samdpo.networks.encoder_parts import run_suffix
 from samdpo.networks.published.loading import load_published
 from samdpo.networks.sam import SAM_PIXEL_MEAN, SAM_PIXEL_STD, SamNetwork, SliceInput
-from samdpo.networks.stages import run_suffix
 from samdpo.plans import NetworkPlan
 
 # TinyViT-5M as MobileSAM has it (mobile_sam/build_sam.py).

@@ -6,6 +6,7 @@ torch.hub's begins again, huggingface_hub's goes on only with what lies on its o
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import urllib.error
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import digest_of_file, locked
-from samdpo.networks.published.catalogue import PublishedFile
+from samdpo.networks.published.catalogue import KnownModel, PublishedFile
 from samdpo.paths import folder_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,19 @@ def weights_folder() -> Path:
     if chosen:
         return chosen
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samdpo" / "weights"
+
+
+def state_of(model: KnownModel) -> str:
+    """``here`` where a model's weights are on this machine, else what its entry says."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = None
+    if model.repository:  # of a CLIP a person may have filled a folder of the weights folder
+        by_name = (weights_folder() / model.repository.rpartition("/")[2]).is_dir()
+        cached = by_name or isinstance(try_to_load_from_cache(model.repository, model.marker), str)
+    filed = model.file and (weights_folder() / model.file).is_file()
+    packed = model.package and importlib.util.find_spec(model.package) is not None
+    return "here" if filed or packed or cached else model.otherwise
 
 
 def find_weights(published: PublishedFile) -> Path:

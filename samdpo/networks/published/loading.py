@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from samdpo.errors import ModelFolderError
 from samdpo.networks.lora import with_lora_names
-from samdpo.networks.published.catalogue import CATALOGUE, published_file
-from samdpo.networks.published.folder import find_weights
+from samdpo.networks.published.catalogue import CATALOGUE, PublishedFile, published_file
+from samdpo.networks.published.folder import by_hand, find_weights, mismatch, missing
 from samdpo.networks.published.reading import read_checkpoint
+from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
+from samdpo.plans import NetworkPlan
 
 _OWN = "text_projection."  # what a published SAM does not have
 
@@ -82,3 +85,23 @@ def resample_positions(
             line = F.interpolate(tensor.float().T[None], size=wanted[0], mode="linear", align_corners=False)
             resized[name] = line[0].T
     return resized
+
+
+def verify(published: PublishedFile, path: Path) -> str:
+    """Whether a file is the published one: by its sum, or where none is stated by its structure; returns by which.
+
+    Raises:
+        ModelFolderError: it is missing, or is not the published one.
+    """
+    if not path.is_file():
+        how = f"get it with: samdpo_weights download {published.name}" if published.url else by_hand(path)
+        raise ModelFolderError(f"{missing(published, path)} To have it, {how}")
+    found = mismatch(published, path)
+    if found:
+        raise ModelFolderError(f"{path} is not the published {published.file}: {found}. Get it once more.")
+    if published.digest:
+        return f"{path} has the published {published.digest.partition(':')[0].upper()}"
+    network = build_network(NetworkPlan(**published.network), pretrained=False)
+    load_file(network, path)
+    count = len(read_checkpoint(path))
+    return f"{path} fits the network in every name and shape ({count} tensors); no sum is published"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from judged_items import SET, judge, make_items
+from signed_out import NOBODY
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.exchange import export_jsonl, import_jsonl
@@ -42,7 +43,7 @@ def test_a_name_has_one_form(text: str) -> None:
 @seeded
 @hypothesis.given(st.text())
 def test_what_anybody_sends_or_types_is_read_or_refused(text: str) -> None:
-    assert Sessions(Tokens("a-token-of-the-tests", {})).read(text) is None
+    assert Sessions(Tokens("a-token-of-the-tests", {}), NOBODY).read(text) is None
     assert strength(text) >= 0
     SignInForm.read(text.encode("utf-8", "surrogatepass"))
     with contextlib.suppress(ConfigurationError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from judged_items import SET, judge, make_items, skip
 
-from samdpo.annotate.database.handing_out import OverlapRule, overlap_draw
+from samdpo.annotate.database.handing_out import OverlapRule
+from samdpo.annotate.database.tables import overlap_draw
 from samdpo.errors import ConfigurationError
 
 ONE = OverlapRule()

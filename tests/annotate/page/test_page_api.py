@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from samdpo.annotate.database.handing_out import OverlapRule
-from samdpo.annotate.page.display_order import display_order
+from samdpo.annotate.page.item_views import display_order
 
 SET = "drawn"
 
@@ -26,7 +26,7 @@ def test_a_page_that_is_loaded_again_shows_the_same_item(client) -> None:
 
 
 def test_outlines_come_in_the_order_of_the_person(client, stored) -> None:
-    from samdpo.annotate.page.outlines import outlines
+    from samdpo.annotate.page.item_views import outlines
 
     item = client.get(f"/api/items/{client.next()['item']}").json()
     masks = stored.masks(stored.items[0])

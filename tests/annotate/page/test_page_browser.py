@@ -13,7 +13,7 @@ from page_client import TOKEN
 from page_process import PageProcess, running_page
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.page.display_order import display_order, to_stored
+from samdpo.annotate.page.item_views import display_order, to_stored
 from samdpo.preferences.records import Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 

@@ -13,12 +13,9 @@ from drawn import ellipses
 from skimage.measure import grid_points_in_poly
 
 from samdpo.annotate.database.database import Progress
-from samdpo.annotate.page.display_order import display_order, to_display, to_stored
-from samdpo.annotate.page.outlines import SUBPIXELS, outlines
-from samdpo.annotate.page.progress_board import ProgressBoard
-from samdpo.annotate.page.proportions import aspect_ratio
+from samdpo.annotate.page.item_views import SUBPIXELS, aspect_ratio, display_order, outlines, to_display, to_stored
+from samdpo.annotate.page.ranking_page import AHEAD, ProgressBoard, Upcoming
 from samdpo.annotate.page.start import of_first_slices
-from samdpo.annotate.page.upcoming import AHEAD, Upcoming
 from samdpo.preferences.records import Judgement
 from samdpo.preprocessing.slicing import SliceGeometry
 

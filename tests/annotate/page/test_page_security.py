@@ -13,9 +13,8 @@ import pytest
 from page_client import ORIGIN, TOKEN
 
 import samdpo.annotate.page
-from samdpo.annotate.page.attempts import PER_ADDRESS
 from samdpo.annotate.page.guard import LARGEST_BODY, LARGEST_HEAD, MOST_HEADERS
-from samdpo.annotate.page.tokens import Tokens, clean_name
+from samdpo.annotate.page.tokens import PER_ADDRESS, Tokens, clean_name
 
 PACKAGE = Path(samdpo.annotate.page.__file__).parent
 WRITES = [("/api/next", {}), ("/api/judgements", {"item": 1}), ("/api/undo", {}), ("/sign-out", {})]

@@ -10,11 +10,21 @@ import secrets
 from pathlib import Path
 
 import pytest
+from signed_out import NOBODY, SignedOut
 
-from samdpo.annotate.page.attempts import IN_ALL, PER_ADDRESS, WINDOW, SignInAttempts
 from samdpo.annotate.page.sessions import LIFETIME, Sessions
 from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
-from samdpo.annotate.page.tokens import Tokens, clean_name, make_tokens, read_users, strength
+from samdpo.annotate.page.tokens import (
+    IN_ALL,
+    PER_ADDRESS,
+    WINDOW,
+    SignInAttempts,
+    Tokens,
+    clean_name,
+    make_tokens,
+    read_users,
+    strength,
+)
 from samdpo.errors import ConfigurationError
 
 STRONG = "mF3-kq8ZtR1v_0LxYw7sQd"  # 22 characters
@@ -170,14 +180,14 @@ def test_a_lease_without_end_is_refused(seconds: float) -> None:
 
 
 def test_a_session_outlives_a_restart_with_the_same_token_and_no_other() -> None:
-    cookie = Sessions(Tokens(STRONG, {})).start("anna")
-    assert Sessions(Tokens(STRONG, {})).read(cookie).name == "anna"
-    assert Sessions(Tokens(STRONG[::-1], {})).read(cookie) is None
+    cookie = Sessions(Tokens(STRONG, {}), NOBODY).start("anna")
+    assert Sessions(Tokens(STRONG, {}), NOBODY).read(cookie).name == "anna"
+    assert Sessions(Tokens(STRONG[::-1], {}), NOBODY).read(cookie) is None
 
 
 def test_a_session_ends() -> None:
     clock = Clock()
-    sessions = Sessions(Tokens(STRONG, {}), clock)
+    sessions = Sessions(Tokens(STRONG, {}), NOBODY, clock)
     cookie = sessions.start("anna")
     clock.now += LIFETIME - 1
     assert sessions.read(cookie) is not None
@@ -186,7 +196,7 @@ def test_a_session_ends() -> None:
 
 
 def test_signing_out_ends_one_session_and_no_other() -> None:
-    sessions = Sessions(Tokens(STRONG, {}))
+    sessions = Sessions(Tokens(STRONG, {}), SignedOut())
     first, second = sessions.start("anna"), sessions.start("anna")
     sessions.end(first)
     assert sessions.read(first) is None
@@ -194,12 +204,12 @@ def test_signing_out_ends_one_session_and_no_other() -> None:
 
 
 def test_a_person_who_was_taken_off_the_list_is_signed_out() -> None:
-    cookie = Sessions(Tokens(None, {"anna": STRONG})).start("anna")
-    assert Sessions(Tokens(None, {"ben": STRONG})).read(cookie) is None
+    cookie = Sessions(Tokens(None, {"anna": STRONG}), NOBODY).start("anna")
+    assert Sessions(Tokens(None, {"ben": STRONG}), NOBODY).read(cookie) is None
 
 
 def test_a_session_cannot_be_made_somebody_elses() -> None:
-    sessions = Sessions(Tokens(STRONG, {}))
+    sessions = Sessions(Tokens(STRONG, {}), NOBODY)
     payload, _, signature = sessions.start("anna").partition(".")
     content = json.loads(base64.urlsafe_b64decode(payload))
     other = base64.urlsafe_b64encode(json.dumps(["ben", *content[1:]]).encode()).decode()
@@ -208,20 +218,20 @@ def test_a_session_cannot_be_made_somebody_elses() -> None:
 
 @pytest.mark.parametrize("cookie", [None, "", ".", "x.y", "bnVsbA==.0", "W10=.0", "\xff.é", "eyJhIjogMX0=.x"])
 def test_nonsense_is_no_session(cookie: str | None) -> None:
-    assert Sessions(Tokens(STRONG, {})).read(cookie) is None
+    assert Sessions(Tokens(STRONG, {}), NOBODY).read(cookie) is None
 
 
 def test_csrf_tokens_differ_between_sessions() -> None:
-    sessions = Sessions(Tokens(STRONG, {}))
+    sessions = Sessions(Tokens(STRONG, {}), NOBODY)
     assert sessions.read(sessions.start("anna")).csrf != sessions.read(sessions.start("anna")).csrf
 
 
 def test_with_personal_tokens_a_session_is_signed_with_ones_own() -> None:
     people = Tokens(None, {"anna": STRONG, "ben": STRONG[::-1]})
-    payload, _, _ = Sessions(people).start("anna").partition(".")
+    payload, _, _ = Sessions(people, NOBODY).start("anna").partition(".")
     of_ben = hmac.new(STRONG[::-1].encode(), f"samdpo session {payload}".encode(), hashlib.sha256).hexdigest()
-    assert Sessions(people).read(f"{payload}.{of_ben}") is None
-    assert Sessions(people).read(Sessions(people).start("ben")).name == "ben"
+    assert Sessions(people, NOBODY).read(f"{payload}.{of_ben}") is None
+    assert Sessions(people, NOBODY).read(Sessions(people, NOBODY).start("ben")).name == "ben"
 
 
 # ---- attempts -------------------------------------------------------------------------------------------------------
@@ -231,25 +241,23 @@ def test_after_some_failures_an_address_has_to_wait_and_others_do_not() -> None:
     clock = Clock()
     attempts = SignInAttempts(clock)
     for _ in range(PER_ADDRESS):
-        assert attempts.wait("here") == 0
-        attempts.failed("here")
+        assert attempts.begin("here") == 0
         clock.now += 1
-    assert attempts.wait("here") == pytest.approx(WINDOW - PER_ADDRESS)
-    assert attempts.wait("there") == 0
+    assert attempts.begin("here") == pytest.approx(WINDOW - PER_ADDRESS)
+    assert attempts.begin("there") == 0
     clock.now += WINDOW
-    assert attempts.wait("here") == 0
+    assert attempts.begin("here") == 0
 
 
 def test_many_addresses_together_have_to_wait() -> None:
     attempts = SignInAttempts(Clock())
-    for number in range(IN_ALL):
-        attempts.failed(str(number))
-    assert attempts.wait("new") > 0
+    assert [attempts.begin(str(number)) for number in range(IN_ALL)] == [0] * IN_ALL
+    assert attempts.begin("new") > 0
 
 
 def test_an_attempt_counts_before_it_is_known_whether_it_fails() -> None:
     attempts = SignInAttempts(Clock())
     assert [attempts.begin("here") for _ in range(PER_ADDRESS)] == [0] * PER_ADDRESS
-    assert attempts.begin("here") == attempts.wait("here") == WINDOW
+    assert attempts.begin("here") == WINDOW
     attempts.succeeded("here")
-    assert attempts.wait("here") == 0
+    assert attempts.begin("here") == 0

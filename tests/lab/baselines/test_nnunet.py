@@ -27,7 +27,7 @@ from samdpo.networks.weights import load_weights
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.training import checkpoints
-from samdpo.training.description import data_hashes
+from samdpo.training.fold_data import data_hashes
 from samdpo.training.run import get_trainer
 
 MINUTES = 0.03

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samdpo.align import prompt_alignment
+from samdpo.align import rounds
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.preprocessing.store import SliceStore
 from samdpo.training.checkpoints import FINAL, LATEST
@@ -40,7 +40,7 @@ def forbid_hidden_truth(trainer, monkeypatch: pytest.MonkeyPatch) -> None:
         return read(self, case, index)
 
     monkeypatch.setattr(SliceStore, "label", label)
-    monkeypatch.setattr(prompt_alignment, "draw_places", lambda *_: None)
+    monkeypatch.setattr(rounds, "draw_places", lambda *_: None)
 
 
 def weights_of_a_run(phantoms, stage: str, *overrides: str, stops_after: int | None = None) -> bytes:

@@ -7,10 +7,10 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 
 from samdpo.errors import PlansError
 from samdpo.networks.backbones.sam_modules import vit_encoder
+from samdpo.networks.encoder_parts import encoder_parts
 from samdpo.networks.freezing import set_trainable
 from samdpo.networks.published.loading import as_own
 from samdpo.networks.registry import build_network
-from samdpo.networks.stages import encoder_stages
 from samdpo.networks.weights import load_into
 from samdpo.plans import NetworkPlan
 
@@ -98,8 +98,8 @@ def test_a_mask_prompt_is_brought_to_the_size_that_the_prompt_encoder_takes():
 
 
 def test_a_stage_ends_with_a_block_of_global_attention():
-    stages = encoder_stages(small().image_encoder)
-    assert [s.parts for s in stages] == [
+    parts = encoder_parts(small().image_encoder)
+    assert [part.names for part in parts] == [
         ("patch_embed", "pos_embed", "blocks.0", "blocks.1"), ("blocks.2", "blocks.3")
     ]
 

@@ -8,7 +8,7 @@ import torch
 
 from samdpo.networks.backbones.mobile_sam import TinyVitEncoder
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
-from samdpo.networks.stages import run_prefix, run_suffix
+from samdpo.networks.encoder_parts import run_prefix, run_suffix
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

