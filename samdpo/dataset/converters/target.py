@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,13 @@ def claimed_folder(identifier: int, name: str, record: dict[str, Any]) -> Iterat
         f"Another process makes a dataset of the id {identifier} in {root} at this moment. Wait until it has ended, or "
         "choose another id with -d."
     )
-    with locked(root / f".Dataset{identifier:03d}.lock", busy=busy):
-        yield _claim(root / f"Dataset{identifier:03d}_{name}", identifier, record)
+    lock = root / f".Dataset{identifier:03d}.lock"
+    with locked(lock, busy=busy):
+        try:
+            yield _claim(root / f"Dataset{identifier:03d}_{name}", identifier, record)
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
 
 
 def _claim(folder: Path, identifier: int, record: dict[str, Any]) -> tuple[Path, Path]:
