@@ -82,7 +82,9 @@ def nnunet_steps(dataset: str, processes: int) -> list[Callable[[], object]]:
     """nnUNetv2_plan_and_preprocess -c 2d, in its three parts."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-    number = int(dataset[7:10])
+    from samdpo.paths import number_of
+
+    number = number_of(dataset)
     return [
         lambda: api.extract_fingerprints([number], num_processes=processes),
         lambda: api.plan_experiments([number]),

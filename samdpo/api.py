@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,20 +203,20 @@ def predict(
     Raises:
         SamdpoError: no such model, or some images could not be predicted, which does not stop the others.
     """
+    from samdpo.dask_cluster import DaskCluster
     from samdpo.inference.run import predict_folder, refuse_another_model
     from samdpo.model.folder import find_model
-    from samdpo.parallel import case_workers
 
     if model is None:
         folder = find_model(dataset, trainer, plans_name, stage)
     else:
         folder = Path(model)
         refuse_another_model(folder, None if dataset is None else str(dataset), plans_name, stage)
-    with case_workers(1, dask) as workers:
+    with DaskCluster(dask) if dask else nullcontext() as cluster:
         return predict_folder(
             Path(source), Path(output), folder, None if folds is None else [str(fold) for fold in folds], checkpoint,
             device, save_probabilities, continue_prediction, mirror, dicom_seg, num_parts, part_id,
-            executor=workers if dask else None, trainer=trainer,
+            executor=cluster, trainer=trainer,
         )
 
 

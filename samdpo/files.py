@@ -82,13 +82,12 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _is_running(process: int) -> bool:
+    import psutil  # os.kill(process, 0), which asks elsewhere, sends Ctrl-C on Windows
+
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # somebody else's, or no number of a process at all
+        return psutil.pid_exists(process)
+    except OverflowError:  # no number of a process at all
         return True
-    return True
 
 
 def _remove(path: Path) -> None:
@@ -333,7 +332,12 @@ def unreadable(path: Path | str, cause: OSError) -> str:
 
 def sha256_of_file(path: Path | str) -> str:
     """SHA-256 of a file's content, as 64 hex digits."""
-    digest = hashlib.sha256()
+    return digest_of_file(path, "sha256")
+
+
+def digest_of_file(path: Path | str, kind: str) -> str:
+    """As :func:`sha256_of_file` by a hash of another name, such as ``md5``, which others publish."""
+    digest = hashlib.new(kind)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ _PER_PROCESS = 8  # items below which a process costs more to start than it save
 _LARGEST_BATCH = 8  # items sent to a process together
 _TRIES_ALONE = 2  # of an item whose process was killed
 _UNGUARDED = 76  # exit code of a process that ran its script's work instead of its own
+_KILLED = getattr(signal, "SIGKILL", 9)  # which Windows does not have
 _ENDED_BY_THE_POOL = (None, 0, -signal.SIGTERM)  # exit codes of processes that ended because another one had
 
 
@@ -91,24 +91,6 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], threa
     """``function(item)`` of every item, in order, for what waits for the disk: no process is worth starting."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return list(pool.map(function, items))
-
-
-@contextmanager
-def case_workers(processes: int, dask: str | None = None) -> Iterator[Workers]:
-    """What a command's ``-np`` and ``--dask`` ask for, as ``processes`` of :func:`map_cases`; left clean at the end.
-
-    Raises:
-        ConfigurationError: fewer than one process; as of :class:`samdpo.dask_cluster.DaskCluster`.
-    """
-    if processes < 1:
-        raise ConfigurationError(f"-np is {processes}; expected 1 or more.")
-    if dask is None:
-        yield processes
-        return
-    from samdpo.dask_cluster import DaskCluster
-
-    with DaskCluster(dask) as cluster:
-        yield cluster
 
 
 class Processes(Executor):
@@ -202,7 +184,7 @@ class _Pool:
         if _UNGUARDED in codes or not self._started.is_set():
             raise _never_started(description, _UNGUARDED in codes)
         code = next((code for code in codes if code not in _ENDED_BY_THE_POOL), None)
-        if code is None or code == -signal.SIGKILL:
+        if code is None or code == -_KILLED:
             return f"was killed, {_MEMORY}"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -17,6 +17,7 @@ DATASET_NAME = re.compile(r"^Dataset(\d{3})_(.+)$")
 PLANS_NAME = "samdpoPlans"
 EMBEDDINGS = f"{PLANS_NAME}_embeddings"  # of frozen encoders; all plans share it, by hashes of what made them
 LATEST_STAGES = ("align", "finetune")  # where several are trained, samdpo_predict takes the first of these
+FOLD_ALL = "all"  # trains on every case and validates on the same, as in nnU-Net
 MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION
 
 
@@ -159,6 +160,11 @@ def model_parts(name: str) -> tuple[str, str, str] | None:
 def plans_option(plans: str) -> str:
     """What a command to type needs where the plan is not the usual one: `` -p mine``."""
     return "" if plans == PLANS_NAME else f" -p {shlex.quote(plans)}"
+
+
+def is_fold(fold: str) -> bool:
+    """Whether a fold may be called so: a number, or ``all``; which numbers there are, the splits say."""
+    return fold == FOLD_ALL or fold.isdecimal()
 
 
 def fold_folder(model: Path, fold: int | str) -> Path:

@@ -187,9 +187,10 @@ def test_a_scheduler_that_goes_away_is_a_sentence(tmp_path, monkeypatch) -> None
 COMMAND = """
 from test_dask_cases import slow
 from samdpo.cli.common import run_command
-from samdpo.parallel import case_workers, map_cases
+from samdpo.dask_cluster import DaskCluster
+from samdpo.parallel import map_cases
 def body():
-    with case_workers(1, {address!r}) as workers:
+    with DaskCluster({address!r}) as workers:
         for number in map_cases(slow, range(200), workers, "Slow", 1):
             print(number, flush=True)
 run_command(body)

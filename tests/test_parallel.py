@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from case_work import begun, deadly_five, killed_once, refuse_three, square
 
+from samdpo.cli.common import case_workers
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.parallel import Processes, case_workers, map_cases
+from samdpo.parallel import Processes, map_cases, map_threads
 
 STARTING = 120  # seconds that processes may take to be there on a busy machine; never waited for in vain
 
@@ -114,11 +116,17 @@ def test_only_a_few_items_are_under_way_however_many_there_are(tmp_path: Path) -
 
 
 def test_a_command_s_workers_are_processes_unless_a_cluster_is_named() -> None:
-    with case_workers(3) as workers:
+    with case_workers(Namespace(np=3, dask=None)) as workers:
         assert workers == 3
-    with pytest.raises(ConfigurationError, match="-np is 0"), case_workers(0):
+    with pytest.raises(ConfigurationError, match="-np is 0"), case_workers(Namespace(np=0)):
         pass
     assert list(map_cases(square, range(4), Processes(2), "Squares", per_process=1)) == [0, 1, 4, 9]
+
+
+def test_threads_answer_in_order_for_what_waits_for_the_disk(tmp_path: Path) -> None:
+    files = [tmp_path / str(n) for n in range(20)]
+    assert map_threads(lambda file: file.name, files, 4) == [str(n) for n in range(20)]
+    assert map_threads(str, [], 0) == []
 
 
 AT_WORK = """

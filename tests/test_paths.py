@@ -12,7 +12,15 @@ import pytest
 from samdpo.annotate.database.locate import database_url
 from samdpo.cli import plan_and_preprocess as commands
 from samdpo.errors import ConfigurationError
-from samdpo.paths import dataset_name, model_parts, preprocessed_folder, preprocessed_root, raw_folder, results_root
+from samdpo.paths import (
+    dataset_name,
+    model_parts,
+    number_of,
+    preprocessed_folder,
+    preprocessed_root,
+    raw_folder,
+    results_root,
+)
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.preprocessing.store import SliceStore
@@ -88,3 +96,10 @@ def test_a_model_predicts_where_nothing_may_be_written(finetuned, read_only: Non
 ])
 def test_a_model_folder_is_taken_apart_at_its_first_and_last_separator(name: str, parts: object) -> None:
     assert model_parts(name) == parts
+
+
+def test_the_number_of_a_dataset_is_in_its_name_and_nowhere_else() -> None:
+    assert (number_of("Dataset003_Liver"), number_of("Dataset901_Dataset902_X")) == (3, 901)
+    for other in ("Liver", "Dataset3_Liver", "Dataset003", ""):
+        with pytest.raises(ConfigurationError, match="no name of a dataset; expected one like Dataset003_Liver"):
+            number_of(other)

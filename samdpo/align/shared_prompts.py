@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from samdpo.files import atomic_path, temporary_beside
+from samdpo.errors import ConfigurationError
+from samdpo.files import link_file, temporary_beside
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.fold_data import own_prompts
 
@@ -42,14 +43,13 @@ def copy_from_sibling(
         if sibling == fold_folder or not is_whole(theirs):
             continue
         try:
-            shutil.copytree(theirs.folder, temporary, copy_function=_link)
+            shutil.copytree(theirs.folder, temporary, copy_function=link_file)
             if not is_whole(PromptStore(temporary, store.key)):
                 continue
             os.replace(temporary, store.folder)
             if (sibling / FIGURE).is_file():
-                with atomic_path(fold_folder / FIGURE) as figure:
-                    _link(sibling / FIGURE, figure)
-        except OSError as error:  # the sibling's were removed meanwhile, or the disk is full
+                link_file(sibling / FIGURE, fold_folder / FIGURE)
+        except (OSError, ConfigurationError) as error:  # the sibling's were removed meanwhile, or the disk is full
             log.warning("The prompts in %s could not be copied: %s", theirs.folder, error)
             continue
         finally:
@@ -57,10 +57,3 @@ def copy_from_sibling(
         log.info("%s has prompts refitted to the same choice of places; they are taken over.", theirs.folder)
         return True
     return False
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)

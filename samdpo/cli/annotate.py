@@ -8,7 +8,7 @@ from pathlib import Path
 
 from samdpo.cli.common import log, parser, run_command
 from samdpo.errors import ConfigurationError
-from samdpo.paths import PLANS_NAME, plans_option
+from samdpo.paths import PLANS_NAME, number_of, plans_option
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> None:
 
     stored = make_candidate_set(dataset, args.fold, args.stage, args.tr, args.p, args.device, args.set)
     log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser))
-    log.info("Next: %s", training_command(args, int(dataset[7:10])))
+    log.info("Next: %s", training_command(args, number_of(dataset)))
 
 
 def training_command(args: argparse.Namespace, number: int) -> str:

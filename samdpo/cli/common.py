@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import disk_is_full
 from samdpo.paths import folder_of
+
+if TYPE_CHECKING:
+    from samdpo.parallel import Workers
 
 log = logging.getLogger("samdpo")
 
@@ -161,14 +165,24 @@ class _Given(argparse.Action):
         setattr(namespace, f"{self.dest}_given", True)
 
 
-def workers_asked(args: argparse.Namespace) -> tuple[int, str | None]:
-    """``-np`` and ``--dask``, as :func:`samdpo.parallel.case_workers` takes them.
+@contextmanager
+def case_workers(args: argparse.Namespace) -> Iterator[Workers]:
+    """Who does a command's case-level work, by ``-np`` and ``--dask``: a number of processes, or a cluster.
 
     Raises:
-        ConfigurationError: both were typed, of which only one can do the work.
+        ConfigurationError: both were typed, of which only one can do the work; fewer than one process; as of
+            :class:`samdpo.dask_cluster.DaskCluster`.
     """
-    dask = getattr(args, "dask", None)
+    processes, dask = getattr(args, "np", 1), getattr(args, "dask", None)
     if dask is not None and getattr(args, "np_given", False):
         raise ConfigurationError("-np and --dask are both given, but either processes here or a cluster's workers do "
                                  "the work. Leave one of them out.")
-    return getattr(args, "np", 1), dask
+    if processes < 1:
+        raise ConfigurationError(f"-np is {processes}; expected 1 or more.")
+    if dask is None:
+        yield processes
+        return
+    from samdpo.dask_cluster import DaskCluster
+
+    with DaskCluster(dask) as cluster:
+        yield cluster

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samdpo.cli.common import add_dask, add_processes, parser, run_command, workers_asked
+from samdpo.cli.common import add_dask, add_processes, case_workers, parser, run_command
 
 COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
 
@@ -40,11 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Run the evaluation; print a table and what was written."""
     from samdpo.evaluation.summary import evaluate_folder
-    from samdpo.parallel import case_workers
 
     output = arguments.o or arguments.pred_folder
     output = output / "summary.json" if output.is_dir() else output
-    with case_workers(*workers_asked(arguments)) as workers:
+    with case_workers(arguments) as workers:
         summary = evaluate_folder(
             arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill
         )

@@ -49,9 +49,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _write_sam(models: list[Path], folds: list[str] | None, file: Path, trainer: str | None) -> list[str]:
+    from samdpo.model.description import FINAL
     from samdpo.model.folder import load_fold, read_plans, trained_folds
     from samdpo.networks.published.writing import write_sam
-    from samdpo.training.checkpoints import FINAL
 
     folds = folds or (trained_folds(models[0], FINAL) if len(models) == 1 else None)
     if folds is None or len(folds) != 1:

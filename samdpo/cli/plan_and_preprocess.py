@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from samdpo.cli.common import add_dask, add_processes, log, parser, run_command, workers_asked
+from samdpo.cli.common import add_dask, add_processes, case_workers, log, parser, run_command
 
 if TYPE_CHECKING:
     from samdpo.dataset.raw_dataset import RawDataset
@@ -155,7 +155,6 @@ def _run(args: argparse.Namespace, step: Callable[[RawDataset, Workers], None], 
 
     def body() -> None:
         from samdpo.dataset.raw_dataset import RawDataset
-        from samdpo.parallel import case_workers
         from samdpo.paths import preprocessed_root, results_root
 
         datasets = [RawDataset.open(dataset) for dataset in args.d]
@@ -163,7 +162,7 @@ def _run(args: argparse.Namespace, step: Callable[[RawDataset, Workers], None], 
         results_root(writable=True)  # training would need it: better told now
         if getattr(args, "c", None):
             log.info("-c %s is not needed: all stages of samdpo share the same slices.", " ".join(args.c))
-        with case_workers(*workers_asked(args)) as workers:
+        with case_workers(args) as workers:
             for dataset in datasets:
                 log.info("== %s ==", dataset.name)
                 step(dataset, workers)

@@ -6,9 +6,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from samdpo.cli.common import add_dask, parser, run_command
+from samdpo.cli.common import add_dask, case_workers, parser, run_command
 from samdpo.errors import ConfigurationError
-from samdpo.paths import PLANS_NAME
+from samdpo.paths import PLANS_NAME, is_fold
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.fold != "all" and not args.fold.isdecimal():
+    if not is_fold(args.fold):
         raise ConfigurationError(f"FOLD is {args.fold!r}; expected a number like 0, or 'all'.")
     if args.figure_cases is not None and not args.figure:
         raise ConfigurationError("--figure_cases belongs to --figure: give both, or neither.")
     if args.figure_cases is not None and args.figure_cases < 1:
         raise ConfigurationError(f"--figure_cases is {args.figure_cases}; expected at least 1.")
-    from samdpo.parallel import case_workers
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
     from samdpo.prompting.prompt_store import make_prompts
@@ -50,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
     dataset = dataset_name(args.dataset)
     folder = preprocessed_folder(dataset)
     plans = load_plans(folder / f"{args.p}.json")
-    with case_workers(1, args.dask) as workers:
+    with case_workers(args) as workers:
         prompts = make_prompts(plans, args.fold, args.device, workers if args.dask else None)
     log.info("Prompts of %d cases are in %s", len(prompts.cases()), prompts.folder)
     if args.figure:

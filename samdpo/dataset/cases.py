@@ -20,6 +20,7 @@ from samdpo.dataset.foreign import (
 )
 from samdpo.dataset.images import spacing_file
 from samdpo.dataset.pictures import read_picture
+from samdpo.dataset.volume import has_colours
 from samdpo.errors import DatasetError
 from samdpo.names import NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of, name_problem, same_text
 
@@ -231,7 +232,7 @@ def _is_coloured(file: Path) -> bool:
         pixels = read_picture(file)
     except DatasetError:  # told where it is predicted
         return False
-    return len(pixels) == 3 and bool((pixels != pixels[:1]).any())
+    return has_colours(pixels)
 
 
 def reserved_name(name: str, place: Path) -> str:

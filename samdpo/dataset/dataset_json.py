@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ _MODALITY_WORDS: dict[Modality, tuple[str, ...]] = {
     "ultrasound": ("ultrasound", "us", "sonography", "sonogram", "echo", "b-mode", "bmode"),
     "mr": ("mr", "mri", "t1", "t1w", "t1ce", "t1c", "t1gd", "t2", "t2w", "flair", "dwi", "adc", "pd", "swi"),
 }
+_RED_GREEN_BLUE = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ def modality_of(channel_name: str) -> Modality:
         if any(word in words or (len(word) > 4 and word in name) or word == name for word in known):
             return modality
     return "other"
+
+
+def is_rgb(names: Sequence[str]) -> bool:
+    """Whether the channels are the colours of one picture."""
+    return len(names) == 3 and all(name.strip().lower() in known for name, known in zip(names, _RED_GREEN_BLUE))
 
 
 def load_dataset_json(place: Path | str) -> DatasetJson:

@@ -12,7 +12,7 @@ from samdpo.dataset.agreement import listing, mixed_dimensions
 from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.foreign import broken_links
-from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
 from samdpo.errors import DatasetError
 from samdpo.names import MEDICAL_ENDINGS, same_text
 from samdpo.parallel import Workers, map_cases
@@ -34,7 +34,7 @@ class _Finding:
     ndim: int | None = None  # axes of the image; None where it cannot be read
 
 
-def verify_dataset_integrity(dataset: int | str | Path | RawDataset, processes: Workers = 1) -> None:
+def verify_dataset_integrity(dataset: AnyDataset, processes: Workers = 1) -> None:
     """Read every image and label of a raw dataset and compare them with dataset.json and each other.
 
     Checked: dataset.json, names and channels, numTraining, case_groups.json, readability, finite values, geometry,

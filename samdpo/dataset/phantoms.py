@@ -15,6 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from samdpo.dataset.images import write_label
+from samdpo.dataset.phantom_ct import ORGANS, ct_phantom
+from samdpo.dataset.phantom_ultrasound import ultrasound_phantom
+from samdpo.dataset.phantom_xray import xray_phantom
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import atomic_path, write_json
 
@@ -36,6 +39,83 @@ class PhantomKind:
     hints: dict[str, dict[str, Any]]
     size: tuple[int, ...]  # default, (Y, X) or (Z, Y, X)
     draw: Callable[[np.random.Generator, tuple[int, ...]], Sample]
+
+
+def _xray(rng: np.random.Generator, size: tuple[int, ...]) -> Sample:
+    return (*xray_phantom(rng, (size[0], size[1])), None)
+
+
+def _ultrasound(rng: np.random.Generator, size: tuple[int, ...]) -> Sample:
+    return (*ultrasound_phantom(rng, (size[0], size[1])), None)
+
+
+def _ct(rng: np.random.Generator, size: tuple[int, ...]) -> Sample:
+    return ct_phantom(rng, (size[0], size[1], size[2]))
+
+
+_ORGAN_TEXTS = {
+    "spleen": "The spleen is a smooth oval organ in the left upper abdomen behind the stomach.",
+    "liver": "The liver is the largest organ, a wedge of even density in the right upper abdomen.",
+    "right kidney": "The right kidney is a bean-shaped organ beside the spine below the liver.",
+    "left kidney": "The left kidney is a bean-shaped organ beside the spine below the spleen.",
+    "aorta": "The aorta is a round vessel in front of the spine, slightly left of the midline.",
+}
+
+_KINDS: dict[Kind, PhantomKind] = {
+    "xray": PhantomKind(
+        name="PhantomXray",
+        channel="X-ray",
+        file_ending=".png",
+        labels={"background": 0, "lung": 1},
+        hints={
+            "lung": {
+                "phrase": "lungs in a chest X-ray",
+                "question": "What is the shape of the lungs and where are they located?",
+                "description": "The lungs are two large dark fields on either side of the bright spine and heart, "
+                "bounded by the ribs and the diaphragm.",
+                "components": 2,
+                "may_be_absent": False,
+            }
+        },
+        size=(320, 288),
+        draw=_xray,
+    ),
+    "ultrasound": PhantomKind(
+        name="PhantomUltrasound",
+        channel="ultrasound",
+        file_ending=".png",
+        labels={"background": 0, "breast tumor": 1},
+        hints={
+            "breast tumor": {
+                "phrase": "dark oval mass in a breast ultrasound",
+                "question": "What is the shape of the breast tumor and where is it located?",
+                "description": "A breast tumor is a dark mass with a visible margin inside brighter glandular tissue, "
+                "often with a shadow or a brighter band below it.",
+                "components": 1,
+                "may_be_absent": False,
+            }
+        },
+        size=(288, 320),
+        draw=_ultrasound,
+    ),
+    "ct": PhantomKind(
+        name="PhantomCT",
+        channel="CT",
+        file_ending=".nii.gz",
+        labels={"background": 0, **{name: value for value, name in enumerate(ORGANS, 1)}},
+        hints={
+            name: {
+                "phrase": f"{name} in an abdominal CT",
+                "description": _ORGAN_TEXTS[name],
+                "components": 1,
+                "may_be_absent": True,
+            }
+            for name in ORGANS
+        },
+        size=(40, 128, 128),
+        draw=_ct,
+    ),
+}
 
 
 def make_phantom_dataset(
@@ -120,9 +200,7 @@ def phantom_kind(kind: str) -> PhantomKind:
     """The entry of a kind; raises ConfigurationError that lists the kinds there are."""
     if kind not in KINDS:
         raise ConfigurationError(f"There are no phantoms of the kind {kind!r}. Choose from {', '.join(KINDS)}.")
-    from samdpo.dataset import phantom_kinds
-
-    return phantom_kinds.ENTRIES[kind]
+    return _KINDS[kind]
 
 
 def _checked_size(kind: str, entry: PhantomKind, size: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ class RawDataset:
     meta: DatasetJson
 
     @classmethod
-    def open(cls, dataset: int | str | Path | RawDataset) -> RawDataset:
+    def open(cls, dataset: AnyDataset) -> RawDataset:
         """A dataset by id, name or folder; one that is open already is returned as it is.
 
         Args:
@@ -264,6 +264,10 @@ class RawDataset:
         reserved = {case.identifier: reserved_name(case.identifier, file) for case in cases}
         problems += [problem for problem in reserved.values() if problem]
         return [case for case in cases if not reserved[case.identifier]], problems
+
+
+AnyDataset = int | str | Path | RawDataset
+"""A raw dataset by id, name or folder, or as it is open already."""
 
 
 def load_groups(folder: Path | str) -> dict[str, str]:

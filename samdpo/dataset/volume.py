@@ -30,3 +30,8 @@ class Volume:
         """2 for a picture or a medical file of two axes, 3 for a volume, be it of one slice."""
         geometry = self.properties.get("sitk_stuff")
         return len(geometry["spacing"]) if geometry else 2 if self.data.shape[1] == 1 else 3
+
+
+def has_colours(data: np.ndarray) -> bool:
+    """Whether (C, Z, Y, X) has three channels that are not all the same."""
+    return len(data) == 3 and bool((data != data[:1]).any())

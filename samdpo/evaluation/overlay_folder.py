@@ -10,15 +10,14 @@ import numpy as np
 
 from samdpo.dataset.agreement import onto_grid, read_listed_label
 from samdpo.dataset.cases import input_cases, label_files
-from samdpo.dataset.dataset_json import DatasetJson, modality_of
+from samdpo.dataset.dataset_json import DatasetJson, is_rgb, modality_of
 from samdpo.dataset.images import read_image
-from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
 from samdpo.dataset.volume import Volume
 from samdpo.drawing import fullest_slice, save_overlay
 from samdpo.errors import DatasetError
 from samdpo.names import same_text
 from samdpo.parallel import map_cases
-from samdpo.planning.channels import is_rgb
 
 log = logging.getLogger(__name__)
 CT_WINDOW = (-160.0, 240.0)  # HU, level 40 width 400: soft tissue
@@ -42,7 +41,7 @@ class OverlayJob:
 
 
 def plot_overlays(
-    dataset: int | str | Path | RawDataset,
+    dataset: AnyDataset,
     output: Path,
     *,
     images: Path | None = None,

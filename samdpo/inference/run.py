@@ -26,6 +26,7 @@ from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
+from samdpo.paths import number_of
 from samdpo.plans import Plans
 from samdpo.schema import to_dict
 
@@ -296,7 +297,7 @@ def refuse_another_model(model: Path, dataset: str | None, plans_name: str | Non
     """
     plans = read_plans(model)
     stages = {_report_or_nothing(file).get("stage") for file in sorted(model.glob("fold_*/model.json"))} - {None}
-    number = str(int(plans.dataset_name[7:10])) if plans.dataset_name[7:10].isdigit() else ""
+    number = str(number_of(plans.dataset_name))
     of_model = {
         "-d": (dataset, {plans.dataset_name, number}, plans.dataset_name),
         "-p": (plans_name, {plans.plans_name}, plans.plans_name),

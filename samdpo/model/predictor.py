@@ -30,11 +30,11 @@ from samdpo.model.smoothing import SliceSmoother
 from samdpo.networks.device import resolve_device
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.precision import fast_matrix_products, memory_format, resolve_precision
-from samdpo.planning.training_images import as_trained
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.training_images import as_trained
 from samdpo.prompting.prompt import StructurePrompt
 
 log = logging.getLogger(__name__)

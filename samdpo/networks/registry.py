@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from samdpo.networks.sam import SamNetwork
 
 Builder = Callable[[NetworkPlan, bool], "SamNetwork | PromptFreeNetwork"]
-PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # of ours, those that take no prompts
 
 
 def register_backbone(name: str) -> Callable[[Builder], Builder]:

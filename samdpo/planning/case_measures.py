@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -12,6 +14,7 @@ from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import Modality, modality_of
 from samdpo.dataset.orientation import axial_axis, orientation
 from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.volume import has_colours
 from samdpo.errors import DatasetError
 
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
@@ -138,9 +141,17 @@ def measure_case(case: Case, raw: RawDataset, samples: int = _SAMPLES) -> CaseMe
     )
 
 
-def has_colours(data: np.ndarray) -> bool:
-    """Whether (C, Z, Y, X) has three channels that are not all the same."""
-    return len(data) == 3 and bool((data != data[:1]).any())
+def training_images(measures: Sequence[CaseMeasure]) -> dict[str, Any]:
+    """Keys of :class:`samdpo.plans.TrainingImages`, of all labelled cases."""
+    ranges, spacings = np.array([m.value_range for m in measures]), np.array([m.spacing for m in measures])
+    files = {m.n_files for m in measures}
+    return {
+        "files_per_case": files.pop() if len(files) == 1 else 0,
+        "coloured": all(m.coloured for m in measures),
+        "value_range": np.stack([ranges[..., 0].min(0), ranges[..., 1].max(0)], 1).tolist(),
+        "usual_range": np.median(ranges, axis=0).tolist(),
+        "spacing_range": np.stack([spacings.min(0), spacings.max(0)], 1).tolist() if measures[0].ndim == 3 else [],
+    }
 
 
 def count_components(mask: np.ndarray, min_share: float = _COMPONENT_SHARE) -> int:

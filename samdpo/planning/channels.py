@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from samdpo.dataset.dataset_json import modality_of
+from samdpo.dataset.dataset_json import is_rgb, modality_of
 from samdpo.plans import ChannelNormalization
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,6 @@ log = logging.getLogger(__name__)
 ABDOMEN = (-160.0, 240.0)  # HU: level 40, width 400
 NARROWEST = 250.0  # HU: the surroundings of a homogeneous organ must stay visible
 PERCENTILES = (0.5, 99.5)
-_RED_GREEN_BLUE = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 
 
 def normalization(
@@ -80,8 +79,3 @@ def channel_mapping(n_channels: int) -> tuple[int, int, int]:
             "preprocessing.channel_mapping in the plan.", n_channels,
         )
     return {1: (0, 0, 0), 2: (0, 1, 1)}.get(n_channels, (0, 1, 2))
-
-
-def is_rgb(names: Sequence[str]) -> bool:
-    """Whether the channels are the colours of one picture."""
-    return len(names) == 3 and all(name.strip().lower() in known for name, known in zip(names, _RED_GREEN_BLUE))

@@ -15,14 +15,13 @@ import numpy as np
 from samdpo.dataset.agreement import mixed_dimensions
 from samdpo.dataset.cases import case_meant
 from samdpo.dataset.dataset_json import Modality, modality_of
-from samdpo.dataset.raw_dataset import RawDataset, content_hashes, load_groups
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes, load_groups
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import folder_of
-from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case
-from samdpo.planning.training_images import training_images
+from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case, training_images
 from samdpo.plans import TrainingImages
 from samdpo.schema import from_dict
 
@@ -91,7 +90,7 @@ class _Fingerprint:
             raise ValueError("the channels are not numbered from 0")
 
 
-def extract_fingerprint(dataset: int | str | Path | RawDataset, processes: Workers = 1) -> dict[str, Any]:
+def extract_fingerprint(dataset: AnyDataset, processes: Workers = 1) -> dict[str, Any]:
     """Read every labelled case once.
 
     Args:
@@ -157,7 +156,7 @@ def extract_fingerprint(dataset: int | str | Path | RawDataset, processes: Worke
 
 
 def update_fingerprint(
-    dataset: int | str | Path | RawDataset, folder: Path, processes: Workers = 1, clean: bool = False
+    dataset: AnyDataset, folder: Path, processes: Workers = 1, clean: bool = False
 ) -> dict[str, Any]:
     """The fingerprint in ``folder``; extracted where it is missing, of other files, or ``clean`` is asked for."""
     file, raw = folder / FINGERPRINT_FILE, RawDataset.open(dataset)

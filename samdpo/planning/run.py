@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
-from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
 from samdpo.errors import PlansError
-from samdpo.extensions import find
+from samdpo.extensions import find, names
 from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
 from samdpo.parallel import Workers
@@ -33,6 +33,7 @@ _FACTS = (  # of a plan, which nobody decides
     "dataset_name", "plans_name", "experiment_planner_used", "file_ending", "ndim", "original_median_spacing",
     "original_median_shape", "training_images",
 )
+_PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # backbones of ours that take no prompts
 _WIDEST_VALUE = 40  # of the table of --explain
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
@@ -53,7 +54,7 @@ class Planner(Protocol):
 
 
 def plan_and_preprocess(
-    dataset: int | str | Path | RawDataset,
+    dataset: AnyDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -97,9 +98,7 @@ def plan_and_preprocess(
     return plans
 
 
-def extract(
-    dataset: int | str | Path | RawDataset, processes: Workers = 1, verify: bool = False, clean: bool = False
-) -> dict[str, Any]:
+def extract(dataset: AnyDataset, processes: Workers = 1, verify: bool = False, clean: bool = False) -> dict[str, Any]:
     """Fingerprint of a dataset, written to its preprocessed folder; see :func:`update_fingerprint`."""
     raw = RawDataset.open(dataset)
     folder = preprocessed_folder(raw.name, writable=True)
@@ -112,7 +111,7 @@ def extract(
 
 
 def plan_experiment(
-    dataset: int | str | Path | RawDataset,
+    dataset: AnyDataset,
     planner: str = DEFAULT_PLANNER,
     plans_name: str | None = None,
     labelled: float = 1.0,
@@ -161,7 +160,7 @@ def plan_experiment(
 
 
 def preprocess_planned(
-    dataset: int | str | Path | RawDataset, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
+    dataset: AnyDataset, plans_name: str = PLANS_NAME, processes: Workers = 1, clean: bool = False
 ) -> SliceStore:
     """Cut the slices of a planned dataset; returns the store."""
     from samdpo.preprocessing.preprocess import preprocess_dataset
@@ -239,9 +238,7 @@ def checked_backbone(name: str) -> str:
     Raises:
         PlansError: there is none; the message lists the names.
     """
-    from samdpo.networks.registry import PROMPT_FREE, backbone_names  # imports torch
-
-    prompted = [known for known in backbone_names() if known not in PROMPT_FREE]
+    prompted = [known for known in sorted(names("backbone")) if known not in _PROMPT_FREE]
     if name not in prompted:
         raise PlansError(f"-backbone {name!r} is no network that is prompted. There are: {', '.join(prompted)}.")
     return name

@@ -17,6 +17,7 @@ from samdpo.dataset.cases import case_meant
 from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import check_name, same_text
+from samdpo.paths import FOLD_ALL
 from samdpo.planning.fingerprint import load_case_groups, read_fingerprint, warn_once
 from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
 from samdpo.schema import from_dict
@@ -241,7 +242,7 @@ def fold_of(splits: Sequence[Fold], fold: int | str, folder: Path) -> Fold:
     Raises:
         TrainingError: there is no such fold.
     """
-    if fold == "all":
+    if fold == FOLD_ALL:
         cases = sorted({case for one in splits for case in (*one.train, *one.val)})
         ul_cases = sorted({case for one in splits for case in one.unlabelled} - set(cases))
         by_hand = sorted({case for one in splits if one.labels_origin == "user" for case in one.labelled})

@@ -7,11 +7,10 @@ is there, a set when ``candidates.json`` is; each is written last.
 from __future__ import annotations
 
 import glob
-import threading
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +141,7 @@ class StoredCandidates:
             self._entries[number] = entry
             items.append(Item(number, self.candidate_set.id, *place, entry["disagreement"], entry["candidates"]))
         self.items = sorted(items, key=lambda item: (item.position, item.id), reverse=True)
-        self._packed: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._packed = lru_cache(_KEPT)(self._read)
 
     @classmethod
     def open(cls, folder: Path | str) -> StoredCandidates:
@@ -185,14 +183,7 @@ class StoredCandidates:
     def masks(self, item: Item) -> np.ndarray:
         """The candidates of an item: (K, H, W) bool."""
         entry = self._entry(item)
-        with self._lock:
-            packed = self._packed.get(item.id)
-        if packed is None:
-            packed = self._read(entry["case"], f"masks_{entry['row']}")
-            with self._lock:
-                self._packed[item.id] = packed
-                while len(self._packed) > _KEPT:
-                    self._packed.popitem(last=False)
+        packed = self._packed(entry["case"], f"masks_{entry['row']}")
         return np.unpackbits(packed, axis=-1, count=entry["width"]).astype(bool)
 
     def image(self, item: Item) -> np.ndarray:

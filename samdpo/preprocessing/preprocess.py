@@ -14,17 +14,17 @@ import numpy as np
 from samdpo.dataset.cases import Case
 from samdpo.dataset.images import read_image, read_label, spacing_file, write_label
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
-from samdpo.dataset.raw_dataset import RawDataset, content_hashes
+from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes
 from samdpo.errors import PlansError, SamdpoError
 from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, write_json
 from samdpo.names import check_name, ending_of, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases, map_threads
 from samdpo.paths import preprocessed_folder
-from samdpo.planning.training_images import in_depth_of_training
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
 from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
+from samdpo.preprocessing.training_images import in_depth_of_training
 from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,7 @@ def prepare_channels(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceG
     return _cut(data, plans.preprocessing)
 
 
-def preprocess_dataset(
-    dataset: int | str | Path | RawDataset, plans: Plans, processes: Workers = 1, clean: bool = False
-) -> SliceStore:
+def preprocess_dataset(dataset: AnyDataset, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
     """Fill ``nnUNet_preprocessed/DatasetXXX_Name/DATA_IDENTIFIER`` from the raw images.
 
     Cases that are there whole, made from the same files with the same plan, are kept; damaged ones are made anew, and

@@ -5,7 +5,6 @@ So are its tokenizer and the configuration of its text tower, to which its own c
 
 from __future__ import annotations
 
-import functools
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.errors import ConfigurationError
-from samdpo.files import read_json, sha256_of_file
+from samdpo.files import content_hash, read_json
 from samdpo.networks.published.catalogue import BIOMEDCLIP_REPOSITORY
 from samdpo.networks.published.folder import weights_folder
 from samdpo.plans import BIOMEDCLIP
@@ -64,8 +63,7 @@ class OpenClipFiles:
     @property
     def checksum(self) -> str:
         """SHA-256 of the weights' file, in hex."""
-        status = self.weights.stat()
-        return _sha256(self.weights, status.st_size, status.st_mtime_ns)
+        return content_hash(self.weights)
 
 
 def find_open_clip(name: str, may_download: bool = True) -> OpenClipFiles:
@@ -265,9 +263,3 @@ def _download(
             f"{repository} is not on this machine and cannot be downloaded ({type(error).__name__}: {reason}). It is "
             f"published at https://huggingface.co/{repository}. {remedy}"
         ) from error
-
-
-@functools.lru_cache(maxsize=8)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Hashed once a process; ``size`` and ``changed`` (nanoseconds) tell a replaced file from the one known."""
-    return sha256_of_file(path)

@@ -22,14 +22,13 @@ from typing import IO, Any
 from samdpo.errors import ConfigurationError, ModelFolderError, SamdpoError
 from samdpo.extensions import OURS, class_name
 from samdpo.files import atomic_folder, atomic_path, locked, parse_json, read_json
-from samdpo.model.description import read_description
+from samdpo.model.description import MANIFEST, PLANS, check_fold, read_description
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.names import check_name, same_text
 from samdpo.paths import DATASET_NAME, MODEL_SEPARATOR, dataset_name, fold_folder, model_parts, results_root
 from samdpo.selection.postprocessing import FILE as POSTPROCESSING
 from samdpo.selection.trained import TrainedModel
 from samdpo.training.checkpoints import BEST, FINAL
-from samdpo.training.manifest import MANIFEST, PLANS, check_fold
 
 log = logging.getLogger(__name__)
 

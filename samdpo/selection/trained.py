@@ -12,7 +12,7 @@ from samdpo.errors import ConfigurationError
 from samdpo.extensions import OURS, name_to_type
 from samdpo.model.description import read_description
 from samdpo.model.folder import read_plans, trained_folds
-from samdpo.paths import fold_folder, model_parts, plans_option, results_root
+from samdpo.paths import fold_folder, model_parts, number_of, plans_option, results_root
 from samdpo.training import checkpoints
 
 
@@ -38,7 +38,7 @@ class TrainedModel:
     @property
     def number(self) -> int:
         """Of the dataset."""
-        return int(self.dataset[7:10])
+        return number_of(self.dataset)
 
     def fold(self, fold: str) -> Path:
         """Folder of a fold."""
@@ -103,7 +103,7 @@ def trained_models(
     every = [TrainedModel(f, *parts) for f, parts in split if parts and any(f.glob("fold_*"))]
     if not every:
         raise ConfigurationError(
-            f"{root} has no trained model. Train one with: samdpo_train {int(dataset[7:10])} finetune 0"
+            f"{root} has no trained model. Train one with: samdpo_train {number_of(dataset)} finetune 0"
         )
     listing = "\n  ".join(model.name for model in every)
     for flag, asked, attribute in (("-tr", trainers, "trainer"), ("-p", plans, "plans_name"), ("-c", stages, "stage")):

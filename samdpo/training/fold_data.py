@@ -12,7 +12,7 @@ import numpy as np
 from samdpo.errors import TrainingError
 from samdpo.files import copy_file, hash_of
 from samdpo.model.batches import SliceSamples
-from samdpo.paths import preprocessed_folder
+from samdpo.paths import number_of, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
 from samdpo.plans import AugmentationPlan, Plans, save_plans
@@ -67,7 +67,7 @@ class FoldData:
         if not store.is_dir():
             raise TrainingError(
                 f"{store} does not exist: {plans.dataset_name} is not preprocessed with {plans.plans_name}. Type: "
-                f"samdpo_preprocess -d {_number(plans.dataset_name)}"
+                f"samdpo_preprocess -d {number_of(plans.dataset_name)}"
             )
         slices = SliceStore(store)
         labelled = {case: one.labelled for case, one in slices.summaries().items()}
@@ -129,7 +129,3 @@ def data_hashes(split: Fold) -> dict[str, str]:
 def own_prompts(fold_folder: Path) -> Path:
     """Where a fold of a model keeps prompts of its own, refitted in training; a fold without follows the plan's."""
     return fold_folder / "prompts"
-
-
-def _number(dataset: str) -> int:
-    return int(dataset[7:10])

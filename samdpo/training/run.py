@@ -7,7 +7,7 @@ from pathlib import Path
 
 from samdpo.errors import ConfigurationError, PlansError, TrainingError
 from samdpo.extensions import find, find_named_in_file
-from samdpo.paths import PLANS_NAME, dataset_name, model_folder, preprocessed_folder
+from samdpo.paths import PLANS_NAME, dataset_name, model_folder, number_of, preprocessed_folder
 from samdpo.plans import Plans, load_plans
 from samdpo.training.distributed import join
 from samdpo.training.fold_data import FoldData
@@ -51,7 +51,7 @@ def get_trainer(
     if not file.is_file():
         raise TrainingError(
             f"{file} does not exist: {name} has no plan of this name. Type first: samdpo_plan_and_preprocess "
-            f"-d {int(name[7:10])}"
+            f"-d {number_of(name)}"
         )
     if pretrained_weights is not None and not pretrained_weights.is_file():
         raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")

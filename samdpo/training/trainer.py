@@ -35,7 +35,7 @@ from samdpo.networks.published.loading import load_file
 from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into, save_weights
-from samdpo.paths import LATEST_STAGES, plans_option
+from samdpo.paths import LATEST_STAGES, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.preferences.losses import segmentation_loss
 from samdpo.prompting.prompt_store import PromptStore
@@ -190,7 +190,7 @@ class Trainer:
 
     def next_step(self) -> str:
         """What a user would type next."""
-        number, fold = int(self.plans.dataset_name[7:10]), self.data.fold
+        number, fold = number_of(self.plans.dataset_name), self.data.fold
         following = [
             name for name, stage in self.plans.configurations.items() if stage.previous_stage == self.stage_name
         ]
@@ -777,7 +777,7 @@ class Trainer:
         option = "" if self.stage_name in LATEST_STAGES else f" -c {self.stage_name}"
         if self.has_own_architecture() and type(self).__name__ not in OURS["trainer"]:  # found only where it is named
             option += f" -tr {name_to_type(full_name(type(self)))}"
-        option, number = plans_option(self.plans.plans_name) + option, int(self.plans.dataset_name[7:10])
+        option, number = plans_option(self.plans.plans_name) + option, number_of(self.plans.dataset_name)
         return f"samdpo_predict -i IMAGES -o MASKS -d {number} -f {self.data.fold}{option}"
 
     # ---- validation ---------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_a_sibling_that_vanishes_while_it_is_copied_leaves_nothing_behind(made, 
     def vanished(source, target):
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr(shared_prompts, "_link", vanished)
+    monkeypatch.setattr(shared_prompts, "link_file", vanished)
     with pytest.raises(AssertionError, match="second time"):
         begun(made, "align_best_candidate")
     fold = fold_of(made, "align_best_candidate")

@@ -14,11 +14,11 @@ from test_lite_planner import LUNG, XRAY, changed, dataset, plan
 import samdpo
 from samdpo import plan_sections
 from samdpo.files import hash_of
+from samdpo.model.description import PREDICTED_WITH
 from samdpo.planning.paper_planner import PaperPlanner
 from samdpo.planning.run import save_with_additions
 from samdpo.plans import Plans, StagePlan, load_plans, parse_plans, save_plans, short_plans, write_plans
 from samdpo.schema import leaves, merge, to_dict
-from samdpo.training.manifest import PREDICTED_WITH
 
 OLD_PLANS = Path(__file__).parent / "old_plans"  # as samdpo wrote them when a plan held every value
 OLD = sorted(OLD_PLANS.glob("*.json"))

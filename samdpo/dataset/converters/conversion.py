@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samdpo.dataset.converters.duplicates import duplicate_groups
 from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
-from samdpo.dataset.converters.target import claim_folder, finish_folder
+from samdpo.dataset.converters.target import claimed_folder, finish_folder
+from samdpo.dataset.images import read_image
 from samdpo.dataset.raw_dataset import load_groups
 from samdpo.errors import DatasetError
 from samdpo.files import read_json, remove_abandoned, write_json
@@ -22,6 +23,7 @@ from samdpo.parallel import map_cases
 log = logging.getLogger(__name__)
 
 _SHOWN = 20  # problems in words; the rest is counted
+_TWINS_SHOWN = 5
 Make = Callable[["tuple[Member, ...]", "tuple[Path, ...]"], "str | None"]
 
 
@@ -80,7 +82,20 @@ def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) 
     """
     _refuse_clashes(conversion.tasks)
     record = {"command": conversion.command, "settings": conversion.settings}
-    folder, final = claim_folder(identifier, conversion.name, record)
+    with claimed_folder(identifier, conversion.name, record) as (folder, final):
+        kept = _convert(conversion, folder, final, processes)
+    if kept:
+        log.info("%d of %d steps were done already and kept.", kept, len(conversion.tasks))
+    log.info(
+        "%s: %d labelled, %d unlabelled, %d test images.", final,
+        *(_count(conversion, part) for part in ("labelsTr", "imagesUl", "imagesTs")),
+    )
+    log.info("Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity", identifier)
+    return final
+
+
+def _convert(conversion: Conversion, folder: Path, final: Path, processes: int) -> int:
+    """Do every step in ``folder``, which is then ``final``; how many had been done before."""
     remove_abandoned(folder, recursive=True)  # nnU-Net would take them for cases
     # In the archive's order: a compressed tar cannot go back, and a disk would rather not.
     tasks = sorted(conversion.tasks, key=lambda task: (str(task.members[0].container), task.members[0].order))
@@ -111,14 +126,7 @@ def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) 
         _write_groups(folder, conversion, processes)
     _write_dataset_json(folder, conversion)
     finish_folder(folder, final)
-    if kept:
-        log.info("%d of %d steps were done already and kept.", kept, len(tasks))
-    log.info(
-        "%s: %d labelled, %d unlabelled, %d test images.", final,
-        *(_count(conversion, part) for part in ("labelsTr", "imagesUl", "imagesTs")),
-    )
-    log.info("Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity", identifier)
-    return final
+    return kept
 
 
 def _run(folder: Path, task: Task) -> tuple[bool, str | None, str | None]:
@@ -173,7 +181,7 @@ def _write_groups(folder: Path, conversion: Conversion, processes: int) -> None:
     images = sorted(
         folder / target for task in conversion.tasks for target in task.targets if target.startswith("imagesTr/")
     )
-    groups = duplicate_groups(images, ending, processes)
+    groups = _duplicate_groups(images, ending, processes)
     file = folder / "case_groups.json"
     groups |= load_groups(folder)
     if groups:
@@ -194,3 +202,31 @@ def _write_dataset_json(folder: Path, conversion: Conversion) -> None:
     content = {**facts, **conversion.information, "samdpo": {"structures": conversion.hints}, **before, **facts}
     if content != before:
         write_json(file, content)
+
+
+def _duplicate_groups(images: Sequence[Path], ending: str, processes: int = 1) -> dict[str, str]:
+    """Case -> first case with the same pixels, for the cases that have a twin; what is found is logged.
+
+    Args:
+        images: files of a dataset's folder.
+        ending: what follows the case's name, ``_0000.png``.
+        processes: for reading.
+    """
+    twins: dict[str, list[str]] = defaultdict(list)
+    for image, digest in zip(images, map_cases(_pixel_digest, images, processes, "looking for duplicates", 64)):
+        twins[digest].append(image.name[: -len(ending)])
+    several = [cases for cases in twins.values() if len(cases) > 1]
+    if several:
+        shown = "; ".join(" = ".join(cases) for cases in several[:_TWINS_SHOWN])
+        log.warning(
+            "%d images are exact duplicates of another one (%s%s). They are kept, and case_groups.json keeps each with "
+            "its twin on one side of every split.",
+            sum(len(cases) - 1 for cases in several), shown, "; …" if len(several) > _TWINS_SHOWN else "",
+        )
+    return {case: cases[0] for cases in several for case in cases}
+
+
+def _pixel_digest(path: Path) -> str:
+    """A hash of size and pixels: the same for a picture saved twice with different compression."""
+    data = read_image(path).data
+    return hashlib.sha256(repr(data.shape).encode() + data.tobytes()).hexdigest()

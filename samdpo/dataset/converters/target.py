@@ -9,11 +9,13 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from samdpo.errors import ConfigurationError, DatasetError
-from samdpo.files import read_json, write_json
+from samdpo.files import locked, read_json, write_json
 from samdpo.paths import MODEL_SEPARATOR, known_datasets, raw_root
 
 log = logging.getLogger(__name__)
@@ -22,14 +24,15 @@ _UNFINISHED = ".unfinished_"  # and the dataset's name: what an interrupted or r
 RECORD = "conversion.json"  # which command with which settings; nnU-Net and samdpo ignore it
 
 
-def claim_folder(identifier: int, name: str, record: dict[str, Any]) -> tuple[Path, Path]:
-    """Where to write ``nnUNet_raw/DatasetXXX_Name``, and that folder itself.
+@contextmanager
+def claimed_folder(identifier: int, name: str, record: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
+    """Where to write ``nnUNet_raw/DatasetXXX_Name``, and that folder itself; the id is this process's until the end.
 
     The first is the second where the same command with the same settings has made it; else a hidden folder beside it,
     in which the same conversion goes on and another one begins anew. :func:`finish_folder` gives it its name.
 
     Raises:
-        ConfigurationError: bad id or name, or the id belongs to another dataset.
+        ConfigurationError: bad id or name, the id belongs to another dataset, or another process makes one of this id.
         DatasetError: the folder holds something else.
     """
     if not 0 <= identifier <= 999:
@@ -39,7 +42,21 @@ def claim_folder(identifier: int, name: str, record: dict[str, Any]) -> tuple[Pa
             f"The name {name!r} cannot be a dataset's. Expected letters, digits, '-', '.' and single '_', such as "
             "ChestXray."
         )
-    folder = raw_root() / f"Dataset{identifier:03d}_{name}"
+    root = raw_root()
+    busy = (
+        f"Another process makes a dataset of the id {identifier} in {root} at this moment. Wait until it has ended, or "
+        "choose another id with -d."
+    )
+    lock = root / f".Dataset{identifier:03d}.lock"
+    with locked(lock, busy=busy):
+        try:
+            yield _claim(root / f"Dataset{identifier:03d}_{name}", identifier, record)
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
+
+
+def _claim(folder: Path, identifier: int, record: dict[str, Any]) -> tuple[Path, Path]:
     others = sorted(n for n in known_datasets() if n.startswith(f"Dataset{identifier:03d}_") and n != folder.name)
     if others:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.files import read_json
+from samdpo.paths import number_of
 
 PLANS = "nnUNetPlans"
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
@@ -27,7 +28,7 @@ def prepare(settings: dict[str, Any]) -> str:
     """Fingerprint, plan and preprocess as ``nnUNetv2_plan_and_preprocess`` does; returns the configuration used."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
-    number, processes = int(settings["dataset"][7:10]), settings["processes"]
+    number, processes = number_of(settings["dataset"]), settings["processes"]
     extract_fingerprints([number], num_processes=processes)
     plan_experiments([number])
     configuration = _configuration(settings)

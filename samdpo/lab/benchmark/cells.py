@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from samdpo.errors import DatasetError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import link_file, read_json, write_json
 from samdpo.lab.benchmark.cell import Cell
 from samdpo.lab.benchmark.settings import Settings
-from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, preprocessed_root
+from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
 from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.plans import load_plans
 
@@ -46,7 +45,7 @@ def cells_on_disk(root: Path) -> list[Cell]:
 
 def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> list[str]:
     """``samdpo_plan_and_preprocess`` of a cell, as typed."""
-    words = ["samdpo_plan_and_preprocess", "-d", str(int(dataset[7:10])), "--labelled", f"{cell.labelled:g}"]
+    words = ["samdpo_plan_and_preprocess", "-d", str(number_of(dataset)), "--labelled", f"{cell.labelled:g}"]
     if cell.unlabelled is not None:
         words += ["--unlabelled", f"{cell.unlabelled:g}"]
     words += ["--seed", str(cell.seed), "-np", str(settings.processes)]
@@ -99,7 +98,7 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
     target, own = cell.preprocessed / dataset, preprocessed_root() / dataset
     variants, root = variants_of_user(dataset, plans)
     for file in variants:
-        link_file(file, target / file.name)
+        link_new(file, target / file.name)
     others = [other.preprocessed / dataset for other in cells_on_disk(cell.root) if other != cell]
     sources = [folder for folder in (own, target, *others) if folder.is_dir()]
     # Another plan's slices and features have the same names inside, so a plan of another name may begin with them.
@@ -113,7 +112,7 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
             link_tree(found, target / wanted)
     fingerprint = next((f for s in sources if (f := s / "dataset_fingerprint.json").is_file()), None)
     if fingerprint is not None:
-        link_file(fingerprint, target / fingerprint.name)
+        link_new(fingerprint, target / fingerprint.name)
     if not (target / SPLITS_FILE).is_file():
         _take_over_folds(own, target)
 
@@ -135,19 +134,13 @@ def link_tree(source: Path, target: Path) -> None:
     """Link every file below ``source`` to the same place below ``target``; those that are there stay."""
     for file in sorted(source.rglob("*")):
         if file.is_file() and not file.name.startswith(".tmp"):
-            link_file(file, target / file.relative_to(source))
+            link_new(file, target / file.relative_to(source))
 
 
-def link_file(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system makes none."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        with atomic_path(target) as temporary:
-            shutil.copy2(source, temporary)
+def link_new(source: Path, target: Path) -> None:
+    """Link a file unless ``target`` is there."""
+    if not target.exists():
+        link_file(source.resolve(), target)
 
 
 def _take_over_folds(own: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, read_json
 from samdpo.lab.benchmark.methods import Method
 from samdpo.lab.benchmark.records import Record
+from samdpo.paths import FOLD_ALL
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def assert_same_cases(records: Iterable[Record], methods: Mapping[str, Method]) 
     for run in (_Cases.of(record) for record in records if record.done):
         record = run.record
         leaked = sorted(run.labelled & run.val)
-        if leaked and record.fold != "all":  # which validates on what it trains on, as in nnU-Net
+        if leaked and record.fold != FOLD_ALL:  # which validates on what it trains on, as in nnU-Net
             raise ConfigurationError(
                 f"{record.folder} trained on labels that it is tested on: {_few(leaked)}. Plan the cell anew."
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from samdpo.errors import ConfigurationError
 from samdpo.lab.benchmark.cell import Cell
 from samdpo.lab.benchmark.methods import Method
-from samdpo.paths import PLANS_NAME
+from samdpo.paths import PLANS_NAME, is_fold
 from samdpo.planning.subsets import check_fractions
 
 SEEDS = (12345, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # the first is nnU-Net's
@@ -57,7 +57,7 @@ class Settings:
             check_fractions(share, None)
         _check(self.minutes >= 0, "--minutes", self.minutes, "0 or more; 0 leaves each method its planned length")
         _check(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more")
-        _check(self.fold == "all" or self.fold.isdecimal(), "-f", self.fold, "a number like 0, or all")
+        _check(is_fold(self.fold), "-f", self.fold, "a number like 0, or all")
         _check(len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "--seed_list", list(self.seeds),
                "one seed or more, each once")
 

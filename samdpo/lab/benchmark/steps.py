@@ -12,7 +12,7 @@ from samdpo.lab.benchmark.cell import Cell
 from samdpo.lab.benchmark.cells import finished_folders, is_finished, is_planned, planning_words
 from samdpo.lab.benchmark.methods import METHODS, Method, suits
 from samdpo.lab.benchmark.settings import Settings
-from samdpo.paths import PLANS_NAME
+from samdpo.paths import PLANS_NAME, number_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Step:
 def log_file(cell: Cell, command: str, dataset: str, plans_name: str, stage: str = "", fold: str = "") -> Path:
     """``logs/samdpo_train_101_align_0.log``; the plan's name comes last where it is not the usual one."""
     plans = "" if plans_name == PLANS_NAME else plans_name
-    parts = [command, str(int(dataset[7:10])), stage, fold, plans]
+    parts = [command, str(number_of(dataset)), stage, fold, plans]
     return cell.logs / f"{'_'.join(part for part in parts if part)}.log"
 
 
@@ -126,7 +126,7 @@ def _training(method: Method, plan: Step, settings: Settings, methods: Sequence[
     """The prompts that a method's stage needs, and its training."""
     cell, dataset, fold = plan.cell, plan.dataset, settings.fold
     plans_name, file = plan.plans + method.plans_suffix, plan.plans + method.file_suffix
-    number, option = str(int(dataset[7:10])), (() if file == PLANS_NAME else ("-p", file))
+    number, option = str(number_of(dataset)), (() if file == PLANS_NAME else ("-p", file))
     device = ("-device", settings.device)
     steps, needs = [], [plan.key]
     if method.needs_prompts:

@@ -9,7 +9,7 @@ from typing import Any
 
 from samdpo.files import atomic_path
 from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.cells import cells_on_disk, finished_folders, link_file, link_tree
+from samdpo.lab.benchmark.cells import cells_on_disk, finished_folders, link_new, link_tree
 from samdpo.lab.benchmark.execute import cost_file
 from samdpo.lab.benchmark.steps import log_file
 from samdpo.paths import EMBEDDINGS
@@ -60,7 +60,7 @@ def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fo
             continue
         log.info("%s: taken over from %s, which has the very same.", target, source.name)
         for file in found.parent.glob("*.json"):  # what describes the model
-            link_file(file, target.parent / file.name)
+            link_new(file, target.parent / file.name)
         link_tree(found, target)
         theirs, ours = (log_file(c, "samdpo_train", dataset, plans, stage, fold) for c in (source, cell))
         for one, other in ((theirs, ours), (cost_file(theirs), cost_file(ours))):

@@ -6,9 +6,9 @@ SAM-Med3D was trained on volumes resampled to 1.5 mm, in patches of 128 voxels a
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -127,16 +127,11 @@ class CubeStore:
 
     def __init__(self, slices: SliceStore, size: int) -> None:
         self.slices, self.size = slices, size
-        self._kept: OrderedDict[str, Cubes] = OrderedDict()
+        self._kept = lru_cache(_KEPT)(self._read)
 
     def get(self, case: str) -> Cubes:
         """One case."""
-        if case not in self._kept:
-            while len(self._kept) >= _KEPT:
-                self._kept.popitem(last=False)
-            self._kept[case] = self._read(case)
-        self._kept.move_to_end(case)
-        return self._kept[case]
+        return self._kept(case)
 
     def _read(self, case: str) -> Cubes:
         indices = range(self.slices.n_slices(case))

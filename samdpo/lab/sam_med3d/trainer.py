@@ -17,6 +17,7 @@ from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
 from samdpo.model.masks import confidence_of
 from samdpo.networks.precision import autocast
+from samdpo.paths import number_of
 from samdpo.plans import Plans
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
@@ -55,7 +56,7 @@ class SamMed3dTrainer(Trainer):
         if plans.ndim != 3:
             raise TrainingError(
                 f"{plans.dataset_name} has single images, and SAM-Med3D segments volumes. Its 2D relative is: "
-                f"samdpo_train {int(plans.dataset_name[7:10])} sam_med2d {fold}"
+                f"samdpo_train {number_of(plans.dataset_name)} sam_med2d {fold}"
             )
         shape_of(plans.network)
 

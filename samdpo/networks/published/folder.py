@@ -6,7 +6,6 @@ torch.hub's begins again, huggingface_hub's goes on only with what lies on its o
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError
-from samdpo.files import locked
+from samdpo.files import digest_of_file, locked
 from samdpo.networks.published.catalogue import KnownModel, PublishedFile
 from samdpo.paths import folder_of
 
@@ -124,7 +123,7 @@ def mismatch(published: PublishedFile, path: Path) -> str:
         return f"it has {size} bytes, expected {published.size}"
     if published.digest:
         kind, _, expected = published.digest.partition(":")
-        found = _sum(path, kind)
+        found = digest_of_file(path, kind)
         if found != expected:
             return f"its {kind.upper()} begins with {found[:12]}, expected {expected[:12]}"
     return ""
@@ -148,11 +147,3 @@ def _fetch(published: PublishedFile, part: BinaryIO) -> None:
                 bar.update(len(chunk))
     if total is not None and part.tell() < total:
         raise urllib.error.URLError(f"the connection ended after {part.tell()} of {total} bytes")
-
-
-def _sum(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ from samdpo.dataset.converters.amos import amos
 from samdpo.dataset.converters.busi import busi
 from samdpo.dataset.converters.conversion import run_conversion
 from samdpo.dataset.converters.covid_qu_ex import covid_qu_ex
+from samdpo.dataset.converters.target import claimed_folder
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import temporary_beside
 from samdpo.paths import known_datasets
@@ -106,6 +107,15 @@ def test_other_settings_do_not_mix_into_the_same_folder(roots, tmp_path):
     run_conversion(amos(source), 203)
     with pytest.raises(DatasetError, match=r"unlabelled = False.*unlabelled = True"):
         run_conversion(amos(source, unlabelled=True), 203)
+
+
+def test_a_second_conversion_of_an_id_is_refused_while_the_first_one_works(roots, tmp_path):
+    source = amos(amos_download(tmp_path))
+    with claimed_folder(200, "Other", {"command": "another"}), pytest.raises(
+        ConfigurationError, match="Another process makes a dataset of the id 200 .* choose another id with -d"
+    ):
+        run_conversion(source, 200)
+    assert run_conversion(source, 200).is_dir()
 
 
 def test_ids_have_three_digits(roots, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 from predicted_folders import plans_of
 
 from samdpo.dataset.volume import Volume
-from samdpo.planning.training_images import as_trained
 from samdpo.plans import ChannelNormalization, Plans, PreprocessingPlan, TrainingImages, load_plans, save_plans
+from samdpo.preprocessing.training_images import as_trained
 
 HU = TrainingImages(1, False, [(-1024.0, 3071.0)], [(-1000.0, 1800.0)], [(2.5, 5.0), (0.6, 0.9), (0.6, 0.9)])
 EIGHT = TrainingImages(1, True, [(0.0, 255.0)] * 3, [(2.0, 250.0)] * 3, [])

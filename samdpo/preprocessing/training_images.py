@@ -1,4 +1,4 @@
-"""What the images of training were like, and where an image to predict is otherwise.
+"""Where an image is unlike those of training, as far as the plan knows what they were like.
 
 A window is fixed, so an image in other units comes out of it saturated or black, and a mask of it looks like any other.
 Schemes that normalise each image by itself do not mind its units.
@@ -6,14 +6,11 @@ Schemes that normalise each image by itself do not mind its units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from samdpo.dataset.volume import Volume
-from samdpo.planning.case_measures import CaseMeasure, has_colours
+from samdpo.dataset.volume import Volume, has_colours
 from samdpo.plans import Plans, PreprocessingPlan
 
 _BY_DEPTH = {8: 255.0, 16: 65535.0}  # highest value of a picture's file
@@ -24,19 +21,6 @@ _NARROW = 0.1  # of the usual width, below which an image has next to no contras
 _SPACING_FACTOR = 2.0  # beyond the training range
 _SPACING_FACTOR_OF_MEDIAN = 3.0  # where only the median is known
 _SAMPLED = 1_000_000  # voxels from which percentiles are taken
-
-
-def training_images(measures: Sequence[CaseMeasure]) -> dict[str, Any]:
-    """Keys of :class:`samdpo.plans.TrainingImages`, of all labelled cases."""
-    ranges, spacings = np.array([m.value_range for m in measures]), np.array([m.spacing for m in measures])
-    files = {m.n_files for m in measures}
-    return {
-        "files_per_case": files.pop() if len(files) == 1 else 0,
-        "coloured": all(m.coloured for m in measures),
-        "value_range": np.stack([ranges[..., 0].min(0), ranges[..., 1].max(0)], 1).tolist(),
-        "usual_range": np.median(ranges, axis=0).tolist(),
-        "spacing_range": np.stack([spacings.min(0), spacings.max(0)], 1).tolist() if measures[0].ndim == 3 else [],
-    }
 
 
 def as_trained(image: Volume, plans: Plans) -> tuple[Volume, list[str]]:
