@@ -58,6 +58,7 @@ setup(
         "torchvision",  # open_clip, timm and segment_anything import it; must come from the same build as torch
         "acvl-utils",
         "alembic",
+        "batchgenerators",  # what nnunetv2 augments with
         "blosc2",
         "fastapi",
         "filelock",
@@ -97,7 +98,7 @@ setup(
     extras_require={
         "dask": ["dask[distributed]"],
         "dev": [
-            "batchgenerators", "dask[distributed]", "gguf", "httpx", "hypothesis", "imageio", "playwright",
+            "dask[distributed]", "gguf", "httpx", "hypothesis", "imageio", "playwright",
             "psycopg[binary]", "pytest", "pytest-xdist", "ruff",
         ],
         "postgresql": ["psycopg[binary]"],

@@ -43,6 +43,7 @@ SMALL = 60  # lines; a module of fewer that only one other imports belongs into 
 SMALL_FOR_A_REASON: dict[str, str] = {}  # module -> why it stands alone
 # Requirements that no line imports -> who does.
 IMPORTED_BY_OTHERS = {
+    "batchgenerators": "nnunetv2, which the baseline trains with, augments by it; benchmarks/loading.py measures it",
     "torchvision": "open_clip, timm and segment_anything, which must find torch's own build",
     "psycopg": "SQLAlchemy, by the URL postgresql+psycopg://",
     "pylibjpeg": "pydicom, which decodes by it",

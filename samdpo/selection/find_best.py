@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.dataset.images import write_label
 from samdpo.errors import ConfigurationError, DatasetError, ModelFolderError, PlansError
+from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import write_json, write_text
+from samdpo.model.folder import read_plans
+from samdpo.parallel import map_cases
 from samdpo.paths import dataset_name, preprocessed_folder, results_root
-from samdpo.selection.cross_validation import CrossValidation, accumulate_folds
-from samdpo.selection.instructions import instructions
-from samdpo.selection.largest_component import determine_postprocessing
-from samdpo.selection.pairs import ensemble_folder, ensemble_validations, lacking_probabilities
+from samdpo.plans import Plans
+from samdpo.selection.cross_validation import CrossValidation, accumulate_folds, folds_text
+from samdpo.selection.ensemble import average_case, with_common_clean_up
 from samdpo.selection.postprocessing import FILE as POSTPROCESSING_FILE
-from samdpo.selection.postprocessing import Postprocessing
+from samdpo.selection.postprocessing import Postprocessing, determine_postprocessing
 from samdpo.selection.trained import TrainedModel, trained_models
 
+OUTPUT = "PREDICTIONS"
 log = logging.getLogger(__name__)
 
 N_FOLDS = 5  # nnU-Net's
@@ -219,3 +225,77 @@ def _information(found: BestConfiguration, ensembling: bool) -> Mapping[str, Any
         "left_out": found.left_out,
         "not_ensembled": found.not_ensembled,
     }
+
+
+def instructions(best: Contestant, post: Postprocessing, folds: Sequence[str], n_cases: int) -> str:
+    """The commands with a sentence before each step.
+
+    Args:
+        best: the winner.
+        post: whether largest parts help it.
+        folds: to predict with.
+        n_cases: it was measured on.
+    """
+    names = " and ".join(model.name for model in best.models)
+    what = f"the ensemble of {names}" if len(best.models) > 1 else names
+    lines = [f"Best on {n_cases} validation cases of fold {', '.join(folds)}: {what}, Dice {best.dice:.4f}.", "",
+             "Predict your folder IMAGES:", ""]
+    if len(best.models) == 1:
+        lines.append(best.models[0].predict_command(folds, OUTPUT))
+    else:
+        outputs = [f"{OUTPUT}_{number}" for number in range(1, len(best.models) + 1)]
+        for model, output in zip(best.models, outputs):
+            lines.append(model.predict_command(folds, output, "--save_probabilities"))
+        lines.append(f"samdpo_ensemble -i {' '.join(outputs)} -o {OUTPUT}")
+    lines.append("")
+    if post.helped:
+        file = shlex.quote(str(best.folder / POSTPROCESSING_FILE))
+        lines += [f"Then keep only the largest part of {_effects(post)}:", "",
+                  f"samdpo_apply_postprocessing -i {OUTPUT} -o {OUTPUT}_PP -pp_file {file}"]
+    else:
+        lines.append("No postprocessing: keeping only the largest part of a structure raises no Dice.")
+    return "\n".join(lines) + "\n"
+
+
+def _effects(post: Postprocessing) -> str:
+    return ", ".join(f"{name} (Dice {e.dice_before:.4f} -> {e.dice_after:.4f})" for name, e in post.helped.items())
+
+
+def ensemble_folder(first: TrainedModel, second: TrainedModel, folds: tuple[str, ...]) -> Path:
+    """``nnUNet_results/DATASET/ensembles/ensemble___A___B___0_1_…``, nnU-Net's name."""
+    name = "___".join(("ensemble", first.name, second.name, folds_text(folds)))
+    return first.folder.parent / "ensembles" / name
+
+
+def lacking_probabilities(model: CrossValidation, folds: tuple[str, ...]) -> list[str]:
+    """The folds of which a validation case has no probabilities beside its mask."""
+    folders = {mask.parent for case, mask in model.masks.items() if not mask.with_name(f"{case}.npz").is_file()}
+    return [fold for fold in folds if any(folder.parent == model.model.fold(fold) for folder in folders)]
+
+
+def ensemble_validations(
+    first: CrossValidation, second: CrossValidation, folds: tuple[str, ...], processes: int = 1
+) -> tuple[Path, dict[str, Any]]:
+    """Average two models on their common validation cases; returns the folder of the masks and its summary.
+
+    Raises:
+        DatasetError: probabilities cannot be read or do not fit together.
+    """
+    plans = with_common_clean_up([read_plans(of.model.folder) for of in (first, second)])
+    output = ensemble_folder(first.model, second.model, folds)
+    cases = sorted(first.masks)
+    for left in output.glob(f"*{plans.file_ending}"):  # of other splits
+        if left.name.removesuffix(plans.file_ending) not in first.masks:
+            left.unlink()
+    places = [(case, (first.masks[case].parent, second.masks[case].parent)) for case in cases]
+    for _ in map_cases(partial(_average, plans, output), places, processes, "averaging"):
+        pass
+    truth = preprocessed_folder(plans.dataset_name) / "gt_segmentations"
+    summary = evaluate_folder(truth, output, first.model.folder / "dataset.json", cases=cases, processes=processes)
+    return output, summary
+
+
+def _average(plans: Plans, output: Path, place: tuple[str, tuple[Path, ...]]) -> None:
+    case, folders = place
+    averaged = average_case(folders, case, plans, plans.file_ending)
+    write_label(averaged.segmentation, output / f"{case}{plans.file_ending}", averaged.properties)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from samdpo.dataset.agreement import listing, read_listed_label
-from samdpo.dataset.dataset_json import load_dataset_json
+from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.foreign import broken_links, files_of
 from samdpo.dataset.images import read_label_with_properties, write_label
 from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.evaluation.metrics import overlap_metrics
+from samdpo.evaluation.summary import read_pair
 from samdpo.files import copy_file, read_json, write_json
 from samdpo.model.masks import keep_largest_components
-from samdpo.names import SUPPORTED_ENDINGS, ending_of
+from samdpo.names import SUPPORTED_ENDINGS, as_spelled, ending_of
 from samdpo.parallel import map_cases
 
 log = logging.getLogger(__name__)
@@ -138,3 +142,37 @@ def _clean(labels: tuple[int, ...], listed: Mapping[str, int] | None, output: Pa
     segmentation, properties = read
     write_label(keep_largest_components(segmentation, labels), output / mask.name, properties)
     return output / mask.name
+
+
+def determine_postprocessing(
+    truth: Path, predicted: Path, cases: Sequence[str], dataset: DatasetJson, processes: int = 1
+) -> Postprocessing:
+    """Dice of every structure as predicted, and with all but its largest part removed.
+
+    Args:
+        truth: folder of true label maps.
+        predicted: folder of predicted ones, on cases that were not trained on.
+        cases: identifiers.
+        dataset: structures, file ending, ignore label.
+        processes: cases at once.
+    """
+    work = partial(_dice_before_and_after, truth, predicted, dataset)
+    dice = np.array(list(map_cases(work, cases, processes, "postprocessing")))  # (cases, L, 2)
+    effects = {}
+    for row, (name, label) in enumerate(dataset.structures.items()):
+        measured = dice[~np.isnan(dice[:, row]).any(1), row]
+        before, after = measured.mean(0).tolist() if len(measured) else (float("nan"), float("nan"))
+        effects[name] = StructureEffect(label, before, after)
+    return Postprocessing(effects)
+
+
+def _dice_before_and_after(truth: Path, predicted: Path, dataset: DatasetJson, case: str) -> list[list[float]]:
+    files = (as_spelled(folder / f"{case}{dataset.file_ending}") for folder in (truth, predicted))
+    ref, _, before, _ = read_pair(*files, dataset.labels)
+    labels = list(dataset.structures.values())
+    after = keep_largest_components(before.copy(), labels)
+    counted = np.ones(ref.shape, bool) if dataset.ignore_label is None else ref != dataset.ignore_label
+    return [
+        [overlap_metrics((pred == label) & counted, ref == label)["Dice"] for pred in (before, after)]
+        for label in labels
+    ]

@@ -9,7 +9,7 @@ import pytest
 import trained_models
 from trained_models import PLACE_ROUNDS, Phantoms
 
-from samdpo.align import rounds, shared_prompts
+from samdpo.align import rounds
 from samdpo.files import read_json, write_json
 from samdpo.schema import merge
 
@@ -95,7 +95,7 @@ def test_a_sibling_that_vanishes_while_it_is_copied_leaves_nothing_behind(made, 
     def vanished(source, target):
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr(shared_prompts, "link_file", vanished)
+    monkeypatch.setattr(rounds, "link_file", vanished)
     with pytest.raises(AssertionError, match="second time"):
         begun(made, "align_best_candidate")
     fold = fold_of(made, "align_best_candidate")

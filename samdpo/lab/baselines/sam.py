@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samdpo.lab.baselines.truth_boxes import TruthBoxes
+from samdpo.errors import TrainingError
 from samdpo.model.batches import Batch, SliceSamples
-from samdpo.prompting.box_prompt import WholeImagePrompter
+from samdpo.plans import Plans
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.box_prompt import WholeImagePrompter, box_prompt
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.regions import largest_components
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.fold_data import FoldData
 from samdpo.training.validation import validate_fold
@@ -63,3 +67,31 @@ class SamTrainer(FinetuneTrainer):
         summary = validate_fold(predictor, self.data, self.folder, save_probabilities, prompts=self.data.prompter)
         validate_fold(predictor, self.data, self.folder, prompts=self.data.prompts, folder=TRUTH_BOX)
         return summary
+
+
+class TruthBoxes:
+    """The prompts of labelled slices, read off their labels; stands where a prompt store does.
+
+    Args:
+        plans: structures with their number of components, and the share of the largest one below which a component
+            gets no box.
+        slices: with the labels.
+    """
+
+    def __init__(self, plans: Plans, slices: SliceStore) -> None:
+        self.plans, self.slices = plans, slices
+
+    def get(self, case: str, index: int) -> list[StructurePrompt]:
+        """Prompts of one slice, one a structure: a box round each of its components; absent where it has none.
+
+        Raises:
+            TrainingError: the case has no label.
+        """
+        label = self.slices.label(case, index)
+        if label is None:
+            raise TrainingError(f"{case} has no label from which boxes could be taken. Only labelled cases have them.")
+        least = self.plans.prompting.min_component_share
+        return [
+            box_prompt(name, plan.label, largest_components(label == plan.label, plan.components, least))
+            for name, plan in self.plans.structures.items()
+        ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from samdpo.errors import TrainingError
 from samdpo.lab.sam_med3d.clicks import next_clicks
-from samdpo.lab.sam_med3d.loss import dice_ce_loss
 from samdpo.lab.sam_med3d.network import SamMed3d
 from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
 from samdpo.lab.sam_med3d.shapes import shape_of
@@ -24,6 +24,7 @@ from samdpo.training.fold_data import FoldData
 from samdpo.training.measures import confidence_thresholds, dice_at_cuts, evenly
 from samdpo.training.trainer import Metrics, Trainer
 
+_SMOOTH = 1e-5  # MONAI's
 CLICKS = 11  # a step (the published training script)
 WEIGHT_DECAY = 0.1  # likewise
 MOST_PATCHES = 16  # on which confidence is measured; a full-size patch takes seconds on a CPU
@@ -175,3 +176,21 @@ class SamMed3dTrainer(Trainer):
 def _planes(volumes: torch.Tensor) -> torch.Tensor:
     """(B, 1, s, s, s) -> (B, s * s, s), as what measures slices takes them."""
     return volumes.flatten(1, 3)
+
+
+def dice_ce_loss(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Mean over samples of 1 - 2 sum(p y) / (sum(p^2) + sum(y)) plus the mean binary cross-entropy.
+
+    Args:
+        logits: (B, 1, s, s, s).
+        truth: (B, 1, s, s, s) bool.
+        counted: (B, 1, s, s, s) bool; other voxels have no part in either sum.
+    """
+    weight, target = counted.flatten(1).float(), truth.flatten(1).float()
+    flat = logits.flatten(1).float()
+    probability = flat.sigmoid() * weight
+    target = target * weight
+    overlap = (probability * target).sum(1)
+    dice = 1 - (2 * overlap + _SMOOTH) / (probability.square().sum(1) + target.sum(1) + _SMOOTH)
+    entropy = F.binary_cross_entropy_with_logits(flat, target, weight=weight, reduction="none").sum(1)
+    return (dice + entropy / weight.sum(1).clamp(min=1)).mean()

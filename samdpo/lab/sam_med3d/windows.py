@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from itertools import product
 
 import torch
+from torch import nn
 
 from samdpo.lab.sam_med3d.clicks import innermost
 from samdpo.lab.sam_med3d.cubes import cut_patch, overlap
-from samdpo.lab.sam_med3d.network import SamMed3d
 from samdpo.networks.precision import autocast
 
 
 @torch.no_grad()
 def segment_from_click(
-    network: SamMed3d, volume: torch.Tensor, click: Sequence[int], device: torch.device, precision: str,
+    network: nn.Module, volume: torch.Tensor, click: Sequence[int], device: torch.device, precision: str,
     cut: float = 0.5,
 ) -> torch.Tensor:
     """Probabilities of the structure that is clicked on.
@@ -61,7 +61,7 @@ def segment_from_click(
 
 
 def _window(
-    network: SamMed3d, volume: torch.Tensor, start: Sequence[int], click: Sequence[int], device: torch.device,
+    network: nn.Module, volume: torch.Tensor, start: Sequence[int], click: Sequence[int], device: torch.device,
     precision: str,
 ) -> torch.Tensor:
     """Probabilities (s, s, s) of the window that begins at ``start``; 0 outside the volume."""

@@ -15,7 +15,7 @@ from samdpo.dataset.images import read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ModelFolderError, TrainingError
 from samdpo.files import read_json
-from samdpo.lab.baselines.truth_boxes import TruthBoxes
+from samdpo.lab.baselines.sam import TruthBoxes
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
 from samdpo.networks.lora import is_lora

@@ -15,7 +15,7 @@ from samdpo.lab.benchmark.collect import collect_run
 from samdpo.lab.benchmark.compose import COLUMNS, table1, table2
 from samdpo.lab.benchmark.execute import failed
 from samdpo.lab.benchmark.methods import METHODS
-from samdpo.lab.benchmark.published import published_tables
+from samdpo.lab.benchmark.report import published_tables
 from samdpo.lab.benchmark.statistics import Spread
 from samdpo.lab.benchmark.tables import Section, Table, as_csv, as_markdown, as_tex, as_text, write_table
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from samdpo.lab.sam_med3d.clicks import innermost, next_clicks
-from samdpo.lab.sam_med3d.loss import dice_ce_loss
+from samdpo.lab.sam_med3d.trainer import dice_ce_loss
 
 
 def everywhere(truth):
