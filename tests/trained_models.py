@@ -127,6 +127,15 @@ def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
     return trainer
 
 
+def second_fold(aligned: Phantoms) -> Path:
+    """Fold 1 of the finetuned model: the weights of ``align``, which trained the decoder alone, as if of that stage."""
+    fold = aligned.finetuned / "fold_1"
+    shutil.copytree(aligned.aligned / "fold_0", fold)
+    shutil.copy(aligned.finetuned / "fold_0" / "plans.json", fold)
+    write_json(fold / "model.json", {**read_json(fold / "model.json"), "stage": "finetune"})
+    return fold
+
+
 @contextmanager
 def _as_current(made: Phantoms) -> Iterator[Phantoms]:
     """Environment variables of ``made``; one thread, since two wait for each other on a busy machine."""

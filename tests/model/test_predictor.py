@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
+from trained_models import second_fold
 
 from samdpo.dataset.images import read_image, read_label
 from samdpo.errors import ConfigurationError, DatasetError
@@ -86,7 +85,7 @@ def test_averaging_with_the_mirror_image_can_be_left_out(finetuned):
 
 
 def test_several_folds_are_averaged(aligned):
-    shutil.copytree(aligned.aligned / "fold_0", aligned.finetuned / "fold_1")
+    second_fold(aligned)
     image, maps = aligned.raw / "imagesTs" / "xray_ts_002_0000.png", []
     for folds in ([0], [1], None):
         predictor = Predictor.from_model_folder(aligned.finetuned, folds, device="cpu")
@@ -98,7 +97,7 @@ def test_several_folds_are_averaged(aligned):
 
 def test_folds_whose_encoders_are_the_same_encode_a_slice_once(aligned, monkeypatch):
     monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder._Kept(64 * 1024**2))
-    shutil.copytree(aligned.aligned / "fold_0", aligned.finetuned / "fold_1")  # which trained the decoder alone
+    second_fold(aligned)
     predictor = Predictor.from_model_folder(aligned.finetuned, device="cpu")
     first, second = predictor.folds
     assert first.encoder is second.encoder and first.network is not second.network

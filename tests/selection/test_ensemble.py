@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from predicted_folders import PICTURE, plans_of, write_predictions
+from trained_models import second_fold
 
 from samdpo.cli.ensemble import main
 from samdpo.dataset.images import read_image, read_label
@@ -204,10 +205,7 @@ def test_stages_are_predicted_and_averaged_as_typed(aligned, predict, tmp_path, 
 
 
 def test_folds_averaged_by_the_predictor_are_the_ensemble_of_the_folds(aligned, predict, tmp_path):
-    fold = aligned.finetuned / "fold_1"  # other weights, as if they were of this stage
-    shutil.copytree(aligned.aligned / "fold_0", fold)
-    shutil.copy(aligned.finetuned / "fold_0" / "plans.json", fold)
-    write_json(fold / "model.json", {**read_json(fold / "model.json"), "stage": "finetune"})
+    second_fold(aligned)
     images = aligned.raw / "imagesTs"
     for fold in (0, 1):
         predict("-i", images, "-o", tmp_path / f"{fold}", "-m", aligned.finetuned, "-f", fold, "--save_probabilities")
