@@ -66,7 +66,6 @@ OURS: dict[str, dict[str, str]] = {
         "self_training": "samdpo.align.objectives:SelfTraining",
         "best_candidate": "samdpo.align.objectives:BestCandidate",
     },
-    "image_text_model": {},
     # Who says which proposals are better: samdpo.align.answers.Answers.
     "annotator": {
         "virtual": "samdpo.align.answers:VirtualAnswers",
@@ -75,7 +74,6 @@ OURS: dict[str, dict[str, str]] = {
     },
     # open(dataset) -> what people have said: samdpo.align.answers.JudgementSource.
     "judgements": {"database": "samdpo.annotate.database.locate:people_of"},
-    "answers": {},  # who answers the structures' questions
 }
 FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders of trainers joined by os.pathsep, as in nnU-Net
 _FILE_MODULE = "samdpo_ext_"  # what a module from a file of these folders is called
@@ -197,7 +195,7 @@ def name_to_type(trainer: str) -> str:
 
 
 def _noun(kind: str) -> str:
-    special = {"stages": "maker of stages", "answers": "source of answers", "judgements": "source of judgements"}
+    special = {"stages": "maker of stages", "judgements": "source of judgements"}
     return special.get(kind, kind.replace("_", " "))
 
 

@@ -169,7 +169,7 @@ def test_a_name_is_registered_once():
 
 @pytest.mark.parametrize("kind", [kind for kind in OURS if kind != "trainer"])
 def test_installed_packages_may_bring_any_kind(kind, monkeypatch):
-    group = f"samdpo.{kind}" if kind in ("stages", "answers", "judgements") else f"samdpo.{kind}s"
+    group = f"samdpo.{kind}" if kind in ("stages", "judgements") else f"samdpo.{kind}s"
     entry = EntryPoint("Another", "samdpo.training.finetune:FinetuneTrainer", group)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] * (group == entry.group))
     assert find(kind, "Another") is FinetuneTrainer and names(kind)[-1] == "Another"

@@ -127,6 +127,27 @@ def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
     return trainer
 
 
+def interrupt(phantoms: Phantoms, stage: str, *settings: str, after: int) -> Trainer:
+    """Train anew and stop in the epoch after ``after`` epochs."""
+    from samdpo.training import checkpoints
+
+    trainer = phantoms.trainer(stage, *settings)
+    step = trainer.train_step
+
+    def stopping(batch):
+        if trainer.current_epoch == after:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    trainer.train_step = stopping
+    checkpoints.remove_latest(trainer.fold_folder)
+    trainer.initialize()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    trainer.run_log.close()
+    return trainer
+
+
 def second_fold(aligned: Phantoms) -> Path:
     """Fold 1 of the finetuned model: the weights of ``align``, which trained the decoder alone, as if of that stage."""
     fold = aligned.finetuned / "fold_1"

@@ -39,9 +39,8 @@ from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
-FIGURE = "places.png"
-log = logging.getLogger(__name__)
 
+FIGURE = "places.png"
 _VERSION = 2  # raise when the code makes other prompts from the same settings
 
 

@@ -31,9 +31,9 @@ from samdpo.selection.postprocessing import FILE as POSTPROCESSING_FILE
 from samdpo.selection.postprocessing import Postprocessing, determine_postprocessing
 from samdpo.selection.trained import TrainedModel, trained_models
 
-OUTPUT = "PREDICTIONS"
 log = logging.getLogger(__name__)
 
+OUTPUT = "PREDICTIONS"  # in the commands to type
 N_FOLDS = 5  # nnU-Net's
 INFORMATION, INSTRUCTIONS = "inference_information.json", "inference_instructions.txt"  # nnU-Net's names
 _LISTED = 5

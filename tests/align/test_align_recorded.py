@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ranking_people import judgement, keep, larger_first, people_rank, simulated, smaller_first, without_label
-from trained_models import NUMBER, copied
+from trained_models import NUMBER, copied, interrupt
 
 from samdpo.align.candidate_set import make_candidate_set
 from samdpo.align.proposer import EncodedBatch
@@ -225,19 +225,7 @@ def test_a_continued_training_ends_with_the_same_bytes_whatever_people_said_mean
 
 def stopped_after_two_epochs(phantoms) -> Path:
     """A training on recorded judgements that is interrupted in its third epoch; its fold."""
-    trainer = phantoms.trainer("align", "epochs=4", RECORDED)
-    step = trainer.train_step
-
-    def stopping(batch):
-        if trainer.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(batch)
-
-    trainer.train_step = stopping
-    trainer.initialize()
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run_training()
-    trainer.run_log.close()
+    trainer = interrupt(phantoms, "align", "epochs=4", RECORDED, after=2)
     assert checkpoints.load_latest(trainer.fold_folder)[1]["epoch"] == 2
     return trainer.fold_folder
 

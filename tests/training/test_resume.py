@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trained_models import Phantoms, _as_current, copied
+from trained_models import Phantoms, _as_current, copied, interrupt
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
@@ -23,7 +23,7 @@ PLACES = ("structures.lung.components=1", "prompt_rounds=1")  # stage 2 with pro
 @pytest.fixture(scope="module")
 def _stopped(_planned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     with _as_current(copied(_planned, tmp_path_factory.mktemp("stopped") / "roots")) as made:
-        interrupt(made, "epochs=3", after=1)
+        interrupt(made, "finetune", "epochs=3", after=1)
     return made
 
 
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_with_a_sentence_and_c_continues(planned):
 
 
 def test_the_history_goes_on_where_it_stopped(planned):
-    interrupt(planned, "epochs=4", after=2)
+    interrupt(planned, "finetune", "epochs=4", after=2)
     trainer = planned.train("finetune", "epochs=4", resume=True)
     assert len(trainer.run_log.history["loss"]) == 4
 
@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_trained_again(finetuned, caplog, monkeypatch):
 
 
 def test_training_anew_over_a_finished_run_can_be_continued_too(finetuned):
-    interrupt(finetuned, "epochs=4", after=2)
+    interrupt(finetuned, "finetune", "epochs=4", after=2)
     trainer = finetuned.train("finetune", "epochs=4", resume=True)
     assert len(trainer.run_log.history["loss"]) == 4
 
@@ -120,7 +120,7 @@ def test_a_state_that_is_not_this_training_s_is_a_sentence(stopped, change):
 
 
 def test_more_epochs_are_no_other_settings(planned):
-    interrupt(planned, "epochs=3", after=2)
+    interrupt(planned, "finetune", "epochs=3", after=2)
     trainer = planned.train("finetune", "epochs=4", resume=True)
     assert len(trainer.run_log.history["loss"]) == 4
 
@@ -148,24 +148,6 @@ def test_the_command_says_errors_in_a_sentence(planned, monkeypatch, caplog):
         main()
     assert stopped.value.code == 2
     assert "samdpo_train 901 finetune 0" in caplog.text
-
-
-def interrupt(phantoms, *settings: str, after: int) -> None:
-    """Train and stop in the epoch after ``after`` epochs."""
-    trainer = phantoms.trainer("finetune", *settings)
-    step = trainer.train_step
-
-    def stopping(batch):
-        if trainer.current_epoch == after:
-            raise KeyboardInterrupt
-        return step(batch)
-
-    trainer.train_step = stopping
-    checkpoints.remove_latest(trainer.fold_folder)
-    trainer.initialize()
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run_training()
-    trainer.run_log.close()
 
 
 def interrupted(*_, **__):

@@ -17,6 +17,8 @@ from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.tables import Section, Table, write_table
 from samdpo.paths import PLANS_NAME
 
+# What the paper itself reports, of its own data and splits: beside our numbers and never among them. Table 1, Table 2,
+# and those numbers of its Figure 3 that its Sec. 4.1 states in words. All in percent, as printed.
 _COLUMNS = ("", "X-ray IoU", "X-ray Dice", "ultrasound IoU", "ultrasound Dice", "AMOS-CT mDice", "AMOS-CT mSDC")
 _DICE_COLUMNS = ("", "X-ray Dice", "AMOS-CT mDice")
 _TABLE_1 = (

@@ -24,11 +24,11 @@ from samdpo.training.fold_data import FoldData
 from samdpo.training.measures import confidence_thresholds, dice_at_cuts, evenly
 from samdpo.training.trainer import Metrics, Trainer
 
-_SMOOTH = 1e-5  # MONAI's
 CLICKS = 11  # a step (the published training script)
 WEIGHT_DECAY = 0.1  # likewise
 MOST_PATCHES = 16  # on which confidence is measured; a full-size patch takes seconds on a CPU
 TRUTH_CLICK = "validation_truth_click"
+_SMOOTH = 1e-5  # MONAI's
 
 
 class SamMed3dTrainer(Trainer):
@@ -180,6 +180,8 @@ def _planes(volumes: torch.Tensor) -> torch.Tensor:
 
 def dice_ce_loss(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Mean over samples of 1 - 2 sum(p y) / (sum(p^2) + sum(y)) plus the mean binary cross-entropy.
+
+    As SAM-Med3D was trained: MONAI's ``DiceCELoss(sigmoid=True, squared_pred=True)``.
 
     Args:
         logits: (B, 1, s, s, s).

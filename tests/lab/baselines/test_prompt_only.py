@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from trained_models import _as_current, copied
-from without_prompts import final_bytes, interrupt
+from trained_models import _as_current, copied, interrupt
+from without_prompts import final_bytes
 
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import small_backbones  # noqa: F401
 import torch
-from trained_models import Phantoms, _as_current
-from without_prompts import final_bytes, interrupt
+from trained_models import Phantoms, _as_current, interrupt
+from without_prompts import final_bytes
 
 from samdpo.dataset.images import read_label
 from samdpo.dataset.phantoms import make_phantom_dataset

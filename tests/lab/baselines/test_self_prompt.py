@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from without_prompts import SHORT, final_bytes, interrupt, no_prompts_made
+from trained_models import interrupt
+from without_prompts import SHORT, final_bytes, no_prompts_made
 
 from samdpo.errors import PlansError
 from samdpo.files import read_json

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from trained_models import Phantoms, _as_current
-from without_prompts import SHORT, final_bytes, interrupt, no_prompts_made
+from trained_models import Phantoms, _as_current, interrupt
+from without_prompts import SHORT, final_bytes, no_prompts_made
 
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import TrainingError

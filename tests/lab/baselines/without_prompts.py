@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from trained_models import Phantoms
 
 from samdpo.training import checkpoints
 
 SHORT = ("slices_per_epoch=4", "epochs=2")
-
-
-def interrupt(phantoms: Phantoms, stage: str, *settings: str, after: int) -> None:
-    """Train and stop in the epoch after ``after`` epochs."""
-    trainer = phantoms.trainer(stage, *settings)
-    step = trainer.train_step
-
-    def stopping(batch):
-        if trainer.current_epoch == after:
-            raise KeyboardInterrupt
-        return step(batch)
-
-    trainer.train_step = stopping
-    trainer.initialize()
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run_training()
-    trainer.run_log.close()
 
 
 def final_bytes(trainer) -> bytes:
