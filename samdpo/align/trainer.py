@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from samdpo.align.answers import Answers
 from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
-from samdpo.align.candidate_set import CandidateMaker, describe_set
+from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
 from samdpo.align.next_stage import NextStageTrainer
 from samdpo.align.objectives import Objective, ObjectiveNames
+from samdpo.align.places import Answered, PlaceLearning, agreement
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
@@ -30,8 +33,10 @@ from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.training.finetune import batch_dice
-from samdpo.training.fold_data import FoldData
+from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.trainer import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class AlignTrainer(NextStageTrainer):
@@ -42,6 +47,9 @@ class AlignTrainer(NextStageTrainer):
     """
 
     objectives: Collection[str] = ObjectiveNames()
+    answered: Answered  # of places: what was said, read
+    original: FoldData  # of places: the fold under the prompts before
+    kept: dict[str, Any] | None = None  # of places: which model was kept, and why
 
     def build_objective(self) -> Objective | None:
         """What is learned from unlabelled slices: the plan's ``objective``; None where the trainer itself says it."""
@@ -61,6 +69,12 @@ class AlignTrainer(NextStageTrainer):
         """Who decides between places: whoever answers, else the model itself; None where nobody has seen them."""
         return QualityJudge(self.mask_cut) if self.answers is None else self.answers.judge
 
+    def build_places(self) -> PlaceLearning | None:
+        """What learns from answers about places; None where the plan's ``candidates`` are of another kind."""
+        if self.stage.candidates.kind != "places" or self.answers is None:
+            return None
+        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples)
+
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
@@ -68,6 +82,9 @@ class AlignTrainer(NextStageTrainer):
         super().initialize()
         self.objective, self.proposer = self.build_objective(), self.build_proposer()
         self.answers = self.build_answers()
+        self.places = self.build_places()
+        if self.objective is not None and not self.objective.trains:
+            self.num_epochs = 0
         self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
@@ -82,15 +99,45 @@ class AlignTrainer(NextStageTrainer):
 
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
+        if self.places is not None and self.stage.annotator.kind == "virtual":
+            self.processes.once(self.store_candidates)  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
         super().on_train_start()
+        if self.places is not None:
+            self.reference = ReferenceModel(self.starting_network(), self.plans)
+            self.learn_places()
+            return
         self.fill_features()
         self.reference = ReferenceModel(self.starting_network(), self.plans)
         aligned = self.place_rounds().run()
         if aligned is not self.data:
             self.use_prompts(aligned)
+
+    def learn_places(self) -> None:
+        """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
+        places, split = self.places, self.data.split
+        stored = StoredCandidates.open(self.candidate_set().folder)
+        self.answered = places.read(stored, self.answers.said(stored))
+        chosen, seconds = self.answered.chosen, self.answered.seconds
+        log.info("%d answers in %.1f minutes (%s); %d masks to learn from, %d answers are held back.",
+                 sum(self.answered.counts.values()), seconds / 60,
+                 ", ".join(f"{count} {kind}" for kind, count in self.answered.counts.items() if count),
+                 sum(one.mask is not None for one in chosen.values()), len(self.answered.held_back))
+        places.fit_outlines(self.unlabelled_keys)
+        cases = sorted({*split.labelled, *(case for case, _ in self.unlabelled_keys), *split.val})
+        self.original = self.data
+        judged = places.learn(self.answered, self.unlabelled_keys, cases)
+        if judged is not self.data:
+            self.data, self.samples = judged, judged.samples(self.stage.augmentation)
+        meant = {place[:2] for place, one in chosen.items() if one.mask is not None and one.weight > 0}
+        self.unlabelled_keys = [key for key in self.unlabelled_keys if key in meant]
+        if not self.unlabelled_keys:
+            log.warning("No answer says which mask is right, so the network stays as it is; the judge has learned "
+                        "what it could.")
+            self.num_epochs = 0
+        self.fill_features()
 
     def place_rounds(self) -> PlaceRounds:
         """The rounds about places before the first epoch."""
@@ -122,8 +169,11 @@ class AlignTrainer(NextStageTrainer):
         """Make what is missing of :meth:`candidate_set`; after ``initialize``."""
         def prepare(keys: list[SliceKey]) -> ReferenceModel:
             self.keep_features(keys, (IDENTITY,))
-            return ReferenceModel(self.network, self.plans, memory_gib=0)
+            return ReferenceModel(self.starting_network(), self.plans, memory_gib=0)
 
+        if self.places is not None:
+            return PlaceSetMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.places,
+                                 prepare, self.embeddings, self.mask_cut).run()
         return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.proposer,
                               prepare, self.embeddings).run()
 
@@ -184,7 +234,12 @@ class AlignTrainer(NextStageTrainer):
         return loss, metrics
 
     def ask(self, slices: EncodedBatch) -> tuple[Tensor, Ranking]:
-        """Proposals (N, K, H, W) of a step and the annotator's word on them: made now, or stored ones."""
+        """Proposals (N, K, H, W) of a step and the annotator's word on them: made now, or stored ones.
+
+        Of places it is the mask that was meant, (N, 1, H, W), and its weight.
+        """
+        if self.places is not None:
+            return self.places.labels(slices, self.answered)
         # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
         salt = zlib.crc32(repr([sample.key for sample in slices.batch.samples]).encode())
         return self.answers.ask(slices, self.proposer, self.generator(self.current_epoch, salt))
@@ -192,3 +247,42 @@ class AlignTrainer(NextStageTrainer):
     def confidence_keys(self) -> list[SliceKey]:
         """The unlabelled slices too: the decoder has learned from them."""
         return [*self.epoch_slices.seen(self.train_keys), *self.epoch_slices.seen(self.unlabelled_keys)]
+
+    def on_train_end(self) -> None:
+        """Of places: keep the new model only where held-back answers say that it is no worse; see :meth:`keep_best`."""
+        if self.places is not None:
+            self.keep_best()
+        super().on_train_end()
+
+    def keep_best(self) -> None:
+        """Of the model before, the same network under the judge's prompts, and the new one, keep the best.
+
+        Answers that were held back decide (:func:`samdpo.align.places.agreement`); the new one is kept where it agrees
+        with them at least as well as the others.
+        """
+        held_back = self.answered.held_back
+        if not held_back:
+            log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
+                        "before. Ask for more, or compare their validation.")
+            return
+        old, enough = self.reference.network, self.stage.places.accept_from
+        said = {}
+        for name, network, data in (("before", old, self.original), ("judge alone", old, self.data),
+                                    ("new", self.network, self.data)):
+            masks = self.places.masks_of(network, data, held_back, self.mask_cut, self.device, self.precision)
+            said[name] = agreement(masks, held_back, enough)
+        log.info("Agreement with %d answers that were held back (mean IoU, counted up to %.2f): %s.", len(held_back),
+                 enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
+        best = max(("new", "judge alone", "before"), key=said.__getitem__)
+        self.kept = {"kept": best, "agreement": {name: round(value, 4) for name, value in said.items()},
+                     "held_back": len(held_back)}
+        if best == "new":
+            return
+        log.warning("The new model agrees less with what people said (%.3f) than %s (%.3f), so %s.", said["new"],
+                    "the one before" if best == "before" else "the network before under the judge's prompts",
+                    said[best], "the weights and prompts before are kept: this stage changes nothing"
+                    if best == "before" else "the network stays as it was, and the judge chooses its places")
+        self.network.load_state_dict(old.state_dict())
+        if best == "before" and self.data is not self.original:
+            shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
+            self.data = self.original
