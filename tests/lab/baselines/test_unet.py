@@ -14,7 +14,7 @@ from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
 from samdpo.lab.baselines import unet
-from samdpo.lab.baselines.mask_samples import MaskSamples
+from samdpo.lab.baselines.prompt_free import MaskSamples
 from samdpo.lab.baselines.unet import dice_and_cross_entropy
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
