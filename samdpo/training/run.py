@@ -88,6 +88,3 @@ def _check_objective(trainer: type[Trainer], plans: Plans, stage: str) -> None:
             f"not read: it learns by {' or '.join(map(repr, trainer.objectives))}. Write that, or name another trainer "
             "with -tr; a class of your own says in 'objectives' what it reads."
         )
-
-
-train = Trainer.train  # train(trainer, …), for programs that call it so
