@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_there_are_two_validations_and_the_one_without_a_person_counts(planned):
     trainer.run_training()
     summary = trainer.perform_actual_validation()
     folder = trainer.fold_folder
-    assert summary == read_json(folder / "validation" / "summary.json")
+    written = read_json(folder / "validation" / "summary.json")
+    assert json.dumps(summary) == json.dumps(written)  # as text: an empty mask has distances that are no number
     with_truth = read_json(folder / "validation_truth_box" / "summary.json")
     assert {case["reference_file"] for case in summary["metric_per_case"]} == {
         case["reference_file"] for case in with_truth["metric_per_case"]}
