@@ -8,7 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from samdpo.preferences.agreement import (
     scores_of,
 )
 from samdpo.preferences.annotators import iou
-from samdpo.preferences.records import CandidateSet, Item, Judgement
+from samdpo.preferences.records import CandidateSet, Item, Judgement, Verdict
 from samdpo.preferences.stored_candidates import StoredCandidates
 from samdpo.preprocessing.store import SliceStore
 
@@ -36,7 +36,8 @@ def report(database: PreferenceDatabase, dataset: str) -> list[dict[str, Any]]:
     """One report a candidate set of a dataset, oldest first; JSON-able, None where there is nothing to measure.
 
     Each has ``candidate_set``, ``fold``, ``stage``, ``created``, ``items``, ``judged_items``, per person
-    ``annotators`` (counts of the verdicts, ``median_seconds``, and against the virtual annotator, where there is a
+    ``annotators`` (counts of the verdicts, how many of those without an acceptable one were ``placed`` by a box or a
+    point, ``median_seconds``, and against the virtual annotator, where there is a
     truth, ``virtual_tau``, ``virtual_best`` and ``virtual_items``), ``pairs`` of people with their tau, ``tau`` over
     all pairs and items, and ``alpha``.
     """
@@ -105,7 +106,8 @@ def _counts(own: Sequence[Judgement]) -> dict[str, Any]:
     verdicts = Counter(judgement.verdict for judgement in own)
     seconds = [judgement.seconds for judgement in own if judgement.verdict != "skipped"]
     return {
-        "ranked": verdicts["ranked"], "none_acceptable": verdicts["none_acceptable"], "skipped": verdicts["skipped"],
+        **{verdict: verdicts[verdict] for verdict in get_args(Verdict)},
+        "placed": sum(judgement.box is not None or judgement.point is not None for judgement in own),
         "median_seconds": statistics.median(seconds) if seconds else None,
     }
 

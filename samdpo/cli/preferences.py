@@ -94,12 +94,13 @@ def print_report(one: dict[str, Any]) -> None:
         title=escape(f"fold {one['fold']}, {one['stage']}: {one['judged_items']} of {one['items']} items judged "
                      f"(candidates {one['candidate_set']})"), title_justify="left",
     )
-    for name in ("annotator", "ranked", "none acceptable", "skipped", "median s", "tau with virtual", "same best"):
+    columns = ("ranked", "accepted", "none acceptable", "skipped", "median s", "tau with virtual", "same best")
+    for name in ("annotator", *columns):
         table.add_column(name, justify="left" if name == "annotator" else "right")
     for name, person in one["annotators"].items():
         table.add_row(
-            Text(_shown(name)), str(person["ranked"]), str(person["none_acceptable"]), str(person["skipped"]),
-            _text(person["median_seconds"], "{:.1f}"), _text(person["virtual_tau"]),
+            Text(_shown(name)), str(person["ranked"]), str(person["accepted"]), str(person["none_acceptable"]),
+            str(person["skipped"]), _text(person["median_seconds"], "{:.1f}"), _text(person["virtual_tau"]),
             _text(person["virtual_best"], "{:.0%}"),
         )
     console = Console()

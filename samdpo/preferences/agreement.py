@@ -25,7 +25,8 @@ def scores_of(judgements: Sequence[Judgement], candidates: Mapping[int, int]) ->
         candidates: item -> number of its candidates.
     """
     return {
-        (j.item, j.annotator): scores(j, candidates[j.item]) for j in judgements if j.verdict == "ranked"
+        (j.item, j.annotator): scores(j, candidates[j.item])
+        for j in judgements if j.verdict in ("ranked", "accepted")
     }
 
 

@@ -16,7 +16,8 @@ from samdpo.preferences.records import CandidateSet, Item, Judgement, checked_re
 
 Record = TypeVar("Record", CandidateSet, Item, Judgement)
 _TIMES = {"created", "time", "undone"}
-_TUPLES = {"ranks", "ratings"}
+_TUPLES = {"ranks", "ratings", "box", "point"}
+_ADDED = {"box", "point"}  # that older versions did not write
 
 
 def set_to_json(candidate_set: CandidateSet) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def _from_json(cls: type[Record], content: Mapping[str, Any]) -> Record:
 def _values(cls: type[Record], content: Mapping[str, Any]) -> dict[str, Any]:
     """Field -> value: JSON has neither times nor tuples."""
     fields = {field.name for field in dataclasses.fields(cls)}
+    content = {**dict.fromkeys(_ADDED & fields), **content}
     if content.keys() != fields:
         wrong = str(sorted(fields.symmetric_difference(content.keys())))[:200]
         raise ValueError(f"a {cls.__name__} has the keys {', '.join(sorted(fields))}; missing or not known: {wrong}")

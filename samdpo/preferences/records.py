@@ -22,11 +22,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from samdpo.names import name_problem
 
 Mode = Literal["ranking", "rating", "best"]
-Verdict = Literal["ranked", "none_acceptable", "skipped"]
+Verdict = Literal["ranked", "accepted", "none_acceptable", "skipped"]
 
 HIGHEST_RATING = 4  # stars; 1 is the worst (paper Sec. 3.2)
 MOST_CANDIDATES = 8  # keys, colours and dashes that can be told apart
 LARGEST_ID = 2**53 - 1  # of an item, see item_id
+LARGEST_IMAGE = 2**15  # pixels along a side of a slice
 LONGEST = 24 * 3600  # seconds on one item
 LONGEST_NAME = 64  # characters of a person's name
 EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)  # before there was anything to judge
@@ -109,6 +110,9 @@ def _moment(time: datetime) -> datetime:
 Rank = Annotated[int, Field(strict=True, ge=1, le=MOST_CANDIDATES)]
 Rating = Annotated[int, Field(strict=True, ge=1, le=HIGHEST_RATING)]
 Candidate = Annotated[int, Field(strict=True, ge=0, lt=MOST_CANDIDATES)]
+Coordinate = Annotated[float, Field(strict=True, ge=0, le=LARGEST_IMAGE, allow_inf_nan=False)]
+Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+Point = tuple[Coordinate, Coordinate]
 ItemId = Annotated[int, Field(strict=True, ge=0, le=LARGEST_ID)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=LONGEST, allow_inf_nan=False)]
 ClientKey = Annotated[str, Field(strict=True, max_length=64), AfterValidator(_key)]
@@ -177,15 +181,20 @@ class Judgement:
     Attributes:
         item: id of the item.
         annotator: the person's name.
-        mode: what was asked for. Exactly the field of its mode is filled where the verdict is ``ranked``.
+        mode: what was asked for. Exactly the field of its mode is filled where the verdict is ``ranked``, and ``best``
+            alone, in every mode, where it is ``accepted``.
         ranks: mode ``ranking``: for each candidate, in candidate order, its rank from 1 (best); equal ranks are ties.
         ratings: mode ``rating``: for each candidate 1 (worst) to 4 stars.
-        best: mode ``best``: index of the best candidate, from 0.
-        verdict: ``none_acceptable`` and ``skipped`` say nothing about single candidates.
+        best: mode ``best``: index of the best candidate, from 0; or the one that was accepted.
+        verdict: ``ranked`` compares the candidates, ``accepted`` says that the candidate ``best`` is right as it is.
+            ``none_acceptable`` and ``skipped`` say nothing about single candidates.
         seconds: from seeing the item to answering.
         client_key: UUID made by the browser; the same key is stored once, however often it is sent.
         time: when it was made, with time zone.
         undone: when its author took it back, or None.
+        box: x0, y0, x1, y1 of the structure in pixels of the slice, x1 and y1 just outside, where none was acceptable
+            and its author has said where it is; or None.
+        point: x, y of a place on the structure in pixels of the slice, likewise; at most one of the two is given.
 
     Raises:
         ValueError: the fields contradict each other; the text says how.
@@ -202,6 +211,8 @@ class Judgement:
     client_key: ClientKey
     time: Moment
     undone: Moment | None = None
+    box: Box | None = None
+    point: Point | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -223,7 +234,7 @@ class Judgement:
     def _check_answer(self) -> None:
         answers = {"ranking": self.ranks, "rating": self.ratings, "best": self.best}
         given = [mode for mode, answer in answers.items() if answer is not None]
-        expected = [self.mode] if self.verdict == "ranked" else []
+        expected = {"ranked": [self.mode], "accepted": ["best"]}.get(self.verdict, [])
         if given != expected:
             raise ValueError(
                 f"A judgement of mode {self.mode!r} and verdict {self.verdict!r} holds the answer of "
@@ -233,6 +244,24 @@ class Judgement:
             raise ValueError(f"ranks are {list(self.ranks)}; expected whole numbers from 1, the best.")
         if self.ratings is not None and not all(1 <= rating <= HIGHEST_RATING for rating in self.ratings):
             raise ValueError(f"ratings are {list(self.ratings)}; expected 1 to {HIGHEST_RATING}.")
+        self._check_where()
+
+    def _check_where(self) -> None:
+        if self.box is None and self.point is None:
+            return
+        if self.verdict != "none_acceptable":
+            raise ValueError(
+                f"A judgement of verdict {self.verdict!r} has a box or a point; only 'none_acceptable' says where the "
+                "structure is."
+            )
+        if self.box is not None and self.point is not None:
+            raise ValueError("A judgement has both a box and a point; expected at most one of them.")
+        given = self.box if self.box is not None else self.point
+        name, length = ("box", 4) if self.box is not None else ("point", 2)
+        if given is None or len(given) != length or not all(0 <= value <= LARGEST_IMAGE for value in given):
+            raise ValueError(f"{name} is {given}; expected {length} numbers from 0 to {LARGEST_IMAGE}.")
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise ValueError(f"box is {list(self.box)}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1.")
 
     def check_candidates(self, count: int) -> None:
         """Raise ValueError unless the answer is about ``count`` candidates."""
@@ -241,6 +270,13 @@ class Judgement:
             raise ValueError(f"The item {self.item} has {count} candidates; found an answer about {len(answer)}.")
         if self.best is not None and not 0 <= self.best < count:
             raise ValueError(f"best is {self.best}; expected a candidate from 0 to {count - 1}.")
+
+    def check_where(self, height: int, width: int) -> None:
+        """Raise ValueError unless its box or point, where it has one, lies inside a slice of this many pixels."""
+        if self.box is not None and (self.box[2] > width or self.box[3] > height):
+            raise ValueError(f"box is {list(self.box)}; the slice has {width} x {height} pixels (width x height).")
+        if self.point is not None and (self.point[0] >= width or self.point[1] >= height):
+            raise ValueError(f"point is {list(self.point)}; the slice has {width} x {height} pixels (width x height).")
 
 
 Record = TypeVar("Record", CandidateSet, Item, Judgement)

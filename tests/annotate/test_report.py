@@ -15,10 +15,10 @@ from sqlalchemy import text
 
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.database.locate import VARIABLE, default_database_url
-from samdpo.annotate.report import report
+from samdpo.annotate.report import report, report_of_set
 from samdpo.cli.preferences import main
 from samdpo.errors import ModelFolderError
-from samdpo.preferences.agreement import kendall_tau
+from samdpo.preferences.agreement import kendall_tau, scores_of
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 from samdpo.preprocessing.store import SliceStore
@@ -99,13 +99,27 @@ def test_people_are_counted_timed_and_compared(judged):
     assert kendall_tau(by_truth(SIDES["a"]), by_truth(SIDES["a"])) == pytest.approx(1)
 
 
+def test_accepted_and_placed_answers_are_counted_and_accepting_prefers_one_candidate(judged):
+    items = {item.case: item for item in judged.items}
+    answers = [
+        judgement(items["a"], "cy", verdict="accepted", best=1),
+        judgement(items["b"], "cy", verdict="none_acceptable", point=(1.0, 1.0)),
+        judgement(items["c"], "cy", verdict="none_acceptable"),
+    ]
+    cy = report_of_set(judged.candidate_set, judged.items, answers)["annotators"]["cy"]
+    assert (cy["accepted"], cy["none_acceptable"], cy["placed"], cy["ranked"]) == (1, 2, 1, 0)
+    assert scores_of(answers, {item.id: item.candidates for item in judged.items}) == {
+        (items["a"].id, "cy"): [0.0, 1.0, 0.0, 0.0],
+    }
+
+
 def test_the_command_prints_a_table_and_writes_json(judged, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "160")
     run(monkeypatch, "report", "902", "--json", str(tmp_path / "report.json"))
     said = capsys.readouterr().out
     assert "4 of 4 items judged" in said and "ann and bob: Kendall's tau 0.00 over 2 items" in said
     (row,) = [line for line in said.splitlines() if line.split("│")[1:2] == [" ann       "]]
-    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["3", "0", "1", "2.0", "1.00", "100%"]
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["3", "0", "0", "1", "2.0", "1.00", "100%"]
     (written,) = json.loads((tmp_path / "report.json").read_text())
     assert written["annotators"]["bob"]["none_acceptable"] == 1 and written["alpha"] is not None
 

@@ -68,7 +68,7 @@ class Progress:
     """How far one person is.
 
     Attributes:
-        judged: items this person has ranked, rated or found none acceptable of.
+        judged: items this person has answered, skips left out.
         left: items that can still be handed to this person.
         median_seconds: per judgement, None before the first.
         skipped: items this person has skipped.
@@ -530,7 +530,7 @@ def _check_same_place(known: Judgement | JudgementRow, judgement: Judgement) -> 
 def _check_same(known: Judgement, judgement: Judgement) -> None:
     """Raise where two judgements of one key say different things; one may have been undone since."""
     _check_same_place(known, judgement)
-    said = ("mode", "verdict", "ranks", "ratings", "best")
+    said = ("mode", "verdict", "ranks", "ratings", "best", "box", "point")
     if any(getattr(known, name) != getattr(judgement, name) for name in said):
         raise ClientKeyError(
             f"The client key {judgement.client_key} was used for another answer on item {judgement.item} by "

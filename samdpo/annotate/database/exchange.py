@@ -1,8 +1,9 @@
 """A database's sets, items and judgements as a file of JSON lines, and back.
 
 A line is ``{"kind": "candidate_set" | "item" | "judgement", …}``: the sets, then their items, then the judgements in
-the order they came, those that were undone among them. What is imported is anybody's: every field passes the checks
-of what the page receives, and the file is added in one transaction or not at all.
+the order they came, those that were undone among them. Before them a line ``{"kind": "export", "version": 2}``, which
+the files of older versions lack. What is imported is anybody's: every field passes the checks of what the page
+receives, and the file is added in one transaction or not at all.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import parse_json, unreadable, write_text
 from samdpo.preferences import as_json
 from samdpo.preferences.records import CandidateSet, Item, Judgement
+from samdpo.preferences.stored_candidates import StoredCandidates
 
 log = logging.getLogger(__name__)
 
+VERSION = 2  # 1, without a line that says so, knew neither accepted candidates nor boxes and points
 _NAMED = 20  # of the judgements that are left out
 _KINDS = {"candidate_set": CandidateSet, "item": Item, "judgement": Judgement}
 
@@ -49,7 +52,8 @@ class Imported:
 def export_jsonl(database: PreferenceDatabase, file: Path, sets: Sequence[CandidateSet]) -> int:
     """Write ``sets`` with their items and judgements to ``file``, atomically; returns the number of judgements."""
     judgements = [j for one in sets for j in database.judgements(one.id, undone=True)]
-    lines: list[dict[str, object]] = [{"kind": "candidate_set", **as_json.set_to_json(one)} for one in sets]
+    lines: list[dict[str, object]] = [{"kind": "export", "version": VERSION}]
+    lines += [{"kind": "candidate_set", **as_json.set_to_json(one)} for one in sets]
     lines += [{"kind": "item", **as_json.item_to_json(item)} for one in sets for item in database.items(one.id)]
     lines += [{"kind": "judgement", **as_json.judgement_to_json(judgement)} for judgement in judgements]
     write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
@@ -69,6 +73,7 @@ def import_jsonl(database: PreferenceDatabase, file: Path, dataset: str | None =
             nothing of the file is added.
     """
     contents = read_jsonl(file)
+    _check_where(contents, file)
     others = sorted({one.dataset for one in contents.sets} - {dataset})
     if dataset is not None and others:
         raise ConfigurationError(
@@ -98,6 +103,9 @@ def read_jsonl(file: Path) -> Contents:
         try:
             content = parse_json(line, "it")
             kind = content.pop("kind") if isinstance(content, dict) and "kind" in content else None
+            if kind == "export":
+                _check_version(content)
+                continue
             if not isinstance(kind, str) or kind not in _KINDS:
                 raise ValueError(f"the kind {str(kind)[:80]!r} is none of {', '.join(_KINDS)}")
             places[_KINDS[kind]].append(as_json.checked_from_json(_KINDS[kind], content))
@@ -107,6 +115,17 @@ def read_jsonl(file: Path) -> Contents:
             ) from error
     _check_whole(contents, file)
     return contents
+
+
+def _check_version(content: dict[str, Any]) -> None:
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"the version of the export is {str(version)[:80]!r}; expected a whole number from 1")
+    if version > VERSION:
+        raise ValueError(
+            f"the export is of version {str(version)[:80]}, and this samdpo reads up to {VERSION}; type: "
+            "pip install --upgrade samdpo"
+        )
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -138,3 +157,26 @@ def _check_whole(contents: Contents, file: Path) -> None:
             raise ConfigurationError(
                 f"{file}, judgement {judgement.client_key}: {error} Nothing is imported."
             ) from error
+
+
+def _check_where(contents: Contents, file: Path) -> None:
+    """Boxes and points lie inside their slices; not known where the candidates are not on this machine."""
+    items = {item.id: item for item in contents.items}
+    placed: dict[str, list[Judgement]] = {}
+    for judgement in contents.judgements:
+        if judgement.box is not None or judgement.point is not None:
+            placed.setdefault(items[judgement.item].candidate_set, []).append(judgement)
+    for one in contents.sets:
+        if one.id in placed:
+            try:
+                stored = StoredCandidates.find(one)
+                shapes = {j.client_key: stored.masks(items[j.item]).shape[-2:] for j in placed[one.id]}
+            except (SamdpoError, KeyError):
+                continue
+            for judgement in placed[one.id]:
+                try:
+                    judgement.check_where(*shapes[judgement.client_key])
+                except ValueError as error:
+                    raise ConfigurationError(
+                        f"{file}, judgement {judgement.client_key}: {error} Nothing is imported."
+                    ) from error

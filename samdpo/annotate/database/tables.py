@@ -30,6 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from samdpo.preferences.records import CandidateSet, Item, Judgement
 
 NOT_UNDONE = text("undone IS NULL")
+_LISTS = ("ranks", "ratings", "box", "point")  # kept as JSON, tuples in the records
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -122,6 +123,8 @@ class JudgementRow(Base):
     client_key: Mapped[str]
     time: Mapped[datetime]
     undone: Mapped[datetime | None]
+    box: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    point: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class LeaseRow(Base):
@@ -188,7 +191,7 @@ def item_of_row(row: ItemRow) -> Item:
 def row_of_judgement(judgement: Judgement) -> JudgementRow:
     """The row of a new judgement."""
     values = _fields(Judgement, judgement)
-    for name in ("ranks", "ratings"):
+    for name in _LISTS:
         values[name] = None if values[name] is None else list(values[name])
     return JudgementRow(**values)
 
@@ -196,7 +199,7 @@ def row_of_judgement(judgement: Judgement) -> JudgementRow:
 def judgement_of_row(row: JudgementRow) -> Judgement:
     """The judgement of a row."""
     values = _fields(Judgement, row)
-    for name in ("ranks", "ratings"):
+    for name in _LISTS:
         values[name] = None if values[name] is None else tuple(values[name])
     return Judgement(**values)
 

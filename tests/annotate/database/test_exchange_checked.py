@@ -24,7 +24,7 @@ NOW = datetime.now(timezone.utc)
 
 @pytest.fixture
 def lines(tmp_path) -> list[dict]:
-    """What an export of three items and four judgements holds."""
+    """What an export of three items and four judgements holds, without the line of its version."""
     database = PreferenceDatabase.open(f"sqlite:///{tmp_path / 'from.sqlite'}")
     items = make_items(3)
     database.add_candidate_set(SET, items)
@@ -34,7 +34,7 @@ def lines(tmp_path) -> list[dict]:
     database.record(skip(items[2], "bob"))
     export_jsonl(database, tmp_path / "all.jsonl", [SET])
     database.close()
-    return [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()][1:]
 
 
 @pytest.fixture
@@ -154,6 +154,11 @@ def test_a_large_file_is_read_in_parts(tmp_path, write):
         ]),
         ("judgement", "client_key", ["7", "", "g" * 32, 7, None, "x" * 10**6]),
         ("judgement", "verdict", ["good", 1, None, ["ranked"]]),
+        ("judgement", "box", [
+            [1, 2, 3, 4], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 4.0], "1234", 1, [True, 2, 3, 4], [0, 0, 1e9, 1e9],
+            [0, 0, float("nan"), 1], [0, 0, float("inf"), 1], ["0", "0", "1", "1"], {}, [[0, 0, 1, 1]],
+        ]),
+        ("judgement", "point", [[1.0, 2.0], [1.0], [-1.0, 2.0], "12", [None, 1.0], [1e9, 1.0]]),
         ("judgement", "mode", ["stars", 0, None, {}]),
         ("judgement", "time", [
             "yesterday", 0, None, "2024-05-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00",

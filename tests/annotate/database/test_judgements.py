@@ -22,13 +22,17 @@ from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.preferences.records import item_id
 
 NONE = {"ranks": None, "ratings": None, "best": None}
+PLACED = {**NONE, "verdict": "none_acceptable"}
 
 
 def test_a_judgement_comes_back_as_it_was(database, items):
     given = [
         judge(items[0]), judge(items[1], mode="rating", ranks=None, ratings=(4, 1, 1, 2)),
         judge(items[2], mode="best", ranks=None, best=3), judge(items[3], **NONE, verdict="none_acceptable"),
-        skip(items[4]),
+        skip(items[4]), judge(items[5], ranks=None, verdict="accepted", best=2),
+        judge(items[0], "bob", mode="rating", ranks=None, verdict="accepted", best=0),
+        judge(items[1], "bob", **NONE, verdict="none_acceptable", box=(0.0, 1.5, 32.0, 40.25)),
+        judge(items[2], "bob", **NONE, verdict="none_acceptable", point=(0.0, 7.5)),
     ]
     assert all(database.record(one) for one in given)
     assert database.judgements() == database.judgements(SET.id) == given
@@ -118,11 +122,40 @@ def test_an_answer_about_another_number_of_candidates_is_refused(database, items
         ({"mode": "rating", "ranks": None, "ratings": (5, 1, 1, 1)}, "1 to 4"), ({"mode": "stars"}, "mode is 'stars'"),
         ({"verdict": "good"}, "verdict is 'good'"), ({"seconds": -1.0}, "seconds"),
         ({"seconds": float("nan")}, "seconds"), ({"client_key": "7"}, "UUID"),
+        ({"verdict": "accepted"}, "the answer of best; found that of ranking"),
+        ({"verdict": "accepted", "ranks": None}, "the answer of best; found that of no mode"),
+        ({"box": (0, 0, 1, 1)}, "'ranked' has a box or a point"),
+        ({**PLACED, "verdict": "skipped", "point": (0, 0)}, "'skipped' has a box or a point"),
+        ({**PLACED, "box": (0, 0, 1, 1), "point": (0, 0)}, "both a box and a point"),
+        ({**PLACED, "box": (2, 0, 2, 1)}, "x0 < x1"), ({**PLACED, "box": (0, 3, 2, 1)}, "x0 < x1 and y0 < y1"),
+        ({**PLACED, "box": (0, 0, 1)}, "4 numbers"), ({**PLACED, "point": (0, 0, 1)}, "2 numbers"),
+        ({**PLACED, "box": (0, 0, float("inf"), 1)}, "numbers from 0 to"), ({**PLACED, "point": (-1, 0)}, "from 0 to"),
+        ({**PLACED, "point": (float("nan"), 0)}, "from 0 to"),
     ],
 )
 def test_an_answer_that_contradicts_itself_is_none(answer, said):
     with pytest.raises(ValueError, match=said):
         judge(make_items(1)[0], **answer)
+
+
+def test_a_key_sent_again_with_another_place_is_another_answer(database, items):
+    one = judge(items[0], **PLACED, box=(0.0, 0.0, 9.0, 9.0))
+    database.record(one)
+    for other in ({"box": (0.0, 0.0, 9.0, 8.0)}, {"box": None}, {"box": None, "point": (1.0, 1.0)}):
+        with pytest.raises(ClientKeyError, match="another answer"):
+            database.add_all([SET], items, [dataclasses.replace(one, **other)])
+    assert database.judgements() == [one]
+    assert database.undo_last("ann", SET.id).box == one.box
+
+
+def test_a_place_lies_inside_its_slice():
+    item = make_items(1)[0]
+    judge(item, **PLACED, box=(0.0, 0.0, 30.0, 20.0)).check_where(20, 30)
+    judge(item, **PLACED, point=(29.9, 19.9)).check_where(20, 30)
+    judge(item).check_where(20, 30)
+    for where in ({"box": (0.0, 0.0, 20.0, 30.0)}, {"point": (30.0, 1.0)}, {"point": (1.0, 20.0)}):
+        with pytest.raises(ValueError, match="30 x 20 pixels"):
+            judge(item, **PLACED, **where).check_where(20, 30)
 
 
 def test_a_judgement_has_a_name_and_a_time_zone():

@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from judged_items import SET, judge, make_items
-from sqlalchemy import event, text
+from sqlalchemy import Column, MetaData, Table, event, text
 from sqlalchemy.exc import OperationalError
 
 from samdpo.annotate.database.connect import make_engine
@@ -18,7 +18,7 @@ from samdpo.annotate.database.errors import DatabaseError, NewerSchemaError
 from samdpo.annotate.database.handing_out import OverlapRule
 from samdpo.annotate.database.locate import VARIABLE, database_url, default_database_url
 from samdpo.annotate.database.schema import MIGRATIONS, migrate, revision
-from samdpo.annotate.database.tables import Base
+from samdpo.annotate.database.tables import Base, JudgementRow
 from samdpo.paths import dataset_name
 
 LATER = '''"""A later version adds a column."""
@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "9999"
-down_revision = "0002"
+down_revision = "0003"
 
 
 def upgrade():
@@ -66,8 +66,18 @@ def test_an_older_database_is_brought_up_to_date_and_keeps_its_judgements(url, l
     engine.dispose()
 
 
+def _record_as_before_places(engine, given) -> None:
+    """Store a ranking in a database whose schema does not know boxes and points."""
+    columns = [column for column in JudgementRow.__table__.columns if column.name not in ("id", "box", "point")]
+    table = Table("judgement", MetaData(), *(Column(column.name, column.type) for column in columns))
+    values = {column.name: getattr(given, column.name) for column in columns}
+    with engine.begin() as connection:
+        connection.execute(table.insert().values({**values, "ranks": list(given.ranks)}))
+        connection.execute(text("UPDATE item SET judged = 1 WHERE id = :item"), {"item": given.item})
+
+
 def test_the_first_versions_database_is_brought_up_to_date_and_keeps_everything(url, tmp_path):
-    first = shutil.copytree(MIGRATIONS, tmp_path / "first", ignore=shutil.ignore_patterns("__pycache__", "r0002*"))
+    first = shutil.copytree(MIGRATIONS, tmp_path / "first", ignore=shutil.ignore_patterns("__pycache__", "r000[23]*"))
     engine = make_engine(url)
     migrate(engine, first)
     items = make_items(3)
@@ -75,7 +85,7 @@ def test_the_first_versions_database_is_brought_up_to_date_and_keeps_everything(
     old.add_candidate_set(SET, items)
     assert old.next_item("ann", SET.id, OverlapRule()) == items[0]
     given = judge(items[1], "bob")
-    old.record(given)
+    _record_as_before_places(engine, given)
     old.close()
     database = PreferenceDatabase.open(url)
     assert (database.candidate_sets(), database.items(SET.id), database.judgements()) == ([SET], items, [given])
@@ -90,7 +100,7 @@ def test_the_first_versions_database_is_brought_up_to_date_and_keeps_everything(
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("INSERT INTO alembic_version VALUES ('0001')", r"names 2 versions .*'0001', '0002'.*alembic_version"),
+        ("INSERT INTO alembic_version VALUES ('0001')", r"names 2 versions .*'0001', '0003'.*alembic_version"),
         ("DROP TABLE lease", r"lacks lease\.item"),
         ("ALTER TABLE judgement DROP COLUMN seconds", r"judgement\.seconds"),
         ("UPDATE alembic_version SET version_num = 'abcd'", "'abcd', which this version of samdpo does not know"),
@@ -144,7 +154,7 @@ def test_a_migration_that_fails_changes_nothing(url, later):
     engine.dispose()
     database = PreferenceDatabase.open(url)
     with database._engine.connect() as connection:
-        assert revision(connection) == "0002"
+        assert revision(connection) == "0003"
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     database.close()
 
