@@ -44,7 +44,7 @@ READ_BY = {
         [f"augmentation.{key}" for key in ("rotation", "scale", "translation", "brightness", "contrast")],
         (*_STAGE_1, "SelfPromptTrainer", "UNetTrainer"),
     ),
-    "augmentation.box_jitter": (*_STAGE_1, "AlignTrainer", *_CONSISTENT),  # of align it is inherited
+    "augmentation.box_jitter": (*_STAGE_1, "AlignTrainer", *_CONSISTENT),  # the peers inherit that of align
     "augmentation.prompt_corruption": _STAGE_1,
 }
 _ONCE_EVERYWHERE = {"augmentation", "segmentation_loss", "candidates", "annotator", "loss"}
