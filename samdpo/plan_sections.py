@@ -21,8 +21,12 @@ _RANKING = ("preferences", "best_candidate")  # objectives that learn from an an
 _CHOSEN = ("chosen", "judge_only")  # objectives that learn from what is said about places
 _CONSISTENCY = ("mean_teacher", "fixmatch")
 _STAGE_2 = (*_RANKING, *_CHOSEN, "self_training", *_CONSISTENCY)  # those that learn from unlabelled images
-READ_BY = {  # keys of a stage that only these objectives read; every objective reads the others
-    "keep_features": ("supervised",),
+_STAGE_1 = ("FinetuneTrainer", "SamTrainer", "PromptOnlyTrainer")  # prompted, in views of every kind
+_CONSISTENT = ("MeanTeacherTrainer", "FixMatchTrainer")
+_OF_SLICES = (*_STAGE_1, "AlignTrainer", *_CONSISTENT, "SelfPromptTrainer", "UNetTrainer")
+_OF_OURS = (*_OF_SLICES, "SamMed3dTrainer")  # all but nnU-Net, whose training is its own
+# Keys of a stage that only stages of these objectives, or of these trainers, read; every stage reads the others.
+READ_BY = {
     **dict.fromkeys(("prompt_rounds", "labelled_per_step", "loss"), _STAGE_2),
     **dict.fromkeys(("candidates", "annotator"), (*_RANKING, *_CHOSEN)),
     "places": (*_RANKING, *_CHOSEN),
@@ -30,6 +34,20 @@ READ_BY = {  # keys of a stage that only these objectives read; every objective 
     "consistency": _CONSISTENCY,
     **dict.fromkeys(("consistency.ramp_up", "consistency.ema_decay"), ("mean_teacher",)),
     **dict.fromkeys(("consistency.confidence", "consistency.feature_dropout"), ("fixmatch",)),
+    **dict.fromkeys(
+        ("slices_per_epoch", "batch_size", "lr", "lr_halving_epochs", "grad_clip", "precision", "mask_cut",
+         "save_every"), _OF_OURS,
+    ),
+    "encoder_lr": (*_STAGE_1, "SelfPromptTrainer", "SamMed3dTrainer"),  # those that train an encoder
+    "keep_features": (*_STAGE_1, "SelfPromptTrainer"),
+    "segmentation_loss": (*_STAGE_1, "AlignTrainer", *_CONSISTENT, "SelfPromptTrainer"),
+    "augmentation": _OF_SLICES,
+    **dict.fromkeys(
+        [f"augmentation.{key}" for key in ("rotation", "scale", "translation", "brightness", "contrast")],
+        (*_STAGE_1, "SelfPromptTrainer", "UNetTrainer"),
+    ),
+    "augmentation.box_jitter": (*_STAGE_1, "AlignTrainer", *_CONSISTENT),  # the peers inherit that of align
+    "augmentation.prompt_corruption": _STAGE_1,
 }
 _ONCE_EVERYWHERE = {"augmentation", "segmentation_loss", "candidates", "annotator", "loss"}
 
@@ -366,18 +384,20 @@ class StagePlan:
         """Whether anything reads the dotted ``key`` in this stage; a trainer or objective of one's own may read all."""
         readers = READ_BY.get(key, READ_BY.get(key.partition(".")[0]))
         ours = self.trainer in OURS["trainer"] and self.objective in ("supervised", *_STAGE_2)
-        return not ours or readers is None or self.objective in readers
+        return not ours or readers is None or self.objective in readers or self.trainer in readers
 
     def settings(self) -> dict[str, Any]:
         """What is read in this stage, as JSON."""
         return keys_where(to_dict(self), self.reads)
 
-    def unread(self, written: dict[str, Any]) -> list[str]:
+    def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:
         """Dotted keys that somebody wrote into this stage and that nothing reads there.
 
-        A key at its default does no harm, and what has every section was written by an older version, not by hand.
+        A key at its default does no harm, nor does one that is as in the plan's ``first`` stage: planners set both
+        alike. What has every section was written by an older version, not by hand.
         """
         if written.keys() >= _ONCE_EVERYWHERE:
             return []
-        usual = dict(leaves(to_dict(StagePlan())))
-        return [key for key, value in leaves(written) if not self.reads(key) and value != usual.get(key)]
+        usual = [dict(leaves(to_dict(stage))) for stage in (StagePlan(), first) if stage is not None]
+        return [key for key, value in leaves(written)
+                if not self.reads(key) and all(value != of.get(key) for of in usual)]
