@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 KEPT = 48  # slices whose embeddings stay in memory; one of LiteMedSAM has 4 MiB
 WAITING = 16  # slices that wait to be encoded ahead; of more the oldest are dropped
+_NICENESS = 10
+_LAST_WORK = 60.0  # seconds that the last slice may still take
 WEIGHTS = "checkpoint_final.safetensors"
 
 
@@ -59,7 +63,16 @@ class ModelSegmenter:
         self._waiting: OrderedDict[tuple[str, int], Item] = OrderedDict()  # the last one is next
         self._lock = threading.Condition()
         self._encoding = threading.Lock()
-        threading.Thread(target=self._work, name="segmenter", daemon=True).start()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="segmenter", daemon=True)
+        self._worker.start()
+
+    def close(self) -> None:
+        """End the work in the background: a program that ends in the middle of it would be aborted."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        self._worker.join(_LAST_WORK)
 
     def prepare(self, items: Sequence[Item]) -> None:
         """See :class:`~samdpo.annotate.page.ranking_page.Segmenter`."""
@@ -84,7 +97,8 @@ class ModelSegmenter:
         found = []
         for fold, embeddings, texts in zip(predictor.folds, seen.embeddings, seen.texts):
             batch = given.batch(size, texts.get(item.structure), text_dim).to(predictor.device)
-            found.append(fold.network.decode(embeddings, batch)[0].sigmoid().cpu().numpy())
+            logits, _ = fold.network.decode(embeddings, batch)
+            found.append(logits[0].sigmoid().cpu().numpy())
         return np.mean(found, axis=0) > predictor.mask_cut
 
     def _predictor(self) -> Predictor:
@@ -129,7 +143,8 @@ class ModelSegmenter:
         return _Seen(embeddings, texts)
 
     def _work(self) -> None:
-        """Load the model, then encode what waits, for as long as the program runs."""
+        """Load the model, then encode what waits, until it is closed."""
+        _be_nice()
         try:
             self._model.set_result(self._load())
         except BaseException as error:
@@ -140,13 +155,21 @@ class ModelSegmenter:
             return
         while True:
             with self._lock:
-                while not self._waiting:
+                while not self._waiting and not self._closed:
                     self._lock.wait()
+                if self._closed:
+                    return
                 _, item = self._waiting.popitem()
             try:
                 self._of_slice(item)
             except Exception as error:  # it is told to whoever asks for a mask
                 log.debug("%s, slice %d, cannot be prepared: %s", item.case, item.slice_index, error)
+
+
+def _be_nice() -> None:
+    """Let this thread, and those that it starts, give way to the others: who waits for an outline comes first."""
+    with suppress(AttributeError, OSError):  # Linux alone has priorities of threads
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def load_maker(candidate_set: CandidateSet, folder: Path, device: str = "auto") -> Predictor:

@@ -88,8 +88,11 @@ def run_page(
     before = len(database.judgements(candidate_set.id))
     address = settings.address or address_of(reception.listening, reception.host)
     _announce(address, reception, settings, len(known), before)
-    serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
-          behind_proxy=settings.address is not None)
+    try:
+        serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
+              behind_proxy=settings.address is not None)
+    finally:
+        segmenter.close()
     said = summary(database, candidate_set.id, before)
     database.close()
     return said
