@@ -54,11 +54,9 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from samdpo.lab.benchmark.ablations import GROUPS, chosen_ablations
-    from samdpo.lab.benchmark.methods import chosen_methods
-    from samdpo.lab.benchmark.overview import check_networks, ndim_of, overview
+    from samdpo.lab.benchmark.methods import GROUPS, chosen_ablations, chosen_methods
     from samdpo.lab.benchmark.report import collect, write_report
-    from samdpo.lab.benchmark.run import run_here, run_on_dask
+    from samdpo.lab.benchmark.run import check_networks, ndim_of, overview, run_here, run_on_dask
     from samdpo.lab.benchmark.settings import Settings, seeds_of
     from samdpo.lab.benchmark.steps import all_steps
     from samdpo.paths import dataset_name, raw_folder, results_root

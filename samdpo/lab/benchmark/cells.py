@@ -1,7 +1,8 @@
-"""The folders of a cell: what is already computed elsewhere is linked into them, so that it is not computed again.
+"""The cells of a benchmark, one a share of labels and a seed, and their folders.
 
-Every file is only ever replaced as a whole, so a link is a copy of its own: what a cell writes never reaches the
-folder that it was linked from.
+What is already computed elsewhere is linked into a cell, so that it is not computed again; so are whole runs of which
+another cell has the very same. Every file is only ever replaced as a whole, so a link is a copy of its own: what a cell
+writes never reaches the folder that it was linked from.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from samdpo.errors import DatasetError
-from samdpo.files import link_file, read_json, write_json
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.settings import Settings
-from samdpo.paths import MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
-from samdpo.planning.splits import SPLITS_FILE, load_splits
+from samdpo.files import atomic_path, link_file, read_json, write_json
+from samdpo.lab.benchmark.execute import cost_file
+from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
+from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.plans import load_plans
+from samdpo.preprocessing.store import SliceStore
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +30,63 @@ _CELL = re.compile(r"^labelled_(?P<labelled>[\d.]+)(_unlabelled_(?P<unlabelled>[
 _SEED = re.compile(r"^seed_(\d+)$")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Everything that is trained with the same labelled cases.
+
+    Attributes:
+        root: the benchmark's folder.
+        labelled: share of each fold's training cases whose labels are used.
+        seed: of the choice of labelled cases and of training.
+        unlabelled: share of the training cases taken as unlabelled; None for all the rest.
+    """
+
+    root: Path
+    labelled: float
+    seed: int
+    unlabelled: float | None = None
+
+    @property
+    def name(self) -> str:
+        """``labelled_0.1/seed_1`` or ``labelled_0.1_unlabelled_0.2/seed_1``."""
+        rest = "" if self.unlabelled is None else f"_unlabelled_{self.unlabelled:g}"
+        return f"labelled_{self.labelled:g}{rest}/seed_{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The cell's own folder."""
+        return self.root / self.name
+
+    @property
+    def preprocessed(self) -> Path:
+        """``nnUNet_preprocessed`` of the cell: splits, plans, prompts; slices are links."""
+        return self.folder / "preprocessed"
+
+    @property
+    def results(self) -> Path:
+        """``nnUNet_results`` of the cell."""
+        return self.folder / "results"
+
+    @property
+    def logs(self) -> Path:
+        """One log a command, and beside it what the command cost."""
+        return self.folder / "logs"
+
+    def model_folder(self, dataset: str, trainer: str, plans: str, stage: str) -> Path:
+        """``results/DATASET/TRAINER__PLANS__STAGE``, as nnU-Net names it."""
+        return self.results / dataset / f"{trainer}__{plans}__{stage}"
+
+
 def environment(cell: Cell) -> dict[str, str]:
     """The variables with which a command works in this cell."""
     return {**os.environ, "nnUNet_preprocessed": str(cell.preprocessed), "nnUNet_results": str(cell.results)}
+
+
+def log_file(cell: Cell, command: str, dataset: str, plans_name: str, stage: str = "", fold: str = "") -> Path:
+    """``logs/samdpo_train_101_align_0.log``; the plan's name comes last where it is not the usual one."""
+    plans = "" if plans_name == PLANS_NAME else plans_name
+    parts = [command, str(number_of(dataset)), stage, fold, plans]
+    return cell.logs / f"{'_'.join(part for part in parts if part)}.log"
 
 
 def cells_on_disk(root: Path) -> list[Cell]:
@@ -41,22 +99,6 @@ def cells_on_disk(root: Path) -> list[Cell]:
             found.append(Cell(root, float(shares["labelled"]), int(seed[1]),
                               None if unlabelled is None else float(unlabelled)))
     return sorted(found, key=lambda cell: (cell.labelled, cell.unlabelled or 0.0, cell.seed))
-
-
-def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> list[str]:
-    """``samdpo_plan_and_preprocess`` of a cell, as typed."""
-    words = ["samdpo_plan_and_preprocess", "-d", str(number_of(dataset)), "--labelled", f"{cell.labelled:g}"]
-    if cell.unlabelled is not None:
-        words += ["--unlabelled", f"{cell.unlabelled:g}"]
-    words += ["--seed", str(cell.seed), "-np", str(settings.processes)]
-    root = variants_of_user(dataset, plans)[1]
-    if root != PLANS_NAME:
-        words += ["-overwrite_plans_name", root]
-    if settings.planner:
-        words += ["-pl", settings.planner]
-    if settings.backbone:
-        words += ["-backbone", settings.backbone]
-    return words
 
 
 def is_planned(cell: Cell, dataset: str, plans: str, stages: Iterable[str]) -> bool:
@@ -155,3 +197,69 @@ def _take_over_folds(own: Path, target: Path) -> None:
     if any(fold.origin == "user" for fold in folds):
         log.info("%s: the folds of %s are taken over.", target, own / SPLITS_FILE)
         write_json(target / SPLITS_FILE, [{"train": fold.train, "val": fold.val} for fold in folds])
+
+
+def link_from_base(cell: Cell, dataset: str, plans: str, fold: str) -> None:
+    """Take prompts, features and the finished ``finetune`` over from the cell with all other images unlabelled.
+
+    The two have the same labelled cases, so that both were made from the same; nothing happens where they are not
+    there, or where splits or plan differ.
+    """
+    if cell.unlabelled is None:
+        return
+    base = Cell(cell.root, cell.labelled, cell.seed)
+    if not _same(base, cell, dataset, plans, "finetune", lambda split: (split.labelled, split.val)):
+        return
+    for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts"):
+        source, target = (c.preprocessed / dataset / name for c in (base, cell))
+        if source.is_dir() and not target.exists():
+            link_tree(source, target)
+    _link_run(base, cell, dataset, plans, "finetune", fold)
+
+
+def link_from_other_shares(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> None:
+    """Take a finished run that learned from all labels over from a cell of the same seed and another share of labels.
+
+    Nothing happens where there is none, or where folds or plan differ.
+    """
+    others = [c for c in cells_on_disk(cell.root) if c.seed == cell.seed and c != cell]
+    for other in others:
+        if not finished_folders(other, dataset, plans, stage, fold):
+            continue
+        if _same(other, cell, dataset, plans, stage, lambda split: (sorted(split.train), split.val)):
+            _link_run(other, cell, dataset, plans, stage, fold)
+            return
+
+
+def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> None:
+    """Link a finished fold, what describes its model, its log and its cost, unless the cell has a run of its own."""
+    for found in finished_folders(source, dataset, plans, stage, fold):
+        target = cell.results / found.relative_to(source.results)
+        if target.exists():
+            continue
+        log.info("%s: taken over from %s, which has the very same.", target, source.name)
+        for file in found.parent.glob("*.json"):  # what describes the model
+            link_new(file, target.parent / file.name)
+        link_tree(found, target)
+        theirs, ours = (log_file(c, "samdpo_train", dataset, plans, stage, fold) for c in (source, cell))
+        for one, other in ((theirs, ours), (cost_file(theirs), cost_file(ours))):
+            if one.is_file():  # copied: a log is written on where a run is made again
+                with atomic_path(other) as temporary:
+                    shutil.copy2(one, temporary)
+
+
+def _same(one: Cell, other: Cell, dataset: str, plans: str, stage: str, cases: Callable[[Fold], Any]) -> bool:
+    """Whether a stage learns from the same ``cases`` and images with the same settings in both cells."""
+    folders = [cell.preprocessed / dataset for cell in (one, other)]
+    if not all((folder / f"{plans}.json").is_file() and (folder / SPLITS_FILE).is_file() for folder in folders):
+        return False
+    splits = [[cases(split) for split in load_splits(folder)] for folder in folders]
+    found = [load_plans(folder / f"{plans}.json") for folder in folders]
+    if not all(stage in p.configurations for p in found):
+        return False
+    found = [p.for_stage(stage) for p in found]
+    slices = [SliceStore(f / p.preprocessing.data_identifier).summaries() for f, p in zip(folders, found)]
+    if any(slices[0][case].hash != slices[1][case].hash for case in slices[0].keys() & slices[1].keys()):
+        return False  # images were replaced between the two
+    parts = [(p.network, p.prompting, p.structures, p.preprocessing, p.stage(stage).settings()) for p in found]
+    return splits[0] == splits[1] and parts[0] == parts[1]

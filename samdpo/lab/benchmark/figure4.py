@@ -19,11 +19,28 @@ from samdpo.drawing import (
     draw_saliency,
     save_figure,
 )
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.figure_cases import DrawnCase, DrawnPrompts, is_volume, load_case
-from samdpo.lab.benchmark.figure_panels import MASK_COLOUR, Block, draw_contours, lay_out, name_above, name_panel
-from samdpo.lab.benchmark.figure_records import Chosen, of_each_dataset, panel_title, percentile_of
-from samdpo.lab.benchmark.figure_style import SMALL, marks_explained, short_name
+from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.figure_cases import (
+    Chosen,
+    DrawnCase,
+    DrawnPrompts,
+    is_volume,
+    load_case,
+    of_each_dataset,
+    panel_title,
+    percentile_of,
+)
+from samdpo.lab.benchmark.figure_panels import (
+    MASK_COLOUR,
+    SMALL,
+    Block,
+    draw_contours,
+    lay_out,
+    marks_explained,
+    name_above,
+    name_panel,
+    short_name,
+)
 from samdpo.lab.benchmark.records import Record
 
 if TYPE_CHECKING:

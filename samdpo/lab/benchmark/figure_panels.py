@@ -1,27 +1,111 @@
-"""Rows of panels that wrap: Figures 4 and 5 have a panel a method, more than a page is wide."""
+"""What the figures look like: how a method is drawn in each, rows of panels that wrap, and notes at the bottom.
+
+Figures 4 and 5 have a panel a method, more than a page is wide. Notes say what is drawn and by which rule, so that a
+figure can be read without its caption.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from samdpo.drawing import ORANGE, TRUTH_COLOUR, draw_mask, new_figure
-from samdpo.lab.benchmark.figure_notes import notes_height, wrapped, write_notes
-from samdpo.lab.benchmark.figure_style import GREY, SMALL, TEXT, mark_of, short_name
+from samdpo.drawing import BLUE, GREEN, ORANGE, PURPLE, SKY, TRUTH_COLOUR, VERMILION, draw_mask, new_figure
+from samdpo.lab.benchmark.methods import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TEXT, SMALL, TITLE = 9.0, 8.0, 11.0  # points
+GREY = "0.35"
 MASK_COLOUR = ORANGE
 _MOST_COLUMNS = 9  # panels side by side; more go below
 _PAGE, _SMALLEST, _LARGEST = 12.0, 1.3, 2.1  # inches: width aimed at, and what a panel's width may be
 _GAP, _NAME, _LEFT, _RIGHT = 0.06, 0.36, 0.4, 0.08  # inches: between panels, above one, left and right of a row
 _HEADER, _BETWEEN = 0.36, 0.1  # inches: above a block of rows, between rows
 _NAME_LENGTH = 0.075  # inches a character, of names written upright
+_LINE, _CHARACTER, _MARGIN = 0.16, 0.066, 0.1  # inches of small text, and below it
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """Colour and marker tell methods apart, both for themselves; the line tells what a method was given."""
+
+    colour: str
+    marker: str
+    line: str | tuple = "-"
+
+
+_STYLES = {
+    "align": MethodStyle(BLUE, "o"),
+    "finetune": MethodStyle(ORANGE, "s"),
+    "best_candidate": MethodStyle(PURPLE, "D"),
+    "self_training": MethodStyle(GREEN, "^"),
+    "mean_teacher": MethodStyle(SKY, "v"),
+    "fixmatch": MethodStyle("#882255", "P"),
+    "unet": MethodStyle("#999933", "X"),
+    "nnunet": MethodStyle(VERMILION, "<"),
+    "self_prompt": MethodStyle("#CC6677", ">"),
+    "sam": MethodStyle("#332288", "h"),
+    "sam_med2d": MethodStyle("#44AA99", "p"),
+    "sam_med3d": MethodStyle("#661100", "d"),
+    "prompt_only": MethodStyle("#000000", "*", (0, (1, 1.2))),
+}
+_SPARE = MethodStyle("#7F7F7F", "8")
+_DASHED = (0, (4, 2))
+
+
+def style_of(method: str) -> MethodStyle:
+    """Style of a method: of the longest known name that it begins with, so that ``sam_truth_box`` is as ``sam``.
+
+    The line is dashed where the prompt at test comes from the truth.
+    """
+    known = [name for name in _STYLES if method == name or method.startswith(f"{name}_")]
+    base = _STYLES[max(known, key=len)] if known else _SPARE
+    return MethodStyle(base.colour, base.marker, _DASHED if truth_prompt(method) else base.line)
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of the tables; unknown ones last."""
+    order = list(METHODS)
+    return sorted(set(methods), key=lambda method: (order.index(method) if method in order else len(order), method))
+
+
+def full_name(method: str) -> str:
+    """What a table calls a method; says what it was given that others were not."""
+    return METHODS[method].title if method in METHODS else method.replace("_", " ")
+
+
+def short_name(method: str) -> str:
+    """:func:`full_name` for narrow panels: :func:`mark_of` and its footnote say what it was given."""
+    return re.sub(r", (LoRA|all labels|[^,]* at test)| \((align|finetune)\)", "", full_name(method))
+
+
+def truth_prompt(method: str) -> bool:
+    """Whether the prompt at test comes from the truth."""
+    return method in METHODS and METHODS[method].truth_prompt
+
+
+def competes(method: str) -> bool:
+    """Whether a method was given what the others were, so that its place among them means something."""
+    return method not in METHODS or METHODS[method].competes
+
+
+def mark_of(method: str) -> str:
+    """Mark of a method that was given more than the others; :func:`marks_explained` says what."""
+    return "" if competes(method) else "†" if truth_prompt(method) else "‡"
+
+
+def marks_explained(methods: Iterable[str]) -> str:
+    """What the marks of ``methods`` mean; "" where none has one."""
+    said = {"†": "† prompted at test from the truth.", "‡": "‡ trained with the labels of all training cases."}
+    found = {mark_of(method) for method in methods}
+    return " ".join(text for mark, text in said.items() if mark in found)
 
 
 @dataclass(frozen=True)
@@ -155,3 +239,20 @@ def draw_contours(axes: Axes, truth: np.ndarray, mask: np.ndarray | None) -> Non
         return
     for label in np.unique(mask[mask > 0]):
         draw_mask(axes, mask == label, MASK_COLOUR, width=0.9)
+
+
+def wrapped(notes: Iterable[str], width: float) -> list[str]:
+    """Lines of at most ``width`` inches; each note begins a new one, empty notes none."""
+    return [line for note in notes for line in textwrap.wrap(note, int(width / _CHARACTER))]
+
+
+def notes_height(lines: Sequence[str]) -> float:
+    """Inches that the lines take from the figure's bottom."""
+    return _MARGIN + _LINE * len(lines)
+
+
+def write_notes(figure: Figure, lines: Sequence[str]) -> None:
+    """Write lines at the bottom, the first on top."""
+    for number, line in enumerate(reversed(lines)):
+        y = _MARGIN + _LINE * (number + 0.5)
+        figure.text(0.5, y / figure.get_figheight(), line, ha="center", va="center", fontsize=SMALL, color=GREY)

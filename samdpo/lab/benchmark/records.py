@@ -1,14 +1,30 @@
-"""What is known of one run: where it lies, how it scored, what it cost, which cases it had."""
+"""What is known of the runs: where each lies, how it scored, what it cost, which cases it had.
+
+Run folders are read into records. That methods are compared fairly is asserted from what lies in these folders, not
+trusted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from samdpo.errors import ConfigurationError
-from samdpo.files import read_json, write_json
+from samdpo.files import hash_of, read_json, write_json
+from samdpo.lab.benchmark.cells import Cell, is_finished, log_file
+from samdpo.lab.benchmark.effort import judgement_bits, outline_bits
+from samdpo.lab.benchmark.execute import cost_of
+from samdpo.lab.benchmark.methods import Method
+from samdpo.names import ending_of
+from samdpo.paths import FOLD_ALL, MODEL_SEPARATOR
+from samdpo.planning.splits import load_splits
+from samdpo.preprocessing.store import SliceStore
 
 METRICS = ("Dice", "IoU", "SurfaceDice")  # of a summary, as the tables list them
 Status = Literal["done", "failed", "missing"]
@@ -123,3 +139,208 @@ def _below(path: Path | None, root: Path) -> str | None:
     if path is None:
         return None
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def collect_run(cell: Cell, dataset: str, plans: str, method: Method, fold: str) -> Record:
+    """What is known of one run.
+
+    Args:
+        cell: it belongs to.
+        dataset: ``DatasetXXX_Name``.
+        plans: the benchmark's plan.
+        method: its row.
+        fold: number, or ``all``.
+
+    Raises:
+        ConfigurationError: a file of the run is damaged, or the method was trained by two trainers.
+    """
+    plans_name = plans + method.plans_suffix
+    folder = _fold_folder(cell, dataset, plans_name, method.stage, fold)
+    record = Record(dataset, method.name, method.stage, plans_name, cell.labelled, cell.seed, fold, "missing", folder,
+                    cell.unlabelled)
+    log = log_file(cell, "samdpo_train", dataset, plans_name, method.stage, fold)
+    cost = cost_of(log)
+    measured = {} if cost is None else {
+        "cpu_minutes": cost.cpu_seconds / 60, "wall_minutes": cost.wall_seconds / 60,
+        "peak_memory_gib": cost.peak_memory_gib,
+    }
+    if is_finished(folder, method.validation):
+        return replace(record, status="done", **measured, **_scores(folder / method.validation / "summary.json"),
+                       **_description(folder, cell.preprocessed / dataset))
+    if cost is not None and cost.status == "failed":
+        return replace(record, status="failed", reason=cost.reason, **measured)
+    return record
+
+
+def _fold_folder(cell: Cell, dataset: str, plans_name: str, stage: str, fold: str) -> Path:
+    found = sorted((cell.results / dataset).glob(f"*{MODEL_SEPARATOR}{plans_name}{MODEL_SEPARATOR}{stage}"))
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{stage!r} was trained by several trainers: {', '.join(map(str, found))}. A benchmark has one run of a "
+            "method in a cell: move the others away."
+        )
+    model = found[0] if found else cell.model_folder(dataset, "TRAINER", plans_name, stage)
+    return model / f"fold_{fold}"
+
+
+def _scores(summary_file: Path) -> dict[str, Any]:
+    remedy = "Make it again with: samdpo_train DATASET STAGE FOLD --val"
+    summary = read_json(summary_file, remedy=remedy)
+    try:
+        metrics = {name: float(summary["foreground_mean"][name]) for name in METRICS}
+        per_case = {
+            _case(entry): _mean([scores["Dice"] for scores in entry["metrics"].values()])
+            for entry in summary["metric_per_case"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{summary_file} is no summary of ours: {error!r}. {remedy}") from error
+    return {"summary": summary_file, "metrics": metrics, "per_case": per_case, "val_hash": hash_of(sorted(per_case))}
+
+
+def _description(folder: Path, preprocessed: Path) -> dict[str, Any]:
+    """What the run says of its data and its length, and what it asked of an annotator."""
+    model = read_json(folder / "model.json")
+    cases = sorted(model.get("labelled_cases") or [])
+    found: dict[str, Any] = {
+        "epochs": model.get("epochs"), "n_labelled": len(cases), "labelled_hash": hash_of(cases),
+    }
+    if (folder / "cost.json").is_file():
+        found["train_minutes"] = read_json(folder / "cost.json").get("train_minutes")
+    fold = folder.name.removeprefix("fold_")
+    if fold.isdigit() and (preprocessed / "splits_final.json").is_file():
+        found["n_unlabelled"] = len(load_splits(preprocessed)[int(fold)].unlabelled)
+    plans, debug = folder.parent / "plans.json", folder / "debug.json"
+    if plans.is_file() and debug.is_file():
+        content, settings = read_json(plans), read_json(debug).get("settings") or {}
+        found["minutes_allowed"] = settings.get("minutes")
+        found["judgement_bits"] = judgement_bits(
+            settings, content["structures"], content["prompting"]["n_hypotheses"], model.get("epochs") or 0,
+            (folder / "prompts").is_dir(),
+        )
+        found["outline_bits"] = _outline_bits(preprocessed / content["preprocessing"]["data_identifier"], cases)
+    return found
+
+
+def _outline_bits(slices: Path, cases: Sequence[str]) -> float | None:
+    """Mean over the labelled cases, all slices of a case together; None where the slices are gone."""
+    bits = [found for case in cases if (found := _outline_bits_of(slices, case)) is not None]
+    return float(np.mean(bits)) if bits else None
+
+
+@cache
+def _outline_bits_of(slices: Path, case: str) -> float | None:
+    store = SliceStore(slices)
+    if not (slices.is_dir() and store.has(case) and store.has_label(case)):
+        return None
+    return sum(outline_bits(store.label(case, index)) for index in range(store.n_slices(case)))
+
+
+def _case(entry: dict[str, Any]) -> str:
+    name = Path(entry["reference_file"]).name
+    return name[: -len(ending_of(name))] if ending_of(name) else Path(name).stem
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """What a run's own files say of its cases."""
+
+    record: Record
+    labelled: frozenset[str]
+    val: frozenset[str]
+    data: Mapping[str, str]  # hashes of the fold's parts; empty in runs of older versions
+
+    @classmethod
+    def of(cls, record: Record) -> _Cases:
+        model = read_json(record.folder / "model.json", remedy="Train the run again.")
+        return cls(record, frozenset(model["labelled_cases"]), frozenset(record.per_case), model.get("data") or {})
+
+
+def assert_same_cases(records: Iterable[Record], methods: Mapping[str, Method]) -> None:
+    """Check that all methods of a cell trained on the same labels, and all runs of a data set were tested alike.
+
+    Methods that see all labels must agree among themselves, and must have all those of the others. No run may have
+    trained on a label that it is tested on.
+
+    Args:
+        records: those that are done count.
+        methods: every row's method by name.
+
+    Raises:
+        ConfigurationError: a mismatch; the message names both run folders and the cases.
+    """
+    tested: dict[tuple[str, str], _Cases] = {}
+    trained: dict[tuple[object, ...], _Cases] = {}
+    upper: dict[tuple[object, ...], _Cases] = {}
+    for run in (_Cases.of(record) for record in records if record.done):
+        record = run.record
+        leaked = sorted(run.labelled & run.val)
+        if leaked and record.fold != FOLD_ALL:  # which validates on what it trains on, as in nnU-Net
+            raise ConfigurationError(
+                f"{record.folder} trained on labels that it is tested on: {_few(leaked)}. Plan the cell anew."
+            )
+        _same_val(tested.setdefault((record.dataset, record.fold), run), run)
+        cell = (record.dataset, record.labelled, record.unlabelled, record.seed, record.fold)
+        everything = methods[record.method].all_labels
+        first = (upper if everything else trained).setdefault(cell, run)
+        _same_labelled(first, run)
+        _same_data(first, run, ("train", "val", "labelled", *(() if everything else ("unlabelled",))))
+        other = (trained if everything else upper).get(cell)
+        if other is not None:
+            some, every = (other, run) if everything else (run, other)
+            _all_labels(some, every)
+            _same_data(some, every, ("train", "val"))
+
+
+def _same_val(one: _Cases, other: _Cases) -> None:
+    if one.val != other.val:
+        raise _mismatch("were tested on different cases", one, other, one.val, other.val)
+
+
+def _same_labelled(one: _Cases, other: _Cases) -> None:
+    if one.labelled == other.labelled:
+        return
+    # A method that is prompted does not train on a labelled case that shows no structure; the fold is the same.
+    told = one.data.get("labelled"), other.data.get("labelled")
+    if None in told or told[0] != told[1]:
+        raise _mismatch("trained on the labels of different cases", one, other, one.labelled, other.labelled)
+
+
+def _all_labels(some: _Cases, every: _Cases) -> None:
+    missing = some.labelled - every.labelled
+    if missing and len(some.data) and some.data.get("train") == every.data.get("train"):
+        return  # cases without a structure, as above
+    if missing:
+        raise ConfigurationError(
+            f"{every.record.folder} should have trained on all labels, but lacks {_few(sorted(missing))}, which "
+            f"{some.record.folder} has. Train it again."
+        )
+
+
+def _same_data(one: _Cases, other: _Cases, parts: Sequence[str]) -> None:
+    for part in parts:
+        told = one.data.get(part), other.data.get(part)
+        if None not in told and told[0] != told[1]:
+            raise ConfigurationError(
+                f"{one.record.folder} and {other.record.folder} cannot be compared: their {part!r} cases have the "
+                f"hashes {told[0]} and {told[1]} in model.json. Was the cell planned anew between them? Move one away "
+                "and run it again."
+            )
+
+
+def _mismatch(
+    what: str, one: _Cases, other: _Cases, mine: frozenset[str], theirs: frozenset[str]
+) -> ConfigurationError:
+    return ConfigurationError(
+        f"{one.record.folder} and {other.record.folder} {what} (hashes {hash_of(sorted(mine))} and "
+        f"{hash_of(sorted(theirs))}; not in both: {_few(sorted(mine ^ theirs))}), so they cannot be compared. Move "
+        "one away and run it again."
+    )
+
+
+def _few(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")

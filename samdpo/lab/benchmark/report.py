@@ -1,27 +1,30 @@
-"""From run folders to ``benchmark.json``, tables and figures."""
+"""From run folders to ``benchmark.json``, tables and figures.
+
+A row of a table is one method over its seeds. The first table compares all methods, as the paper's Table 1 with the
+components left out one by one; the second is the paper's Table 2.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from samdpo.lab.benchmark.ablations import ABLATIONS, Ablation, cells_of
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.cells import cells_on_disk
-from samdpo.lab.benchmark.collect import collect_run
-from samdpo.lab.benchmark.compose import table1, table2
-from samdpo.lab.benchmark.methods import METHODS, suits
-from samdpo.lab.benchmark.records import Record, save_records
-from samdpo.lab.benchmark.same_cases import assert_same_cases
+from samdpo.lab.benchmark.cells import Cell, cells_on_disk
+from samdpo.lab.benchmark.methods import ABLATIONS, METHODS, Ablation, Method, cells_of, suits
+from samdpo.lab.benchmark.records import METRICS, Record, assert_same_cases, collect_run, save_records
 from samdpo.lab.benchmark.settings import Settings
-from samdpo.lab.benchmark.tables import Section, Table, write_table
+from samdpo.lab.benchmark.statistics import Comparison, against_best, spread
+from samdpo.lab.benchmark.tables import Entry, Section, Table, write_table
 from samdpo.paths import PLANS_NAME
 
 # What the paper itself reports, of its own data and splits: beside our numbers and never among them. Table 1, Table 2,
 # and those numbers of its Figure 3 that its Sec. 4.1 states in words. All in percent, as printed.
-_COLUMNS = ("", "X-ray IoU", "X-ray Dice", "ultrasound IoU", "ultrasound Dice", "AMOS-CT mDice", "AMOS-CT mSDC")
-_DICE_COLUMNS = ("", "X-ray Dice", "AMOS-CT mDice")
-_TABLE_1 = (
+_PUBLISHED_COLUMNS = (
+    "", "X-ray IoU", "X-ray Dice", "ultrasound IoU", "ultrasound Dice", "AMOS-CT mDice", "AMOS-CT mSDC"
+)
+_PUBLISHED_DICE = ("", "X-ray Dice", "AMOS-CT mDice")
+_PUBLISHED_TABLE_1 = (
     ("10% + 10% unannotated: ours", "74.30", "78.87", "64.35", "75.88", "77.69", "78.34"),
     ("20%: - alignment", "75.02", "79.13", "67.51", "81.38", "79.20", "80.66"),
     ("10%: - alignment", "68.43", "75.60", "61.44", "73.62", "74.77", "76.06"),
@@ -29,14 +32,14 @@ _TABLE_1 = (
     ("10%: - alignment - VQA - GPT4", "63.16", "72.76", "54.26", "68.89", "73.16", "74.89"),
     ("10%: - alignment - VQA - CAM", "50.38", "57.02", "45.16", "59.05", "69.97", "71.45"),
 )
-_TABLE_2 = (
+_PUBLISHED_TABLE_2 = (
     ("10% + 10%: loss for best candidate", "70.37", "77.09", "61.76", "73.81", "75.01", "76.36"),
     ("10% + 10%: rating", "73.99", "78.41", "63.97", "75.52", "77.23", "77.98"),
     ("10% + 10%: ranking", "74.30", "78.87", "64.35", "75.88", "77.69", "78.34"),
     ("10% + 20%: ranking", "79.74", "85.15", "73.56", "84.23", "80.54", "81.95"),
     ("10% + 40%: ranking", "88.96", "89.68", "85.92", "88.15", "84.30", "85.70"),
 )
-_FIGURE_3 = (
+_PUBLISHED_FIGURE_3 = (
     ("20%: U-Net", "58.66", "59.35"),
     ("20%: nnU-Net", "60.97", "65.21"),
     ("20%: SAM", "61.64", "64.93"),
@@ -47,10 +50,15 @@ _FIGURE_3 = (
     ("50%: ours", "89.68", "85.70 [1]"),
     ("50%: prompt-only", "91.42", "86.36"),
 )
-_REMARKS = (
+_PUBLISHED_REMARKS = (
     "Published by the paper; not ours. COVID-QU-Ex, BUSI with UDIAT, and AMOS-CT at the paper's sizes and splits, "
     "SAM-Med2D as backbone: other images, other amounts of them, another network than in our tables.",
 )
+ALL_LABELS = "all labels of the training cases"
+TRUTH_PROMPT = "the test image's prompt comes from its truth"
+COLUMNS = ("method", "seeds", "Dice", "IoU", "surface Dice", "against", "difference", "p", "p (Holm)", "n",
+           "training minutes", "CPU minutes", "asked of an annotator")
+_KBIT = 1000.0
 
 
 def collect(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str, int], plans: str) -> list[Record]:
@@ -114,13 +122,235 @@ def _figures(records: Sequence[Record], cells: Sequence[Cell], folder: Path) -> 
 def published_tables() -> dict[str, Table]:
     """``published_table1``, ``published_table2``, ``published_figure3`` -> table; only the third has a footnote."""
     return {
-        "published_table1": Table("Published: the paper's Table 1, in percent", _COLUMNS,
-                                  [Section("Components", _TABLE_1)], remarks=_REMARKS),
-        "published_table2": Table("Published: the paper's Table 2, in percent", _COLUMNS,
-                                  [Section("Preference scoring and unannotated data", _TABLE_2)], remarks=_REMARKS),
+        "published_table1": Table(
+            "Published: the paper's Table 1, in percent", _PUBLISHED_COLUMNS,
+            [Section("Components", _PUBLISHED_TABLE_1)], remarks=_PUBLISHED_REMARKS,
+        ),
+        "published_table2": Table(
+            "Published: the paper's Table 2, in percent", _PUBLISHED_COLUMNS,
+            [Section("Preference scoring and unannotated data", _PUBLISHED_TABLE_2)], remarks=_PUBLISHED_REMARKS,
+        ),
         "published_figure3": Table(
-            "Published: what the paper's text says of its Figure 3, in percent", _DICE_COLUMNS,
-            [Section("Share of data: methods", _FIGURE_3)], remarks=_REMARKS,
+            "Published: what the paper's text says of its Figure 3, in percent", _PUBLISHED_DICE,
+            [Section("Share of data: methods", _PUBLISHED_FIGURE_3)], remarks=_PUBLISHED_REMARKS,
             notes=("So in the paper's text; its Table 2 has 84.30 as mDice and 85.70 as mSDC.",),
         ),
     }
+
+
+def table1(records: Sequence[Record], root: Path) -> Table | None:
+    """All methods, then the components left out one by one as in the paper's Table 1.
+
+    Methods that see all labels, and prompts that come from the truth of a test image, stand in sections of their own:
+    they take no part in the tests.
+    """
+    notes, sections = Notes(), []
+    main = [r for r in records if r.unlabelled is None and r.method in METHODS]
+    for (dataset, labelled, _), runs in _grouped(main).items():
+        title = _section_title(dataset, labelled, None, runs)
+        by_method = _by_method(runs)
+        done = {name: [r for r in of if r.done] for name, of in by_method.items() if METHODS[name].competes}
+        tests = against_best(done)
+        parts: dict[str, list[list[Entry]]] = {}
+        for name, of_method in by_method.items():
+            method = METHODS[name]
+            apart = TRUTH_PROMPT if method.truth_prompt else ALL_LABELS if method.all_labels else ""
+            row = row_of(method, of_method, tests.get(name), notes)
+            parts.setdefault(f"{title}: {apart}" if apart else title, []).append(row)
+        sections += [Section(part, rows) for part, rows in parts.items()]
+    sections += _component_sections(records, notes)
+    return _table("Methods, and components left out (the paper's Table 1)", sections, notes, records, root)
+
+
+def table2(records: Sequence[Record], root: Path) -> Table | None:
+    """Who says what about candidates, how many unlabelled images there are (the paper's Table 2), and further variants
+    of ``align``."""
+    notes, sections = Notes(), []
+    variants = {a.method.name: a for a in ABLATIONS if a.group not in ("components", "scoring", "unlabelled")}
+    for (dataset, labelled, unlabelled), runs in _grouped(records).items():
+        by_method = _by_method(runs)
+        scoring = [n for n in ("finetune", "best_candidate", "rating", "align") if n in by_method]
+        title = _section_title(dataset, labelled, unlabelled, runs)
+        if set(scoring) - {"finetune"}:
+            rows = [row_of(_method(n), by_method[n], None, notes, _SCORING.get(n)) for n in scoring]
+            sections.append(Section(f"{title}: preference scoring", rows))
+        found = [n for n in variants if n in by_method]
+        if found:
+            rows = [row_of(_method(n), by_method[n], None, notes) for n in ("align", *found) if n in by_method]
+            sections.append(Section(f"{title}: variants of align", rows))
+    return _table("Preference scoring and unlabelled images (the paper's Table 2)", sections, notes,
+                  [r for r in records if r.method not in METHODS or METHODS[r.method].stage.startswith("align")
+                   or r.method == "finetune"], root)
+
+
+_SCORING = {"finetune": "no alignment", "best_candidate": "best candidate as a label", "rating": "rating",
+            "align": "ranking"}
+_LEFT_OUT = ("no_answers", "no_texts", "no_saliency")
+
+
+def _component_sections(records: Sequence[Record], notes: Notes) -> list[Section]:
+    """The paper's Table 1, where one of its prompts was left out in some run."""
+    sections, groups = [], _grouped(records)
+    for (dataset, labelled, unlabelled), runs in groups.items():
+        by_method = _by_method(runs)
+        if unlabelled is not None or not set(by_method) & set(_LEFT_OUT):
+            continue
+        rows: list[tuple[str, Sequence[Record]]] = []
+        for share in sorted(u for d, share, u in groups if (d, share) == (dataset, labelled) and u is not None):
+            rows.append((f"all of it, +{share:.0%} unlabelled", _runs(groups, "align", dataset, labelled, share)))
+            more = round(labelled + share, 6)
+            rows.append((f"- alignment, {more:.0%} labelled", _runs(groups, "finetune", dataset, more)))
+        rows += [("all of it, all other images unlabelled", by_method.get("align", [])),
+                 ("- alignment", by_method.get("finetune", []))]
+        rows += [(_method(name).title, by_method.get(name, [])) for name in _LEFT_OUT]
+        sections.append(Section(
+            f"{_section_title(dataset, labelled, unlabelled, runs)}: components left out",
+            [row_of(_method(of[0].method), of, None, notes, title) for title, of in rows if of],
+        ))
+    return sections
+
+
+def _runs(
+    groups: Mapping[tuple[str, float, float | None], Sequence[Record]], method: str, dataset: str, labelled: float,
+    unlabelled: float | None = None,
+) -> list[Record]:
+    return [r for r in groups.get((dataset, labelled, unlabelled), ()) if r.method == method]
+
+
+def _table(
+    title: str, sections: Sequence[Section], notes: Notes, records: Sequence[Record], root: Path
+) -> Table | None:
+    if not sections:
+        return None
+    return Table(title, COLUMNS, sections, notes.texts, remarks_on(records), sources_of(records, root))
+
+
+def _section_title(dataset: str, labelled: float, unlabelled: float | None, runs: Sequence[Record]) -> str:
+    """``Dataset101_LungXray, 10% labelled, fold 0, 28 test cases``."""
+    tested = sorted({len(r.per_case) for r in runs if r.done})
+    rest = "" if unlabelled is None else f" + {unlabelled:.0%} unlabelled"
+    cases = f", {tested[0]} test cases" if tested else ""
+    return f"{dataset}, {labelled:.0%} labelled{rest}, fold {runs[0].fold}{cases}"
+
+
+def _method(name: str) -> Method:
+    return METHODS[name] if name in METHODS else next(a.method for a in ABLATIONS if a.method.name == name)
+
+
+def _grouped(records: Sequence[Record]) -> dict[tuple[str, float, float | None], list[Record]]:
+    groups: dict[tuple[str, float, float | None], list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 2.0)))
+
+
+def _by_method(records: Sequence[Record]) -> Mapping[str, list[Record]]:
+    order: Callable[[str], int] = [*METHODS, *(a.method.name for a in ABLATIONS)].index
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.method, []).append(record)
+    return {name: found[name] for name in sorted(found, key=order)}
+
+
+@dataclass
+class Notes:
+    """Footnotes, each once."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """``[2]``: the number of a footnote, which is added where it is new."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
+
+
+def row_of(method: Method, runs: Sequence[Record], test: Comparison | None, notes: Notes, title: str | None = None
+         ) -> list[Entry]:
+    """One method over its seeds; failures and missing runs are said in the row."""
+    done, lost = [r for r in runs if r.done], [r for r in runs if r.status == "failed"]
+    marks = "".join(dict.fromkeys(notes.mark(f"{r.method}, seed {r.seed}: {r.reason}") for r in lost))
+    name = f"{title or method.title}{' ' + marks if marks else ''}"
+    seeds = f"{len(done)} of {len(runs)}" if len(done) < len(runs) else str(len(done))
+    if not done:
+        said = "failed" if lost else "not run"
+        return [name, seeds, said, *[None] * (len(COLUMNS) - 3)]
+    scores: list[Entry] = [spread([r.metrics[metric] for r in done]) for metric in METRICS]
+    tested: list[Entry] = [None] * 5 if test is None else [
+        METHODS[test.rival].title, test.difference, test.p, test.p_holm, test.n
+    ]
+    minutes = [_mean_minutes([r.train_minutes for r in done]), _mean_minutes([r.cpu_minutes for r in done])]
+    return [name, seeds, *scores, *tested, *minutes, _asked(done)]
+
+
+def _mean_minutes(values: Sequence[float | None]) -> str | None:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.1f}" if known else None
+
+
+def _asked(runs: Sequence[Record]) -> str | None:
+    """``11 masks (12.6 kbit), 100 images judged (1.4 kbit)``: means over the runs."""
+    parts = []
+    outlines = [(r.n_labelled, r.outline_bits) for r in runs if r.n_labelled and r.outline_bits is not None]
+    if outlines:
+        parts.append(f"{_mean_count(outlines)} masks ({_mean_kbit(outlines)})")
+    judged = [(r.n_unlabelled, r.judgement_bits) for r in runs if r.n_unlabelled and r.judgement_bits]
+    if judged:
+        parts.append(f"{_mean_count(judged)} images judged ({_mean_kbit(judged)})")
+    return ", ".join(parts) or None
+
+
+def _mean_count(asked: Sequence[tuple[int, float]]) -> str:
+    return f"{sum(n for n, _ in asked) / len(asked):.0f}"
+
+
+def _mean_kbit(asked: Sequence[tuple[int, float]]) -> str:
+    kbit = sum(n * bits for n, bits in asked) / len(asked) / _KBIT
+    return f"{kbit:.0f} kbit" if kbit >= 100 else f"{kbit:.3g} kbit"
+
+
+def remarks_on(records: Sequence[Record]) -> list[str]:
+    """What must be known to read the numbers."""
+    return [
+        "Mean ± sample standard deviation over seeds; a seed's number is the mean over test cases of each structure, "
+        "then over structures.",
+        "p: two-sided paired Wilcoxon signed-rank test over n test cases, Dice averaged over seeds, against the best "
+        "other method of the section; Holm's correction over the methods of the section. Methods with all labels or "
+        "with the truth's prompt are not tested.",
+        "Training minutes: of the optimisation steps, as the budget counts them. CPU minutes: of the method's whole "
+        "command with its validation, all threads and children. Methods that start from finetune need its minutes too. "
+        "A dash: the run was not measured.",
+        "Bits: an outline's Freeman chain code, 3 per boundary pixel at 256 x 256 and where it starts; log2 K! for an "
+        "order of K candidates, log2 K for the best, in every epoch, since candidates are drawn anew; log2 of the "
+        "places for each round about places.",
+        "SAM is one that has seen no medical image (MobileSAM with the default planner); Medical SAM, the paper's "
+        "SAM-Med2D, is the plan's own network.",
+        f"Budget of a training: {_budgets(records)}.",
+    ]
+
+
+def _budgets(records: Sequence[Record]) -> str:
+    """``6 minutes: unet (40 to 60 epochs), align (3 epochs)``: as the runs themselves say."""
+    epochs: dict[float, dict[str, list[int]]] = {}
+    for r in records:
+        if r.done:
+            epochs.setdefault(r.minutes_allowed or 0.0, {}).setdefault(r.method, []).append(r.epochs or 0)
+    said = []
+    for minutes, of_method in sorted(epochs.items()):
+        trained = [f"{name} ({min(n)} to {max(n)} epochs)" if min(n) < max(n) else f"{name} ({max(n)} epochs)"
+                   for name, n in of_method.items()]
+        said.append(f"{f'{minutes:g} minutes' if minutes else 'no limit of minutes'}: {', '.join(trained)}")
+    return "; ".join(said) or "nothing was run"
+
+
+def sources_of(records: Sequence[Record], root: Path) -> list[str]:
+    """One line a run: its Dice and the file that gave it, or what is known of its failure; below the folder."""
+    lines = []
+    for r in records:
+        if r.status == "missing":
+            continue
+        rest = "" if r.unlabelled is None else f" + {r.unlabelled:.0%} unlabelled"
+        what = f"{r.dataset}, {r.labelled:.0%} labelled{rest}, {r.method}, seed {r.seed}"
+        result = f"Dice {r.metrics['Dice']:.4f}" if r.done else "failed"
+        lines.append(f"{what}: {result}: `{(r.summary or r.folder).relative_to(root).as_posix()}`")
+    return lines

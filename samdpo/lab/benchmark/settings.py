@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samdpo.errors import ConfigurationError
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.methods import Method
 from samdpo.paths import PLANS_NAME, is_fold
 from samdpo.planning.subsets import check_fractions

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from samdpo.lab.benchmark.ablations import Ablation, cells_of
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.cells import finished_folders, is_finished, is_planned, planning_words
-from samdpo.lab.benchmark.methods import METHODS, Method, suits
+from samdpo.lab.benchmark.cells import Cell, finished_folders, is_finished, is_planned, log_file, variants_of_user
+from samdpo.lab.benchmark.methods import METHODS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.paths import PLANS_NAME, number_of
 
@@ -69,11 +67,20 @@ class Step:
         return any(all(is_finished(folder, name) for name in self.validations) for folder in found)
 
 
-def log_file(cell: Cell, command: str, dataset: str, plans_name: str, stage: str = "", fold: str = "") -> Path:
-    """``logs/samdpo_train_101_align_0.log``; the plan's name comes last where it is not the usual one."""
-    plans = "" if plans_name == PLANS_NAME else plans_name
-    parts = [command, str(number_of(dataset)), stage, fold, plans]
-    return cell.logs / f"{'_'.join(part for part in parts if part)}.log"
+def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> list[str]:
+    """``samdpo_plan_and_preprocess`` of a cell, as typed."""
+    words = ["samdpo_plan_and_preprocess", "-d", str(number_of(dataset)), "--labelled", f"{cell.labelled:g}"]
+    if cell.unlabelled is not None:
+        words += ["--unlabelled", f"{cell.unlabelled:g}"]
+    words += ["--seed", str(cell.seed), "-np", str(settings.processes)]
+    root = variants_of_user(dataset, plans)[1]
+    if root != PLANS_NAME:
+        words += ["-overwrite_plans_name", root]
+    if settings.planner:
+        words += ["-pl", settings.planner]
+    if settings.backbone:
+        words += ["-backbone", settings.backbone]
+    return words
 
 
 def all_steps(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str, int]) -> list[Step]:

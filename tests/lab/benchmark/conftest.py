@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from samdpo.lab.benchmark.ablations import write_plans
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.methods import write_plans
 from samdpo.plans import Plans, load_plans
 
 

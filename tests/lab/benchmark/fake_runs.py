@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samdpo.files import hash_of, write_json
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.methods import METHODS, Method
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan, save_plans
 

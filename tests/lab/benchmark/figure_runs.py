@@ -10,7 +10,7 @@ import numpy as np
 from samdpo.dataset.images import write_label
 from samdpo.evaluation.metrics import overlap_metrics
 from samdpo.files import write_json
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.methods import METHODS
 from samdpo.lab.benchmark.records import Record
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan, save_plans

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from samdpo.errors import ConfigurationError
-from samdpo.lab.benchmark.ablations import ABLATIONS, GROUPS, cells_of, chosen_ablations, write_plans
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.methods import ABLATIONS, GROUPS, cells_of, chosen_ablations, write_plans
 from samdpo.plans import load_plans
 from samdpo.schema import merge, to_dict
 

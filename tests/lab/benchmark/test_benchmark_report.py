@@ -6,9 +6,8 @@ import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 
 from samdpo.errors import ConfigurationError
-from samdpo.lab.benchmark.ablations import ABLATIONS, chosen_ablations
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.methods import chosen_methods
+from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.methods import ABLATIONS, chosen_ablations, chosen_methods
 from samdpo.lab.benchmark.records import load_records
 from samdpo.lab.benchmark.report import collect, write_report
 from samdpo.lab.benchmark.settings import Settings

@@ -6,9 +6,9 @@ import pytest
 from fake_runs import DATASET, plan_cell
 
 from samdpo.files import read_json, write_json, write_text
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.cells import cells_on_disk, is_planned, link_dataset, planning_words
+from samdpo.lab.benchmark.cells import Cell, cells_on_disk, is_planned, link_dataset
 from samdpo.lab.benchmark.settings import Settings
+from samdpo.lab.benchmark.steps import planning_words
 
 
 @pytest.fixture

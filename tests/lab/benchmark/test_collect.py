@@ -9,11 +9,10 @@ from fake_runs import DATASET, LABELLED, TESTED, fake_run, plan_cell
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.collect import collect_run
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.execute import failed
 from samdpo.lab.benchmark.methods import METHODS
-from samdpo.lab.benchmark.records import load_records, save_records
+from samdpo.lab.benchmark.records import collect_run, load_records, save_records
 
 
 @pytest.fixture

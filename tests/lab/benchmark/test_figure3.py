@@ -7,8 +7,8 @@ import pytest
 from figure_runs import run
 
 from samdpo.lab.benchmark.figure3 import draw_figure3, figure3
-from samdpo.lab.benchmark.figure_records import dice_by_seed, main_runs
-from samdpo.lab.benchmark.figure_style import _BASE, competes, in_order, marks_explained, short_name, style_of
+from samdpo.lab.benchmark.figure_cases import dice_by_seed, main_runs
+from samdpo.lab.benchmark.figure_panels import _STYLES, competes, in_order, marks_explained, short_name, style_of
 from samdpo.lab.benchmark.methods import METHODS
 
 LINES = {"finetune": {0.1: [0.5, 0.7], 0.5: [0.8]}, "align": {0.1: [0.7], 0.5: [0.8, 0.9]}}
@@ -117,7 +117,7 @@ def test_plans_are_compared_in_panels_of_their_own(tmp_path, monkeypatch):
 
 def test_every_method_has_colour_and_marker_of_its_own_and_is_told_apart_by_its_name():
     trained = [name for name, method in METHODS.items() if method.companion_of is None]
-    assert set(trained) == set(_BASE)
+    assert set(trained) == set(_STYLES)
     assert len({style_of(name).colour for name in trained}) == len(trained)
     assert len({style_of(name).marker for name in trained}) == len(trained)
     assert len({short_name(name) for name in trained}) == len(trained)

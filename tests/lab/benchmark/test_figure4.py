@@ -12,11 +12,10 @@ from matplotlib.colors import to_hex
 from samdpo.dataset.images import write_label
 from samdpo.drawing import TRUTH_COLOUR, new_figure
 from samdpo.files import read_json, write_json
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.figure4 import Example, choose_cases, draw_figure4, figure4
-from samdpo.lab.benchmark.figure_cases import drawn_prompts, load_case
+from samdpo.lab.benchmark.figure_cases import choose_runs, drawn_prompts, load_case, percentile_of
 from samdpo.lab.benchmark.figure_panels import MASK_COLOUR, Block, draw_contours, lay_out
-from samdpo.lab.benchmark.figure_records import choose_runs, percentile_of
 from samdpo.prompting.prompt_store import PromptStore
 
 

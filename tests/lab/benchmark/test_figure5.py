@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from figure_runs import LPS, VOLUMES, ball, pictures, run, volumes
 
-from samdpo.lab.benchmark.figure5 import colour_limit, coloured, draw_figure5, figure5
-from samdpo.lab.benchmark.figure_records import choose_runs
-from samdpo.lab.benchmark.figure_scenes import body_axes, choose_structures, load_scene
+from samdpo.lab.benchmark.figure5 import (
+    body_axes,
+    choose_structures,
+    colour_limit,
+    coloured,
+    draw_figure5,
+    figure5,
+    load_scene,
+)
+from samdpo.lab.benchmark.figure_cases import choose_runs
 from samdpo.lab.benchmark.figure_surface import Surface, crop, render, signed_distance
 
 SPACING = (2.0, 1.0, 1.0)
@@ -17,7 +24,7 @@ SPACING = (2.0, 1.0, 1.0)
 @pytest.fixture(scope="module", autouse=True)
 def _small_pictures():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samdpo.lab.benchmark.figure_scenes._PIXELS", 60)
+        patch.setattr("samdpo.lab.benchmark.figure5._PIXELS", 60)
         yield
 
 

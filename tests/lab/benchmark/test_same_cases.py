@@ -6,10 +6,9 @@ import pytest
 from fake_runs import DATASET, fake_run, hashes
 
 from samdpo.errors import ConfigurationError
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.collect import collect_run
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.methods import METHODS
-from samdpo.lab.benchmark.same_cases import assert_same_cases
+from samdpo.lab.benchmark.records import assert_same_cases, collect_run
 
 
 @pytest.fixture

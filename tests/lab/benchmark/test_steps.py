@@ -15,12 +15,10 @@ from waiting import PATIENCE
 from samdpo.errors import ConfigurationError
 from samdpo.files import write_json
 from samdpo.lab.benchmark import run
-from samdpo.lab.benchmark.ablations import chosen_ablations
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed
-from samdpo.lab.benchmark.methods import METHODS, chosen_methods
-from samdpo.lab.benchmark.overview import check_networks, overview
-from samdpo.lab.benchmark.run import run_here, steps_left
+from samdpo.lab.benchmark.methods import METHODS, chosen_ablations, chosen_methods
+from samdpo.lab.benchmark.run import check_networks, overview, run_here, steps_left
 from samdpo.lab.benchmark.settings import Settings, seeds_of
 from samdpo.lab.benchmark.steps import Step, all_steps
 

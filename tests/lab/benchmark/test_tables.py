@@ -9,13 +9,11 @@ import math
 import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 
-from samdpo.lab.benchmark.ablations import ABLATIONS
-from samdpo.lab.benchmark.cell import Cell
-from samdpo.lab.benchmark.collect import collect_run
-from samdpo.lab.benchmark.compose import COLUMNS, table1, table2
+from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.execute import failed
-from samdpo.lab.benchmark.methods import METHODS
-from samdpo.lab.benchmark.report import published_tables
+from samdpo.lab.benchmark.methods import ABLATIONS, METHODS
+from samdpo.lab.benchmark.records import collect_run
+from samdpo.lab.benchmark.report import COLUMNS, published_tables, table1, table2
 from samdpo.lab.benchmark.statistics import Spread
 from samdpo.lab.benchmark.tables import Section, Table, as_csv, as_markdown, as_tex, as_text, write_table
 

@@ -8,10 +8,8 @@ import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 
 from samdpo.files import read_json, write_json, write_text
-from samdpo.lab.benchmark.cell import Cell
+from samdpo.lab.benchmark.cells import Cell, link_from_base, link_from_other_shares, log_file
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed
-from samdpo.lab.benchmark.steps import log_file
-from samdpo.lab.benchmark.take_over import link_from_base, link_from_other_shares
 
 
 def test_fewer_unlabelled_images_have_the_same_first_stage(roots, tmp_path):
