@@ -78,14 +78,15 @@ def _run(args: argparse.Namespace) -> None:
         lease_seconds=args.lease,
         host_names=names_of(args.host, address),
         address=address,
+        next_command=training_command(args, number_of(dataset)),
     )
     reception = Reception.prepare(database_url(dataset, args.database), args.host, args.port, tokens)
 
     from samdpo.align.candidate_set import make_candidate_set
 
     stored = make_candidate_set(dataset, args.fold, args.stage, args.tr, args.p, args.device, args.set)
-    log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser))
-    log.info("Next: %s", training_command(args, number_of(dataset)))
+    log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser, args.device))
+    log.info("Next: %s", settings.next_command)
 
 
 def training_command(args: argparse.Namespace, number: int) -> str:

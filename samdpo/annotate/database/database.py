@@ -420,6 +420,13 @@ class PreferenceDatabase:
             query = _of_set(candidate_set) if undone else _not_undone(candidate_set)
             return [judgement_of_row(row) for row in session.scalars(query.order_by(JudgementRow.id))]
 
+    def latest(self, candidate_set: str, count: int) -> list[Judgement]:
+        """The newest ``count`` answers of a set, newest first, without skips and those that were undone."""
+        with self._reading() as session:
+            query = _not_undone(candidate_set).where(JudgementRow.verdict != "skipped")
+            rows = session.scalars(query.order_by(JudgementRow.id.desc()).limit(count))
+            return [judgement_of_row(row) for row in rows]
+
     # ---- sessions of the page -----------------------------------------------------------------------------------
 
     def end_session(self, signature: str, ends: float) -> None:

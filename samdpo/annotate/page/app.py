@@ -29,8 +29,8 @@ from samdpo.annotate.database.errors import (
     UnknownItemError,
 )
 from samdpo.annotate.page.guard import Guard
-from samdpo.annotate.page.ranking_page import OtherModeError, RankingPage
-from samdpo.annotate.page.received import AnswerError, ReceivedJudgement, ReceivedUndo, SignInForm
+from samdpo.annotate.page.ranking_page import NoSegmenterError, OtherModeError, RankingPage
+from samdpo.annotate.page.received import AnswerError, ReceivedJudgement, ReceivedPlace, ReceivedUndo, SignInForm
 from samdpo.annotate.page.sessions import LIFETIME, Access, Session, Sessions
 from samdpo.annotate.page.tokens import SignInAttempts, Tokens, clean_name
 from samdpo.preferences.records import LARGEST_ID, first_problem
@@ -77,6 +77,7 @@ def create_app(page: RankingPage, tokens: Tokens) -> FastAPI:
     @app.exception_handler(NotHandedOutError)
     @app.exception_handler(ClientKeyError)
     @app.exception_handler(OtherModeError)
+    @app.exception_handler(NoSegmenterError)
     async def conflict(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"message": str(error)}, 409)
 
@@ -157,12 +158,16 @@ def api_routes(page: RankingPage, access: Access) -> APIRouter:
         return JSONResponse(page.next(session.name))
 
     @router.get("/items/{item}")
-    def item(item: ItemId, session: Session = reader) -> JSONResponse:
-        return JSONResponse(page.views.content(page.item(item), session.name))
+    def item(item: ItemId, _: Session = reader) -> JSONResponse:
+        return JSONResponse(page.views.content(page.item(item)))
 
     @router.get("/items/{item}/pixels", dependencies=[reader])
     def pixels(item: ItemId) -> Response:
         return Response(page.views.pixels(page.item(item)), media_type="application/octet-stream")
+
+    @router.post("/items/{item}/segment", dependencies=[writer])
+    def segment(item: ItemId, place: ReceivedPlace) -> JSONResponse:
+        return JSONResponse({"outline": page.segment(page.item(item), place)})
 
     @router.post("/judgements")
     def judge(received: ReceivedJudgement, session: Session = writer) -> JSONResponse:

@@ -1,15 +1,14 @@
-"""Items as the browser gets them: outlines as JSON, pixels as bytes, candidates in an order of each person's own.
+"""Items as the browser gets them: outlines as JSON, pixels as bytes, candidates in the order in which they are stored.
 
-The order is random, so that place does not bias. An outline is a polygon, which the browser draws as a line at the
-resolution of the screen; slices, which are squashed to squares for the network, are shown as wide as they were taken.
+The first is the model's own choice. An outline is a polygon, which the browser draws as a line at the resolution of the
+screen; slices, which are squashed to squares for the network, are shown as wide as they were taken.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from skimage.measure import find_contours
@@ -22,35 +21,6 @@ from samdpo.preprocessing.store import SliceStore
 _KEPT = 64  # items whose outlines and pixels stay in memory: those being looked at or loaded ahead
 _HIGHEST = 2**16 - 1
 SUBPIXELS = 2  # coordinates are halves of a pixel: marching squares on a mask has no others
-
-T = TypeVar("T")
-
-
-def display_order(candidate_set: str, item: int, annotator: str, count: int) -> list[int]:
-    """Stored index of the candidate at each place on the screen.
-
-    A hash of set, item and person orders the candidates: another person sees another order, the same person the same
-    one after a reload, an undo, a restart, or under another version of Python.
-    """
-
-    def key(candidate: int) -> bytes:
-        return hashlib.sha256(f"{candidate_set}\n{item}\n{annotator}\n{candidate}".encode()).digest()
-
-    return sorted(range(count), key=key)
-
-
-def to_display(values: Sequence[T], order: Sequence[int]) -> list[T]:
-    """Values of stored candidates -> as shown."""
-    return [values[stored] for stored in order]
-
-
-def to_stored(values: Sequence[T], order: Sequence[int]) -> list[T]:
-    """Values as shown -> of stored candidates; the inverse of :func:`to_display`."""
-    stored_values = list(values)
-    for shown, stored in enumerate(order):
-        stored_values[stored] = values[shown]
-    return stored_values
-
 
 class Candidates(Protocol):
     """The part of :class:`samdpo.preferences.stored_candidates.StoredCandidates` that the page shows."""
@@ -78,12 +48,12 @@ class ItemViews:
         self._kept_outlines = lru_cache(_KEPT)(self._outlines)
         self._kept_pixels = lru_cache(_KEPT)(self._pixels)
 
-    def order(self, item: Item, annotator: str) -> list[int]:
-        """Stored index of the candidate at each place on this person's screen."""
-        return display_order(item.candidate_set, item.id, annotator, item.candidates)
+    def shape(self, item: Item) -> tuple[int, int]:
+        """(height, width) of the slice in pixels."""
+        return self._kept_pixels(item)[1][:2]
 
-    def content(self, item: Item, annotator: str) -> dict[str, Any]:
-        """Everything but the pixels, candidates in this person's order."""
+    def content(self, item: Item) -> dict[str, Any]:
+        """Everything but the pixels."""
         lines = self._kept_outlines(item)
         height, width, channels = self._kept_pixels(item)[1]
         return {
@@ -96,7 +66,7 @@ class ItemViews:
             "channels": channels,
             "aspect": self._aspect(item),
             "subpixels": SUBPIXELS,
-            "candidates": to_display(lines, self.order(item, annotator)),
+            "candidates": lines,
         }
 
     def pixels(self, item: Item) -> bytes:

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from samdpo.annotate.database.database import PreferenceDatabase, Progress
 from samdpo.annotate.database.errors import AlreadyJudgedError, EnoughJudgedError, UnknownItemError
-from samdpo.annotate.page.item_views import ItemViews
-from samdpo.annotate.page.received import ReceivedJudgement, ReceivedUndo, shown_answer
+from samdpo.annotate.outlook import LATEST, outlook
+from samdpo.annotate.page.item_views import ItemViews, outlines
+from samdpo.annotate.page.received import ReceivedJudgement, ReceivedPlace, ReceivedUndo, shown_answer
 from samdpo.annotate.page.settings import PageSettings
 from samdpo.errors import ConfigurationError
-from samdpo.preferences.records import MOST_CANDIDATES, CandidateSet, Item, Judgement
+from samdpo.preferences.records import MOST_CANDIDATES, Box, CandidateSet, Item, Judgement, Point
 
 AHEAD = 3  # items loaded ahead
 FRESH = 3.0  # seconds; about as long as a quick person needs for one judgement
@@ -24,6 +27,31 @@ FRESH = 3.0  # seconds; about as long as a quick person needs for one judgement
 
 class OtherModeError(Exception):
     """A browser still shows the page of an earlier start, which asked for something else."""
+
+
+class NoSegmenterError(Exception):
+    """There is no model that answers a box or a point; the text says why."""
+
+
+class Segmenter(Protocol):
+    """What makes a mask of a person's box or point. Threads may share one."""
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        """Get ready for these items in the background, the first one first; returns at once."""
+        ...
+
+    def segment(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
+        """(H, W) bool in pixels of the item's slice.
+
+        Args:
+            item: whose structure is meant.
+            box: x0, y0, x1, y1, x1 and y1 just outside; or None.
+            point: x, y of a pixel; one of the two is given.
+
+        Raises:
+            NoSegmenterError: there is no model, or none for this item.
+        """
+        ...
 
 
 class RankingPage:
@@ -36,6 +64,7 @@ class RankingPage:
         candidate_set: what is judged.
         views: of its items.
         settings: mode, overlap, lease.
+        segmenter: makes masks of boxes and points; without one these are stored and no mask is shown.
 
     Raises:
         ConfigurationError: an item has more candidates than the page has keys.
@@ -47,11 +76,13 @@ class RankingPage:
         candidate_set: CandidateSet,
         views: ItemViews,
         settings: PageSettings,
+        segmenter: Segmenter | None = None,
     ) -> None:
         self.candidate_set = candidate_set
         self.settings = settings
         self.views = views
         self.database = database
+        self.segmenter = segmenter
         items = database.items(candidate_set.id)
         self._items = {item.id: item for item in items}
         self.volumes = any(item.slice_index > 0 for item in items)
@@ -76,11 +107,29 @@ class RankingPage:
         item = self.database.next_item(annotator, self.candidate_set.id, settings.overlap, settings.lease_seconds)
         if item is None:
             self._progress.forget(annotator)
+        upcoming = [] if item is None else self._upcoming.after(item.id, annotator)
+        if item is not None and self.segmenter is not None:
+            self.segmenter.prepare([item, *(self._items[one] for one in upcoming)])
+        progress = self._progress.of(annotator)
+        seen = outlook(self.database.latest(self.candidate_set.id, LATEST), progress.left)
         return {
             "item": None if item is None else item.id,
-            "progress": asdict(self._progress.of(annotator)),
-            "upcoming": [] if item is None else self._upcoming.after(item.id, annotator),
+            "progress": asdict(progress),
+            "upcoming": upcoming,
+            "outlook": seen and {"sentence": seen.sentence, "stop": seen.stop},
         }
+
+    def segment(self, item: Item, place: ReceivedPlace) -> list[list[int]]:
+        """The outline of what a person's box or point is decoded to; see :func:`item_views.outlines`.
+
+        Raises:
+            AnswerError: the place lies outside of the slice.
+            NoSegmenterError: there is no model.
+        """
+        place.check_inside(self.views.shape(item))
+        if self.segmenter is None:
+            raise NoSegmenterError("This page was started without a model.")
+        return outlines(self.segmenter.segment(item, place.box, place.point))
 
     def record(self, annotator: str, received: ReceivedJudgement) -> dict[str, Any]:
         """Store a judgement, which may have been sent before, and hand out the next item.
@@ -96,7 +145,9 @@ class RankingPage:
                 f"The page asks for {self.settings.mode} now, your browser still for {received.mode}. Load it again."
             )
         item = self.item(received.item)
-        judgement = received.as_judgement(annotator, self.views.order(item, annotator))
+        judgement = received.as_judgement(annotator, item.candidates)
+        if judgement.box is not None or judgement.point is not None:
+            ReceivedPlace(box=judgement.box, point=judgement.point).check_inside(self.views.shape(item))
         try:
             if self.database.record(judgement, self.settings.overlap):
                 self._progress.count(judgement)
@@ -117,8 +168,7 @@ class RankingPage:
         self._progress.forget(annotator)
         answer = None
         if judgement is not None:
-            order = self.views.order(self.item(judgement.item), annotator)
-            answer = {"item": judgement.item, **shown_answer(judgement, order)}
+            answer = {"item": judgement.item, **shown_answer(judgement)}
         return {"undone": answer, **self.next(annotator)}
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samdpo.annotate.page.item_views import to_display, to_stored
 from samdpo.preferences.records import (
     MOST_CANDIDATES,
+    Box,
     Candidate,
     ClientKey,
     ItemId,
     Judgement,
     Mode,
+    Point,
     Rank,
     Rating,
     Seconds,
     Verdict,
 )
+
+_SHOWN = ("verdict", "ranks", "ratings", "best", "box", "point", "seconds")
 
 
 class AnswerError(Exception):
@@ -28,7 +30,7 @@ class AnswerError(Exception):
 
 
 class ReceivedJudgement(BaseModel):
-    """A judgement about candidates in the order in which this person sees them; kinds and ranges as in the records."""
+    """A judgement of one item; kinds and ranges as in the records."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,6 +40,8 @@ class ReceivedJudgement(BaseModel):
     ranks: list[Rank] | None = Field(default=None, max_length=MOST_CANDIDATES)
     ratings: list[Rating] | None = Field(default=None, max_length=MOST_CANDIDATES)
     best: Candidate | None = None
+    box: Box | None = None
+    point: Point | None = None
     seconds: Seconds
     client_key: ClientKey
 
@@ -47,47 +51,67 @@ class ReceivedJudgement(BaseModel):
             raise ValueError(f"ranks are {self.ranks}; expected 1, 2, … without gaps, equal ones for ties")
         return self
 
-    def as_judgement(self, annotator: str, order: Sequence[int]) -> Judgement:
-        """The judgement about stored candidates.
+    def as_judgement(self, annotator: str, candidates: int) -> Judgement:
+        """The judgement as it is stored.
 
         Args:
             annotator: who signed in; never what the browser says.
-            order: stored index of the candidate at each place on the screen.
+            candidates: how many the item has.
 
         Raises:
             AnswerError: the answer contradicts the mode or the verdict, or is about another number of candidates.
         """
-        for answer in (self.ranks, self.ratings):
-            if answer is not None and len(answer) != len(order):
-                raise AnswerError(f"The item has {len(order)} candidates; found an answer about {len(answer)}.")
-        if self.best is not None and self.best >= len(order):
-            raise AnswerError(f"best is {self.best}; the item has {len(order)} candidates.")
         try:
-            return Judgement(
+            judgement = Judgement(
                 item=self.item,
                 annotator=annotator,
                 mode=self.mode,
-                ranks=None if self.ranks is None else tuple(to_stored(self.ranks, order)),
-                ratings=None if self.ratings is None else tuple(to_stored(self.ratings, order)),
-                best=None if self.best is None else order[self.best],
+                ranks=None if self.ranks is None else tuple(self.ranks),
+                ratings=None if self.ratings is None else tuple(self.ratings),
+                best=self.best,
                 verdict=self.verdict,
                 seconds=self.seconds,
                 client_key=self.client_key,
                 time=datetime.now(timezone.utc),
+                box=self.box,
+                point=self.point,
             )
+            judgement.check_candidates(candidates)
         except ValueError as error:
             raise AnswerError(str(error)) from error
+        return judgement
 
 
-def shown_answer(judgement: Judgement, order: Sequence[int]) -> dict[str, object]:
-    """What a person said, in the order in which they see the candidates: the inverse of ``as_judgement``."""
-    return {
-        "verdict": judgement.verdict,
-        "ranks": None if judgement.ranks is None else to_display(judgement.ranks, order),
-        "ratings": None if judgement.ratings is None else to_display(judgement.ratings, order),
-        "best": None if judgement.best is None else list(order).index(judgement.best),
-        "seconds": judgement.seconds,
-    }
+class ReceivedPlace(BaseModel):
+    """Where somebody says that the structure is: a box or a point, one of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    box: Box | None = None
+    point: Point | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ReceivedPlace:
+        if (self.box is None) == (self.point is None):
+            raise ValueError("expected a box or a point, one of them")
+        return self
+
+    def check_inside(self, shape: tuple[int, int]) -> None:
+        """Raise AnswerError unless it lies inside a slice of (height, width) pixels and has an area."""
+        height, width = shape
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if not (x0 < x1 <= width and y0 < y1 <= height):
+                raise AnswerError(
+                    f"box is {list(self.box)}; expected x0 < x1 and y0 < y1 inside {width} x {height} pixels."
+                )
+        if self.point is not None and not (self.point[0] < width and self.point[1] < height):
+            raise AnswerError(f"point is {list(self.point)}; expected one inside {width} x {height} pixels.")
+
+
+def shown_answer(judgement: Judgement) -> dict[str, object]:
+    """What a person said, for the browser that shows it again."""
+    return {name: getattr(judgement, name) for name in _SHOWN}
 
 
 class ReceivedUndo(BaseModel):

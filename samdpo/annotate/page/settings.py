@@ -26,6 +26,7 @@ class PageSettings:
         lease_seconds: how long an item waits for the person who sees it; a week at most.
         host_names: names, lower case and without port, that a request's ``Host`` may hold beside IP addresses.
         address: ``https://annotate.example.org`` where a reverse proxy leads to the page, else None.
+        next_command: what to type once there are enough answers.
 
     Raises:
         ConfigurationError: the lease is no such time.
@@ -36,6 +37,7 @@ class PageSettings:
     lease_seconds: float = 900.0
     host_names: frozenset[str] = frozenset({"localhost"})
     address: str | None = None
+    next_command: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.lease_seconds <= LONGEST_LEASE:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import socket
 from dataclasses import dataclass
+from functools import partial
 
 from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.outlook import LATEST, outlook
 from samdpo.annotate.page.app import create_app
 from samdpo.annotate.page.item_views import ItemViews, aspect_ratios
 from samdpo.annotate.page.ranking_page import RankingPage
+from samdpo.annotate.page.segmenter import ModelSegmenter, load_maker
 from samdpo.annotate.page.serve import address_of, listen, serve
 from samdpo.annotate.page.settings import PageSettings, is_loopback
 from samdpo.annotate.page.tokens import Tokens
@@ -50,6 +53,7 @@ def run_page(
     settings: PageSettings,
     max_slices: int | None = None,
     open_browser: bool = False,
+    device: str = "auto",
 ) -> str:
     """Show candidates to people until Ctrl-C.
 
@@ -59,6 +63,7 @@ def run_page(
         settings: what is asked, and how.
         max_slices: put only the items of this many slices into the database, those that differ most; None for all.
         open_browser: open the page in this machine's browser.
+        device: of the model that makes masks of people's boxes and points.
 
     Returns:
         what was stored, as a sentence.
@@ -78,12 +83,16 @@ def run_page(
     if len(known) > len(items):
         log.info("The database holds %d items of these candidates already; all of them are handed out.", len(known))
     store = SliceStore(preprocessed_folder(candidate_set.dataset) / stored.description["data_identifier"])
-    page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings)
+    segmenter = ModelSegmenter(partial(load_maker, candidate_set, stored.folder, device), stored)
+    page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings, segmenter)
     before = len(database.judgements(candidate_set.id))
     address = settings.address or address_of(reception.listening, reception.host)
     _announce(address, reception, settings, len(known), before)
-    serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
-          behind_proxy=settings.address is not None)
+    try:
+        serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
+              behind_proxy=settings.address is not None)
+    finally:
+        segmenter.close()
     said = summary(database, candidate_set.id, before)
     database.close()
     return said
@@ -97,13 +106,19 @@ def of_first_slices(items: list[Item], count: int | None) -> list[Item]:
 
 
 def summary(database: PreferenceDatabase, candidate_set: str, before: int) -> str:
-    """What was stored since there were ``before`` judgements, and by whom all of them are."""
+    """What was stored since there were ``before`` judgements, by whom all of them are, and what more would bring."""
     judgements = database.judgements(candidate_set)
     people: dict[str, int] = {}
     for judgement in judgements:
         people[judgement.annotator] = people.get(judgement.annotator, 0) + 1
     by = ", ".join(f"{name} {count}" for name, count in sorted(people.items())) or "nobody yet"
-    return f"Judgements stored this time: {len(judgements) - before}; in all: {len(judgements)} ({by})."
+    said = f"Judgements stored this time: {len(judgements) - before}; in all: {len(judgements)} ({by})."
+    answered = {judgement.item for judgement in judgements if judgement.verdict != "skipped"}
+    left = sum(item.id not in answered for item in database.items(candidate_set))
+    seen = outlook(database.latest(candidate_set, LATEST), left)
+    if seen is not None:
+        said += f" {seen.sentence}{' It is time to stop.' if seen.stop else ''}"
+    return said
 
 
 def _announce(address: str, reception: Reception, settings: PageSettings, items: int, judged: int) -> None:

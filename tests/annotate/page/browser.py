@@ -55,6 +55,10 @@ class Screen:
             self.page.locator("#case", has_text=case).wait_for()
             self.page.wait_for_selector("body:not(.busy)")
 
+    def seen(self) -> None:
+        """Until an item has been on the screen long enough to be accepted."""
+        self.page.wait_for_timeout(350)
+
     def press(self, keys: str) -> None:
         """Keys with spaces between them."""
         for key in keys.split():

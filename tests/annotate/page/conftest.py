@@ -13,7 +13,7 @@ from page_client import ORIGIN, TOKEN, Client
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.page.app import create_app
 from samdpo.annotate.page.item_views import ItemViews
-from samdpo.annotate.page.ranking_page import RankingPage
+from samdpo.annotate.page.ranking_page import RankingPage, Segmenter
 from samdpo.annotate.page.settings import PageSettings
 from samdpo.annotate.page.tokens import Tokens
 from samdpo.preferences.stored_candidates import StoredCandidates
@@ -51,8 +51,8 @@ def database(tmp_path: Path, _database_file: Path) -> Iterator[PreferenceDatabas
 def make_client(database: PreferenceDatabase, stored: StoredCandidates) -> Callable[..., Client]:
     """Start a page and make a client of it: ``make_client(mode="rating", tokens=Tokens(...))``."""
 
-    def make(tokens: Tokens | None = None, **settings) -> Client:
-        page = RankingPage(database, stored.candidate_set, ItemViews(stored), PageSettings(**settings))
+    def make(tokens: Tokens | None = None, segmenter: Segmenter | None = None, **settings) -> Client:
+        page = RankingPage(database, stored.candidate_set, ItemViews(stored), PageSettings(**settings), segmenter)
         return Client(create_app(page, tokens or Tokens(TOKEN, {})), base_url=ORIGIN, headers={"origin": ORIGIN})
 
     return make

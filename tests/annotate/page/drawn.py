@@ -8,10 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
-from samdpo.preferences.records import CandidateSet
+from samdpo.preferences.records import Box, CandidateSet, Item, Point
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 
 DATASET = "Dataset901_PhantomXray"
+
+
+class EllipseSegmenter:
+    """Makes an ellipse of a box, and a disc of a point; ``prepared`` are the items announced."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.prepared: list[int] = []
+
+    def prepare(self, items: Sequence[Item]) -> None:
+        self.prepared += [item.id for item in items]
+
+    def segment(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
+        rows, columns = np.mgrid[: self.size, : self.size] + 0.5
+        x0, y0, x1, y1 = box or (point[0] - 6, point[1] - 6, point[0] + 7, point[1] + 7)
+        return ((columns - (x0 + x1) / 2) / (x1 - x0)) ** 2 + ((rows - (y0 + y1) / 2) / (y1 - y0)) ** 2 < 0.25
 
 
 def ellipses(generator: np.random.Generator, count: int, size: int) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from drawn import EllipseSegmenter
+
 from samdpo.annotate.database.database import PreferenceDatabase
 from samdpo.annotate.page.app import create_app
 from samdpo.annotate.page.item_views import ItemViews
@@ -13,12 +15,15 @@ from samdpo.annotate.page.settings import PageSettings
 from samdpo.annotate.page.tokens import Tokens
 from samdpo.preferences.stored_candidates import StoredCandidates
 
+NEXT = "samdpo_train 901 align 0 --annotator recorded"
+
 
 def main(folder: str, url: str, port: str, token: str, mode: str) -> None:
     """Serve until a signal comes."""
     stored, database = StoredCandidates.open(folder), PreferenceDatabase.open(url)
     database.add_candidate_set(stored.candidate_set, stored.items)
-    page = RankingPage(database, stored.candidate_set, ItemViews(stored), PageSettings(mode=mode))
+    views, segmenter = ItemViews(stored), EllipseSegmenter(stored.image(stored.items[0]).shape[-1])
+    page = RankingPage(database, stored.candidate_set, views, PageSettings(mode=mode, next_command=NEXT), segmenter)
     serve(create_app(page, Tokens(token, {})), listen("127.0.0.1", int(port)), None, behind_proxy=False)
 
 

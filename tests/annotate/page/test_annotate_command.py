@@ -109,8 +109,14 @@ def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) 
             "client_key": "3c1c4bb6-6df5-4a4c-9a8b-0d4b3f6d2a11",
         })
         assert reply.status_code == 200
+        second = reply.json()["item"]
+        drawn = client.post(f"/api/items/{second}/segment", json={"box": [40, 40, 200, 220]})  # by the finetuned model
+        assert drawn.status_code == 200 and drawn.json()["outline"]
+        placed = {"item": second, "mode": "best", "verdict": "none_acceptable", "box": [40, 40, 200, 220], "seconds": 5,
+                  "client_key": "3c1c4bb6-6df5-4a4c-9a8b-0d4b3f6d2a12"}
+        assert client.post("/api/judgements", json=placed).status_code == 200
     text = "".join(said)
-    assert "Judgements stored this time: 1; in all: 1 (anna 1)." in text
+    assert "Judgements stored this time: 2; in all: 2 (anna 2)." in text
     assert "Next: samdpo_train 901 align 0 --annotator recorded" in text
     assert (finetuned.results / "preferences.sqlite").is_file()
 

@@ -7,9 +7,10 @@ import uuid
 
 import numpy as np
 import pytest
+from drawn import EllipseSegmenter
 
 from samdpo.annotate.database.handing_out import OverlapRule
-from samdpo.annotate.page.item_views import display_order
+from samdpo.annotate.page.item_views import outlines
 
 SET = "drawn"
 
@@ -25,13 +26,9 @@ def test_a_page_that_is_loaded_again_shows_the_same_item(client) -> None:
     assert client.next()["item"] == client.next()["item"]
 
 
-def test_outlines_come_in_the_order_of_the_person(client, stored) -> None:
-    from samdpo.annotate.page.item_views import outlines
-
+def test_outlines_come_in_the_order_in_which_they_are_stored(client, stored) -> None:
     item = client.get(f"/api/items/{client.next()['item']}").json()
-    masks = stored.masks(stored.items[0])
-    order = display_order(SET, item["id"], "anna", 4)
-    assert item["candidates"] == [outlines(masks[candidate]) for candidate in order]
+    assert item["candidates"] == [outlines(mask) for mask in stored.masks(stored.items[0])]
 
 
 def test_pixels_have_16_bits(client, stored) -> None:
@@ -42,33 +39,46 @@ def test_pixels_have_16_bits(client, stored) -> None:
     assert values[..., 0] / 65535 == pytest.approx(stored.image(stored.items[0]), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["anna", "ben", "carla"])
-def test_ranks_are_stored_for_the_candidates_that_were_meant(make_client, database, name: str) -> None:
-    client = make_client()
-    client.sign_in(name)
-    item = client.next()["item"]
-    assert client.judge(item, ranks=[3, 1, 2, 2]).status_code == 200
-    order = display_order(SET, item, name, 4)
+def test_ranks_are_stored_for_the_candidates_that_were_meant(client, database) -> None:
+    assert client.judge(client.next()["item"], ranks=[3, 1, 2, 2]).status_code == 200
     (judgement,) = database.judgements(SET)
-    assert [judgement.ranks[candidate] for candidate in order] == [3, 1, 2, 2]
-    assert (judgement.annotator, judgement.mode, judgement.verdict) == (name, "ranking", "ranked")
+    assert judgement.ranks == (3, 1, 2, 2)
+    assert (judgement.annotator, judgement.mode, judgement.verdict) == ("anna", "ranking", "ranked")
 
 
 def test_stars_are_stored_for_the_candidates_that_were_meant(make_client, database) -> None:
     client = make_client(mode="rating")
     client.sign_in()
-    item = client.next()["item"]
-    assert client.judge(item, mode="rating", ratings=[4, 1, 2, 2]).status_code == 200
-    order = display_order(SET, item, "anna", 4)
-    assert [database.judgements(SET)[0].ratings[candidate] for candidate in order] == [4, 1, 2, 2]
+    assert client.judge(client.next()["item"], mode="rating", ratings=[4, 1, 2, 2]).status_code == 200
+    assert database.judgements(SET)[0].ratings == (4, 1, 2, 2)
 
 
 def test_the_best_is_stored_for_the_candidate_that_was_meant(make_client, database) -> None:
     client = make_client(mode="best")
     client.sign_in()
+    assert client.judge(client.next()["item"], mode="best", best=2).status_code == 200
+    assert database.judgements(SET)[0].best == 2
+
+
+@pytest.mark.parametrize("mode", ["ranking", "best"])
+def test_one_candidate_is_accepted(make_client, database, mode: str) -> None:
+    client = make_client(mode=mode)
+    client.sign_in()
+    assert client.judge(client.next()["item"], mode=mode, verdict="accepted", best=3).status_code == 200
+    (judgement,) = database.judgements(SET)
+    assert (judgement.verdict, judgement.best, judgement.ranks) == ("accepted", 3, None)
+
+
+@pytest.mark.parametrize("place", [{"box": [3, 4.5, 48, 20]}, {"point": [0, 47]}])
+def test_where_it_is_is_stored_and_comes_back_after_an_undo(client, database, place) -> None:
     item = client.next()["item"]
-    assert client.judge(item, mode="best", best=2).status_code == 200
-    assert database.judgements(SET)[0].best == display_order(SET, item, "anna", 4)[2]
+    assert client.judge(item, verdict="none_acceptable", **place).status_code == 200
+    (judgement,) = database.judgements(SET)
+    assert {"box": judgement.box and list(judgement.box), "point": judgement.point and list(judgement.point)} == {
+        "box": None, "point": None, **place,
+    }
+    reply = client.post("/api/undo", json={"undo_key": str(uuid.uuid4())}).json()
+    assert {name: reply["undone"][name] for name in place} == place
 
 
 @pytest.mark.parametrize("verdict", ["none_acceptable", "skipped"])
@@ -125,7 +135,7 @@ def test_undo_brings_the_item_back_with_its_answer(client, database) -> None:
     reply = client.post("/api/undo", json={"undo_key": str(uuid.uuid4())}).json()
     assert reply["item"] == item
     assert reply["undone"] == {"item": item, "verdict": "ranked", "ranks": [2, 1, 2, 3], "ratings": None, "best": None,
-                               "seconds": 7.0}
+                               "box": None, "point": None, "seconds": 7.0}
     assert database.judgements(SET) == []
 
 
@@ -176,6 +186,18 @@ def test_when_everything_is_judged_there_is_no_item(client) -> None:
         ({"ranks": [1, 2, 3, 4], "best": 0}, "ranking"),
         ({"verdict": "skipped", "ranks": [1, 2, 3, 4]}, "skipped"),
         ({"verdict": "approved"}, "verdict"),
+        ({"verdict": "accepted"}, "the answer of best; found that of no mode"),
+        ({"verdict": "accepted", "best": 4}, "from 0 to 3"),
+        ({"verdict": "accepted", "best": 0, "ranks": [1, 2, 3, 4]}, "found that of ranking and best"),
+        ({"box": [1, 2, 3, 4]}, "only 'none_acceptable'"),
+        ({"verdict": "none_acceptable", "box": [0, 0, 49, 10]}, "48 x 48 pixels"),
+        ({"verdict": "none_acceptable", "box": [0, 10, 5, 10]}, "y0 < y1"),
+        ({"verdict": "none_acceptable", "box": [0, 0, 10]}, "box"),
+        ({"verdict": "none_acceptable", "box": ["0", "0", "10", "10"]}, "box"),
+        ({"verdict": "none_acceptable", "point": [48, 3]}, "48 x 48 pixels"),
+        ({"verdict": "none_acceptable", "point": [-1, 3]}, "point"),
+        ({"verdict": "none_acceptable", "point": [True, 3]}, "point"),
+        ({"verdict": "none_acceptable", "point": [1, 1], "box": [0, 0, 9, 9]}, "both a box and a point"),
         ({"seconds": -1}, "seconds"),
         ({"seconds": 1e9}, "seconds"),
         ({"seconds": "soon"}, "seconds"),
@@ -203,6 +225,57 @@ def test_a_judgement_that_makes_no_sense_is_refused_with_a_sentence(client, data
     assert refused.status_code == 422
     assert where in refused.json()["message"]
     assert database.judgements(SET) == []
+
+
+# ---- from a box or a point to an outline ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [{"box": [4, 6, 30, 40]}, {"point": [10, 20]}])
+def test_the_outline_of_a_place_comes_in_the_form_of_the_candidates(make_client, stored, place) -> None:
+    segmenter = EllipseSegmenter(48)
+    client = make_client(segmenter=segmenter)
+    client.sign_in()
+    item = client.next()["item"]
+    assert segmenter.prepared == [one.id for one in stored.items[:4]], "the item at hand first, then those that follow"
+    reply = client.post(f"/api/items/{item}/segment", json=place)
+    expected = segmenter.segment(stored.items[0], place.get("box"), place.get("point"))
+    assert reply.json() == {"outline": outlines(expected)} and expected.any()
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ({}, "a box or a point"), ({"box": [0, 0, 5, 5], "point": [1, 1]}, "a box or a point"),
+        ({"box": [0, 0, 49, 5]}, "48 x 48 pixels"), ({"box": [5, 0, 5, 5]}, "x0 < x1"),
+        ({"point": [3, 48]}, "48 x 48 pixels"), ({"point": ["3", 4]}, "point"),
+        ({"box": [0, 0, 5, 5], "label": 1}, "label"),
+    ],
+)
+def test_a_place_that_is_none_is_refused_with_a_sentence(make_client, place, where: str) -> None:
+    client = make_client(segmenter=EllipseSegmenter(48))
+    client.sign_in()
+    refused = client.post(f"/api/items/{client.next()['item']}/segment", json=place)
+    assert refused.status_code == 422 and where in refused.json()["message"]
+
+
+def test_without_a_model_a_place_is_stored_and_its_outline_is_refused(client, database) -> None:
+    item = client.next()["item"]
+    refused = client.post(f"/api/items/{item}/segment", json={"point": [1, 1]})
+    assert refused.status_code == 409 and "without a model" in refused.json()["message"]
+    assert client.judge(item, verdict="none_acceptable", point=[1, 1]).status_code == 200
+    assert client.post("/api/items/12345/segment", json={"point": [1, 1]}).status_code == 404
+
+
+# ---- when to stop ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_latest_answers_say_comes_with_the_next_item(client) -> None:
+    reply = client.next()
+    for number in range(10):
+        assert reply["outlook"] is None
+        reply = client.judge(reply["item"], verdict="accepted", best=int(number < 3)).json()
+    assert reply["outlook"] == {"sentence": "The first proposal was right in 7 of your dataset's last 10 answers.",
+                                "stop": False}
 
 
 def test_an_unknown_item_is_refused(client) -> None:

@@ -11,9 +11,9 @@ import pytest
 from browser import Screen, chromium
 from page_client import TOKEN
 from page_process import PageProcess, running_page
+from ranking_people import judgement
 
 from samdpo.annotate.database.database import PreferenceDatabase
-from samdpo.annotate.page.item_views import display_order, to_stored
 from samdpo.preferences.records import Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
 
@@ -51,12 +51,7 @@ def held(url: str) -> list[Judgement]:
     return judgements
 
 
-def stored_ranks(item: int, shown: list[int], name: str = "anna") -> tuple[int, ...]:
-    """Ranks as shown on a person's screen -> of the stored candidates."""
-    return tuple(to_stored(shown, display_order("drawn", item, name, 4)))
-
-
-# Keys of ten cases, and what each means for the candidates as shown.
+# Keys of ten cases, and what each means for the candidates.
 TEN = [
     ("1 2 3 4", [1, 2, 3, 4]),
     ("4 3 2 1", [4, 3, 2, 1]),
@@ -91,12 +86,12 @@ def test_ten_cases_ranked_by_keyboard_one_undone_and_a_reload(browser, page, sto
 
     judgements = held(url)
     assert [judgement.item for judgement in judgements] == [item.id for item in stored.items[:10]]
-    for judgement, (_, answer) in zip(judgements[:9], TEN):
+    for given, (_, answer) in zip(judgements[:9], TEN):
         if isinstance(answer, str):
-            assert (judgement.verdict, judgement.ranks) == (answer, None)
+            assert (given.verdict, given.ranks) == (answer, None)
         else:
-            assert (judgement.verdict, judgement.ranks) == ("ranked", stored_ranks(judgement.item, answer))
-    assert judgements[9].ranks == stored_ranks(judgements[9].item, [1, 1, 2, 3])
+            assert (given.verdict, given.ranks) == ("ranked", tuple(answer))
+    assert judgements[9].ranks == (1, 1, 2, 3)
     assert all(0 < judgement.seconds < 60 for judgement in judgements)
     assert screen.faults == []
 
@@ -112,7 +107,7 @@ def test_a_judgement_given_without_network_is_stored_once_it_is_back(browser, pa
     screen.wait_for_item(stored.items[1].case)
     assert screen.text("#stored") == "Stored"
     (judgement,) = held(url)
-    assert judgement.ranks == stored_ranks(stored.items[0].id, [2, 1, 3, 4])
+    assert judgement.ranks == (2, 1, 3, 4)
 
 
 def test_a_judgement_survives_closing_the_page_without_network(browser, page, stored, url) -> None:
@@ -150,22 +145,174 @@ def test_stars_by_keyboard_and_mouse(browser, page, stored, url) -> None:
     screen.press("b 4 Enter")
     screen.wait_for_item(stored.items[2].case)
     first, second = held(url)
-    assert first.ratings == stored_ranks(first.item, [4, 3, 2, 1])
-    assert second.ratings == stored_ranks(second.item, [3, 4, 1, 2])
+    assert first.ratings == (4, 3, 2, 1)
+    assert second.ratings == (3, 4, 1, 2)
     assert screen.faults == []
+
+
+# Keys, or a selector that is clicked, and the candidate that they call right.
+ACCEPTING = [
+    ("Space", 0),  # the first, at a glance
+    ("Enter", 0),
+    ("3 Space", 2),
+    ("ArrowRight ArrowRight Space", 2),
+    ("ArrowLeft Space", 0),  # all together: the first is in question again
+    (".candidate:nth-child(4) .right", 3),
+    ("2 1 1 Space", 1),  # placed, and taken back
+    ("[data-action=next]", 0),
+]
+
+
+def test_one_key_accepts_the_first_and_two_another_one(browser, page, stored, url) -> None:
+    screen = Screen(browser, page.address)
+    for number, (how, _) in enumerate(ACCEPTING):
+        screen.wait_for_item(stored.items[number].case)
+        assert screen.text("[data-action=next] span") == "1 is right"
+        screen.seen()
+        if how[0] in ".[":
+            screen.page.click(how)
+        else:
+            screen.press(how)
+    screen.wait_for_item(stored.items[len(ACCEPTING)].case)
+    assert [(j.verdict, j.best, j.ranks) for j in held(url)] == [("accepted", best, None) for _, best in ACCEPTING]
+    screen.press("u")
+    screen.wait_for_item(stored.items[len(ACCEPTING) - 1].case)
+    assert screen.text(".candidate:nth-child(1) .mark") == "right"
+    assert screen.faults == []
+
+
+def test_a_key_that_is_pressed_twice_does_not_accept_what_nobody_has_seen(browser, page, stored, url) -> None:
+    screen = Screen(browser, page.address)
+    screen.seen()
+    screen.page.evaluate("""() => {
+      const press = () => window.dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
+      const next = new MutationObserver(() => document.body.classList.contains("busy") || press());
+      next.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+      press();
+    }""")
+    screen.wait_for_item(stored.items[1].case)
+    screen.seen()
+    assert len(held(url)) == 1 and screen.text("#case") == stored.items[1].case
+
+
+def place_of(screen: Screen, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a pixel's corner of the 64 x 64 slice is."""
+    box = screen.page.locator("#image").bounding_box()
+    scale = min(box["width"], box["height"]) / 64
+    return (box["x"] + box["width"] / 2 + (x - 32) * scale, box["y"] + box["height"] / 2 + (y - 32) * scale)
+
+
+def drag(screen: Screen, start: tuple[float, float], end: tuple[float, float]) -> None:
+    mouse = screen.page.mouse
+    mouse.move(*place_of(screen, *start))
+    mouse.down()
+    mouse.move(*place_of(screen, *end), steps=4)
+    mouse.up()
+
+
+def click(screen: Screen, x: float, y: float) -> None:
+    screen.page.mouse.click(*place_of(screen, x, y))
+
+
+def test_where_none_is_right_a_box_or_a_click_says_where_it_is(browser, page, stored, url) -> None:
+    screen = Screen(browser, page.address)
+    outline = "#image[data-outline=drawn]"
+
+    def ask(number: int) -> None:
+        screen.wait_for_item(stored.items[number].case)
+        screen.press("0")
+
+    ask(0)  # two clicks on opposite corners, in any order
+    assert screen.text("[data-action=next] span") == "I cannot say where"
+    click(screen, 40, 50)
+    screen.page.wait_for_selector(outline)
+    click(screen, 10, 20)
+    screen.page.wait_for_selector(outline)
+    screen.press("Enter")
+    ask(1)  # a drag, and a corner that is mended, and the whole box shifted
+    drag(screen, (10, 10), (30, 40))
+    drag(screen, (30, 40), (34, 44))
+    drag(screen, (20, 20), (25, 18))
+    screen.press("Enter")
+    ask(2)  # one click
+    click(screen, 12.5, 33.5)
+    screen.press("Enter")
+    ask(3)  # cannot be said
+    screen.press("Enter")
+    ask(4)  # a third click begins anew
+    for at in ((5, 5), (20, 20), (50.5, 40.5)):
+        click(screen, *at)
+    screen.press("Enter")
+    ask(5)  # taken back, and one of them is right after all
+    click(screen, 5, 5)
+    screen.press("Backspace")
+    assert screen.text("[data-action=next] span") == "I cannot say where"
+    screen.press("Escape Space")
+    ask(6)  # keys alone: the cursor begins in the middle
+    screen.press("Space Shift+ArrowLeft ArrowUp Space Shift+ArrowRight ArrowRight Shift+ArrowDown Space")
+    screen.press("Enter")
+    screen.wait_for_item(stored.items[7].case)
+    judgements = held(url)
+    assert [(j.box, j.point) for j in judgements] == [
+        ((10, 20, 40, 50), None), ((15, 8, 39, 42), None), (None, (12, 33)), (None, None), (None, (50, 40)),
+        (None, None), ((20, 30, 34, 42), None),
+    ]
+    assert [j.verdict for j in judgements] == ["none_acceptable"] * 5 + ["accepted", "none_acceptable"]
+    screen.press("u")
+    screen.wait_for_item(stored.items[6].case)
+    screen.page.wait_for_selector(outline)  # the box is there again, with its outline
+    screen.press("Enter")
+    screen.wait_for_item(stored.items[7].case)
+    assert held(url)[-1].box == (20, 30, 34, 42)
+    assert screen.faults == []
+
+
+def test_where_it_is_by_touch(browser, page, stored, url) -> None:
+    screen = Screen(browser, page.address, width=820, height=1180, has_touch=True, is_mobile=True)
+    screen.page.tap("[data-action=none]")
+    for at in ((10, 20), (10, 20), (40, 50)):  # tapped twice: the view stays as it is
+        screen.page.touchscreen.tap(*place_of(screen, *at))
+    screen.page.tap("[data-action=next]")
+    screen.wait_for_item(stored.items[1].case)
+    assert held(url)[0].box == (10, 20, 40, 50)
+    screen.page.tap("[data-action=none]")
+    screen.page.tap("[data-action=back]")
+    screen.seen()
+    screen.page.tap(".candidate:nth-child(2) .right")
+    screen.wait_for_item(stored.items[2].case)
+    assert held(url)[1].best == 1
+    assert screen.faults == []
+
+
+def test_the_page_says_when_to_stop_and_what_to_type_then(browser, tmp_path, url) -> None:
+    stored = drawn.draw(tmp_path / "many", n_items=22, size=32)
+    database = PreferenceDatabase.open(url)
+    database.add_candidate_set(stored.candidate_set, stored.items)
+    for item in stored.items[:19]:
+        database.record(judgement(item, "ben", verdict="accepted", best=0))
+    database.close()
+    with running_page(stored.folder, url) as page:
+        screen = Screen(browser, page.address)
+        assert "right in 19 of your dataset's last 19 answers" in screen.text(".side .outlook")
+        assert not screen.page.locator(".side .stop").is_visible()
+        screen.seen()
+        screen.press("Space")
+        screen.page.locator(".side .stop").wait_for()
+        assert "It is time to stop" in screen.text(".side .stop")
+        assert screen.text(".side code") == "samdpo_train 901 align 0 --annotator recorded"
 
 
 @pytest.mark.parametrize("page", ["best"], indirect=True)
 def test_the_best_takes_one_key(browser, page, stored, url) -> None:
     screen = Screen(browser, page.address)
-    for number, key in enumerate(["3", "1", "0"]):
+    for number, keys in enumerate(["3", "1", "0 Enter", "ArrowRight Space"]):
         screen.wait_for_item(stored.items[number].case)
-        screen.press(key)
-    screen.wait_for_item(stored.items[3].case)
-    judgements = held(url)
-    expected = [display_order("drawn", j.item, "anna", 4)[place] for j, place in zip(judgements, (2, 0))]
-    assert [judgement.best for judgement in judgements] == [*expected, None]
-    assert judgements[2].verdict == "none_acceptable"
+        screen.seen()
+        screen.press(keys)
+    screen.wait_for_item(stored.items[4].case)
+    assert [(judgement.verdict, judgement.best) for judgement in held(url)] == [
+        ("ranked", 2), ("ranked", 0), ("none_acceptable", None), ("accepted", 1),
+    ]
 
 
 def test_by_touch_on_an_upright_tablet(browser, page, stored, url) -> None:
@@ -176,7 +323,7 @@ def test_by_touch_on_an_upright_tablet(browser, page, stored, url) -> None:
         screen.page.tap(f".candidate:nth-child({place}) .place")
     screen.page.tap("[data-action=next]")
     screen.wait_for_item(stored.items[1].case)
-    assert held(url)[0].ranks == stored_ranks(stored.items[0].id, [2, 4, 1, 3])
+    assert held(url)[0].ranks == (2, 4, 1, 3)
     sizes = screen.page.eval_on_selector_all(
         "button", "all => all.map(b => b.getBoundingClientRect()).filter(b => b.width).map(b => [b.width, b.height])"
     )

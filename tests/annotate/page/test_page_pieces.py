@@ -1,9 +1,8 @@
-"""Outlines, display order, proportions, upcoming items: what the page computes before anything is sent."""
+"""Outlines, proportions, upcoming items: what the page computes before anything is sent."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import uuid
 from datetime import datetime, timezone
 
@@ -13,7 +12,7 @@ from drawn import ellipses
 from skimage.measure import grid_points_in_poly
 
 from samdpo.annotate.database.database import Progress
-from samdpo.annotate.page.item_views import SUBPIXELS, aspect_ratio, display_order, outlines, to_display, to_stored
+from samdpo.annotate.page.item_views import SUBPIXELS, aspect_ratio, outlines
 from samdpo.annotate.page.ranking_page import AHEAD, ProgressBoard, Upcoming
 from samdpo.annotate.page.start import of_first_slices
 from samdpo.preferences.records import Judgement
@@ -52,25 +51,6 @@ def test_an_outline_has_corners_only() -> None:
 
 def test_an_empty_mask_has_no_outline() -> None:
     assert outlines(np.zeros((8, 8), bool)) == []
-
-
-def test_the_order_on_the_screen_is_fixed_for_a_person_and_differs_between_people() -> None:
-    orders = [display_order("set", item, name, 4) for item in range(50) for name in ("anna", "ben")]
-    assert orders == [display_order("set", item, name, 4) for item in range(50) for name in ("anna", "ben")]
-    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert orders[::2] != orders[1::2]
-
-
-def test_every_candidate_is_seen_at_every_place_equally_often() -> None:
-    orders = np.array([display_order("set", item, "anna", 4) for item in range(4000)])
-    for place, candidate in itertools.product(range(4), range(4)):
-        assert (orders[:, place] == candidate).mean() == pytest.approx(0.25, abs=0.03)
-
-
-def test_what_is_shown_and_what_is_stored_are_inverse() -> None:
-    order = [2, 0, 3, 1]
-    assert to_display("abcd", order) == ["c", "a", "d", "b"]
-    assert to_stored(to_display("abcd", order), order) == list("abcd")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ export class Api {
 
   next = () => this.post("/api/next", {});
   judge = (judgement) => this.post("/api/judgements", judgement);
+  segment = (id, place) => this.post(`/api/items/${id}/segment`, place);
   undo = (undoKey) => this.post("/api/undo", { undo_key: undoKey });
   item = async (id) => (await this.get(`/api/items/${id}`)).json();
   pixels = async (id) => (await this.get(`/api/items/${id}/pixels`)).arrayBuffer();

@@ -8,19 +8,27 @@ export class Best {
     this.count = count;
     this.best = null;
     this.none = false;
+    this.accepted = null; // what was called right before an undo
   }
 
   press(candidate) {
-    this.none = false;
+    Object.assign(this, { none: false, accepted: null });
     this.best = this.best === candidate ? null : candidate;
   }
 
   toggleNone() {
-    Object.assign(this, { none: !this.none, best: null });
+    Object.assign(this, { none: !this.none, best: null, accepted: null });
   }
 
   marks() {
-    return range(this.count).map((i) => ({ text: i === this.best ? "best" : "", rank: i === this.best ? 1 : null }));
+    return range(this.count).map((i) => ({
+      text: i === this.best ? "best" : i === this.accepted ? "right" : "", rank: i === this.best ? 1 : null,
+    }));
+  }
+
+  /** The candidate of whom "is right" would be said now, or null; `looked` is one that is looked at by the keyboard. */
+  acceptable(looked) {
+    return this.none ? null : looked ?? this.accepted ?? this.best ?? 0;
   }
 
   answer() {
@@ -29,11 +37,12 @@ export class Best {
   }
 
   missing() {
-    return this.answer() ? "" : "Which outline is best?";
+    return this.answer() ? "" : "If not: which is best, or is none right?";
   }
 
   restore({ verdict, best }) {
     this.none = verdict === "none_acceptable";
-    this.best = best ?? null;
+    this.best = verdict === "ranked" ? best : null;
+    this.accepted = verdict === "accepted" ? best : null;
   }
 }

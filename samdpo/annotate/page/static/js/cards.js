@@ -12,8 +12,9 @@ export class Cards {
   /**
    * @param {HTMLElement} list
    * @param {string} mode
-   * @param {{look: (index: number | null) => void, press: (index: number, stars?: number) => void}} actions look: show
-   *   one alone, or all with null; press: place it, choose it, or give it stars
+   * @param {{look: (index: number | null) => void, press: (index: number, stars?: number) => void,
+   *          accept: (index: number) => void}} actions look: show one alone, or none in particular with null; press: place
+   *   it, choose it, or give it stars; accept: it is right as it is
    */
   constructor(list, mode, actions) {
     this.list = list;
@@ -76,12 +77,12 @@ export class Cards {
   }
 
   makeCard(index) {
-    const { look, press } = this.actions;
+    const { look, press, accept } = this.actions;
     const canvas = element("canvas", { "aria-hidden": "true" });
     const view = element("button", { type: "button", class: "small-view" }, canvas);
     const sample = lineSample();
     const key = element("kbd");
-    const parts = { canvas, view, sample, key, place: null, text: null, stars: [] };
+    const parts = { canvas, view, sample, key, place: null, right: null, text: null, stars: [] };
     const name = element("span", { class: "name" }, sample, key);
     if (this.mode === "rating") {
       parts.stars = STARS.map((s) => element("button", { type: "button", class: "star" }, "★"));
@@ -92,7 +93,10 @@ export class Cards {
       parts.text = element("span", { class: "mark" });
       parts.place = element("button", { type: "button", class: "place foot" }, name, parts.text);
       parts.place.addEventListener("click", () => press(index));
-      parts.card = element("li", { class: "candidate" }, view, parts.place);
+      parts.right = element("button", { type: "button", class: "right" }, "✓");
+      parts.right.addEventListener("click", () => accept(index));
+      const foot = element("div", { class: "feet" }, parts.place, parts.right);
+      parts.card = element("li", { class: "candidate" }, view, foot);
     }
     // A mouse looks by pointing and places by a click; a finger looks by a touch and places by the button below.
     view.addEventListener("click", (event) => {
@@ -120,7 +124,7 @@ export class Cards {
     });
   }
 
-  dress({ card, view, sample, key, place, stars }, i, item) {
+  dress({ card, view, sample, key, place, right, stars }, i, item) {
     const { colour, dash, label } = item.styles[i];
     card.style.setProperty("--colour", colour);
     card.classList.toggle("empty", item.outlines[i].empty);
@@ -128,6 +132,8 @@ export class Cards {
     key.textContent = label;
     view.setAttribute("aria-label", `Candidate ${label}: show it alone${item.outlines[i].empty ? "; it is empty" : ""}`);
     place?.setAttribute("aria-label", `Candidate ${label}`);
+    right?.setAttribute("aria-label", `Candidate ${label} is right`);
+    right?.setAttribute("title", `${label} is right as it is`);
     stars.forEach((star, s) => star.setAttribute("aria-label", `${STARS[s]} of 4 stars for candidate ${label}`));
   }
 }

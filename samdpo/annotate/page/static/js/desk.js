@@ -10,23 +10,28 @@ import { WHOLE_RANGE } from "./picture.js";
 import { untilReached } from "./retry.js";
 import { Status } from "./status.js";
 import { Viewer } from "./viewer.js";
+import { Where } from "./where.js";
 
 const LOOK_AGAIN = 20_000; // milliseconds between questions whether somebody has left an item
 const SOON = 250; // milliseconds in which storing needs no words
 const BRIGHTNESS_STEP = 0.04; // of the window
+const TOO_SOON = 300; // milliseconds after an item has come: a key that was pressed twice, not an answer to it
+const ALL = "all";
 
 const byId = (id) => document.getElementById(id);
 
 export class Desk {
-  constructor({ api, outbox, mode, volumes }) {
+  constructor({ api, outbox, mode, volumes, decodes }) {
     Object.assign(this, { api, outbox, mode });
     this.loader = new Loader(api, mode);
     this.clock = new Clock();
     this.status = new Status(this.clock, volumes);
-    this.viewer = new Viewer(byId("image"));
+    this.viewer = new Viewer(byId("image"), (at, touch) => (this.busy ? null : this.where.grab(at, touch)));
+    this.where = new Where(this.viewer, decodes ? api.segment : null, () => this.showMarks());
     this.cards = new Cards(byId("candidates"), mode, {
       look: (index) => this.look(index),
       press: (index, stars) => this.press(index, stars),
+      accept: (index) => this.accept(index),
     });
     this.viewer.addEventListener("change", () => this.showView());
     this.item = null;
@@ -50,10 +55,10 @@ export class Desk {
 
   // ---- what keys and buttons do ---------------------------------------------------------------------------------
 
-  act(action) {
+  act(action, shift = false) {
     if (action === "help") showHelp();
     else if (action === "undo") this.undo();
-    else if (this.item && !this.busy) this[action]?.();
+    else if (this.item && !this.busy) this[action]?.(shift);
   }
 
   hide = () => this.viewer.toggleHidden();
@@ -61,24 +66,44 @@ export class Desk {
   reset = () => this.viewer.reset();
   darker = () => this.viewer.moveWindow(0, BRIGHTNESS_STEP);
   brighter = () => this.viewer.moveWindow(0, -BRIGHTNESS_STEP);
-  left = () => this.lookBy(-1);
-  right = () => this.lookBy(1);
+  left = (far) => (this.where.active ? this.where.step(-1, 0, far) : this.lookBy(-1));
+  right = (far) => (this.where.active ? this.where.step(1, 0, far) : this.lookBy(1));
+  up = (far) => (this.where.active ? this.where.step(0, -1, far) : this.lookBy(-1));
+  down = (far) => (this.where.active ? this.where.step(0, 1, far) : this.lookBy(1));
+  space = () => (this.where.active ? this.where.set() : this.next());
+  back = () => this.where.active && this.none();
+  clear = () => this.where.active && this.where.clear();
   skip = () => this.submit({ verdict: "skipped" });
   tie = () => this.change(() => this.judgement.toggleTie?.());
 
+  /** None is right, which asks where it is; again: back to the candidates. */
   none = () => {
-    this.change(() => this.judgement.toggleNone());
-    if (this.mode === "best") this.next();
+    this.judgement.toggleNone();
+    if (this.judgement.none) this.where.open(this.item);
+    else this.where.close();
+    this.showMarks();
   };
 
+  /** What the large button says. */
   next = () => {
     const answer = this.judgement.answer();
-    if (answer) this.submit(answer);
+    if (answer) this.submit({ ...answer, ...this.where.answer() });
+    else if (this.target !== null) this.accept(this.target);
     else this.urge();
   };
 
+  /** The candidate that the large button calls right, or null. */
+  get target() {
+    return this.judgement.acceptable(this.looked === ALL ? null : this.looked);
+  }
+
+  accept(index) {
+    if (!this.item || this.busy || this.where.active || performance.now() - this.shownAt < TOO_SOON) return;
+    this.submit({ verdict: "accepted", best: index });
+  }
+
   digit(number) {
-    if (!this.item || this.busy) return;
+    if (!this.item || this.busy || this.where.active) return;
     if (this.mode === "rating") {
       if (number <= 4) this.press(this.selected, number);
     } else if (number <= this.item.outlines.length) this.press(number - 1);
@@ -86,39 +111,52 @@ export class Desk {
 
   /** A letter chooses a candidate to rate; says whether it did. */
   letter(index) {
-    if (this.mode !== "rating" || !this.item || index >= this.item.outlines.length) return false;
+    if (this.mode !== "rating" || !this.item || this.where.active || index >= this.item.outlines.length) return false;
     this.look(index);
     return true;
   }
 
   /** Place a candidate, give it stars, or choose it as the best. */
   press(index, stars) {
-    if (!this.item || this.busy) return;
+    if (!this.item || this.busy || this.where.active) return;
     this.change(() => (this.mode === "rating" ? this.judgement.press(stars, index) : this.judgement.press(index)));
     if (this.mode === "rating") this.selectNextOpen(index);
     if (this.mode === "best" && this.judgement.answer()) this.next();
   }
 
-  /** Show one candidate alone, or all with null. */
+  /** Point at one candidate, which is shown alone, or at none with null. */
   look(index) {
-    if (!this.item) return;
+    if (!this.item || this.where.active) return;
     if (index !== null) this.selected = index;
-    this.viewer.showOnly(index);
+    this.pointed = index;
+    if (index === null) this.looked = null;
     this.showMarks();
   }
 
+  /** By keyboard: one candidate after the other alone, then all together. */
   lookBy(step) {
     const places = this.item.outlines.length + 1; // the last one is: all together
     const now = this.viewer.only ?? places - 1;
     const then = (now + step + places) % places;
-    this.look(then === places - 1 ? null : then);
+    this.pointed = null;
+    this.looked = then === places - 1 ? ALL : then;
+    if (this.looked !== ALL) this.selected = this.looked;
+    this.showMarks();
+  }
+
+  /** The candidate that the large view shows alone, or null: the one in question while nothing is said. */
+  get alone() {
+    if (this.pointed !== null) return this.pointed;
+    if (this.looked !== null) return this.looked === ALL ? null : this.looked;
+    return this.judgement.marks().some(({ rank }) => rank) ? null : this.target;
   }
 
   selectNextOpen(index) {
     const open = this.judgement.nextOpen(index);
     if (open === null || this.judgement.ratings[index] === null) return;
     if (this.viewer.only === null) this.selected = open;
-    else this.look(open);
+    else if (this.pointed !== null) this.look(open);
+    else [this.looked, this.selected] = [open, open];
     this.showMarks();
   }
 
@@ -185,12 +223,14 @@ export class Desk {
     }
   }
 
-  async show({ item: id, progress, upcoming, undone }) {
+  async show({ item: id, progress, upcoming, undone, outlook }) {
     this.status.show(progress);
+    this.status.showOutlook(outlook);
     const item = id === null ? null : await this.loader.load(id);
     const back = undone?.item === id ? undone : null;
+    this.where.close();
     this.item = item;
-    this.selected = 0;
+    Object.assign(this, { selected: 0, pointed: null, looked: null, shownAt: performance.now() });
     this.judgement = item && newJudgement(this.mode, item.outlines.length);
     if (back) this.judgement.restore(back);
     this.clock.restart(back?.seconds);
@@ -199,6 +239,7 @@ export class Desk {
     this.viewer.show(item);
     document.body.classList.toggle("finished", item === null);
     if (item) {
+      if (this.judgement.none) this.where.open(item, back);
       this.showMarks();
       this.loader.prefetch(upcoming);
     } else this.lookingAgain = setTimeout(() => this.takeNext(), LOOK_AGAIN);
@@ -220,21 +261,44 @@ export class Desk {
   }
 
   showMarks() {
-    const { judgement, mode } = this;
+    const { judgement, mode, where } = this;
+    this.viewer.showOnly(this.alone);
     this.cards.mark(judgement.marks(), mode === "rating" ? this.selected : this.viewer.only);
+    document.body.classList.toggle("where", where.active);
+    byId("image").dataset.outline = where.active && where.outline ? "drawn" : "";
     pressed("none", judgement.none);
     pressed("tie", judgement.tieNext === true);
+    const { target } = this;
     const missing = judgement.missing();
-    byId("hint").textContent = missing || `${judgement.none ? "None is acceptable" : "Complete"} – Enter stores it`;
+    byId("hint").textContent = where.active ? where.hint()
+      : target !== null ? `Is ${this.labelOf(target)} right? ${missing}`
+      : missing || "Complete – Enter stores it";
     byId("hint").classList.remove("urging");
-    document.querySelector("[data-action=next]").classList.toggle("ready", missing === "");
+    this.showNext(target, missing);
     this.showWhich();
+  }
+
+  /** What Enter does, on the large button. */
+  showNext(target, missing) {
+    const [key, text] = this.where.active
+      ? ["Enter", this.where.marked ? "Store this place" : "I cannot say where"]
+      : target !== null ? ["Space", `${this.labelOf(target)} is right`]
+      : ["Enter", { ranking: "Store the order", rating: "Store the stars", best: "Store the best" }[this.mode]];
+    const button = document.querySelector("[data-action=next]");
+    button.querySelector("kbd").textContent = key;
+    button.querySelector("span").textContent = text;
+    button.classList.toggle("ready", this.where.active || target !== null || missing === "");
+  }
+
+  labelOf(index) {
+    return this.item.styles[index].label;
   }
 
   showWhich() {
     const { only, hidden } = this.viewer;
     byId("shown").textContent = hidden ? "Outlines are hidden"
-      : only === null ? "" : `Candidate ${this.item.styles[only].label} alone`;
+      : this.where.active ? this.where.status()
+      : only === null || (this.pointed ?? this.looked) === null ? "" : `Candidate ${this.labelOf(only)} alone`;
   }
 
   urge() {

@@ -58,3 +58,60 @@ function drawLabel(context, viewport, outline, style) {
 function inside(value, size) {
   return Math.min(Math.max(value, LABEL / 2 + 2), size - LABEL / 2 - 2);
 }
+
+const HANDLE = 9; // CSS pixels
+const RING = 7;
+const CROSS = 14;
+
+/**
+ * What somebody marks on the image: a box with its corners, a point, the cursor of the keyboard.
+ *
+ * @param {{box: number[] | null, point: number[] | null, cursor: number[] | null}} place in pixels of the slice
+ */
+export function drawPlace(canvas, viewport, picture, { box, point, cursor }) {
+  const context = canvas.getContext("2d");
+  const ratio = canvas.width / viewport.canvas.width;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const at = ([x, y]) => viewport.toCanvas([x * picture.stretch, y]);
+  if (box) {
+    const [left, top] = at(box.slice(0, 2));
+    const [right, bottom] = at(box.slice(2));
+    cased(context, 1.5, [6, 4], () => context.rect(left, top, right - left, bottom - top));
+    for (const [x, y] of [[left, top], [right, top], [right, bottom], [left, bottom]]) {
+      context.fillStyle = "#fff";
+      context.strokeStyle = "#000";
+      context.lineWidth = 1.5;
+      context.beginPath();
+      context.rect(x - HANDLE / 2, y - HANDLE / 2, HANDLE, HANDLE);
+      context.fill();
+      context.stroke();
+    }
+  }
+  if (point) {
+    const [x, y] = at(point.map((index) => index + 0.5));
+    cased(context, 2, [], () => context.arc(x, y, RING, 0, 2 * Math.PI));
+    cased(context, 2, [], () => context.arc(x, y, 1, 0, 2 * Math.PI));
+  }
+  if (cursor) {
+    const [x, y] = at(cursor);
+    cased(context, 1.5, [], () => {
+      context.moveTo(x - CROSS, y);
+      context.lineTo(x + CROSS, y);
+      context.moveTo(x, y - CROSS);
+      context.lineTo(x, y + CROSS);
+    });
+  }
+}
+
+/** A white line over a dark casing. */
+function cased(context, width, dash, trace) {
+  for (const [colour, across, gaps] of [["rgb(0 0 0 / 60%)", width + 2, []], ["#fff", width, dash]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = across;
+    context.setLineDash(gaps);
+    context.beginPath();
+    trace();
+    context.stroke();
+  }
+  context.setLineDash([]);
+}

@@ -1,4 +1,5 @@
 // Mouse, pen and touch on an image: drag for the window, wheel and pinch for zoom, two fingers or right drag to move.
+// Whoever grabs the pointer when it goes down gets its drag instead.
 
 const WHEEL = 0.0016; // zoom per pixel of wheel movement
 const LINE_HEIGHT = 16; // pixels in a wheel step that is counted in lines
@@ -8,13 +9,16 @@ const TAP_REACH = 24; // pixels between the two taps, and that a finger may move
 /**
  * @param {HTMLElement} element
  * @param {{window: (right: number, down: number) => void, pan: (dx: number, dy: number) => void,
- *          zoom: (factor: number, x: number, y: number) => void, reset: () => void}} actions
+ *          zoom: (factor: number, x: number, y: number) => void, reset: () => void,
+ *          grab: (at: {x: number, y: number}, touch: boolean) => Grip | null}} actions
+ * A Grip has move(at), drop(at), and cancel(), of a drag that turns into a pinch.
  */
 export function attachGestures(element, actions) {
   const pointers = new Map();
   let moves = false; // right, middle or Shift drag
   let pinched = false; // a finger that stays after a pinch does nothing more
   let tap = null; // where and when the last tap was
+  let grip = null; // of who has grabbed the pointer
 
   const place = (event) => {
     const box = element.getBoundingClientRect();
@@ -24,7 +28,10 @@ export function attachGestures(element, actions) {
   element.addEventListener("pointerdown", (event) => {
     element.setPointerCapture(event.pointerId);
     moves = event.button !== 0 || event.shiftKey;
-    if (pointers.size === 0) pinched = false;
+    if (pointers.size === 0) {
+      pinched = false;
+      grip = moves ? null : actions.grab(place(event), event.pointerType === "touch");
+    } else letGo();
     pointers.set(event.pointerId, { ...place(event), start: place(event) });
     event.preventDefault();
   });
@@ -33,7 +40,8 @@ export function attachGestures(element, actions) {
     const before = pointers.get(event.pointerId);
     if (!before) return;
     const now = place(event);
-    if (pointers.size === 1) drag(now.x - before.x, now.y - before.y);
+    if (grip) grip.move(now);
+    else if (pointers.size === 1) drag(now.x - before.x, now.y - before.y);
     else pinch(event.pointerId, before, now);
     pointers.set(event.pointerId, { ...now, start: before.start });
   });
@@ -42,7 +50,12 @@ export function attachGestures(element, actions) {
     element.addEventListener(end, (event) => {
       const pointer = pointers.get(event.pointerId);
       pointers.delete(event.pointerId);
-      if (pointer && end === "pointerup" && event.button === 0) noticeTap(event.timeStamp, place(event), pointer.start);
+      if (!pointer) return;
+      if (grip && end === "pointerup") {
+        grip.drop(place(event));
+        grip = null;
+      } else if (grip) letGo();
+      else if (end === "pointerup" && event.button === 0) noticeTap(event.timeStamp, place(event), pointer.start);
     });
   }
 
@@ -54,6 +67,11 @@ export function attachGestures(element, actions) {
   }, { passive: false });
 
   element.addEventListener("contextmenu", (event) => event.preventDefault());
+
+  function letGo() {
+    grip?.cancel();
+    grip = null;
+  }
 
   function drag(dx, dy) {
     if (pinched) return;

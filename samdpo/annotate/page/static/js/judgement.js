@@ -4,6 +4,7 @@
 //   press(…)        place a candidate, give it stars, choose it; again: take it back
 //   toggleNone()    none is acceptable, which takes the place of any marks
 //   marks()         what is shown at each candidate
+//   acceptable(i)   the candidate that one key calls right, or null
 //   answer()        what is stored, or null while something is missing
 //   missing()       what is missing, as a sentence; "" where nothing is
 //   restore(answer) as it was when it was stored

@@ -6,13 +6,13 @@ import { showHelp } from "./dialogs.js";
 import { attachKeyboard } from "./keyboard.js";
 import { Outbox } from "./outbox.js";
 
-const { mode, name, set, volumes } = document.body.dataset;
+const { mode, name, set, volumes, decodes } = document.body.dataset;
 const api = new Api(document.querySelector("meta[name=csrf-token]").content);
 const outbox = new Outbox(window.localStorage, `samdpo outbox ${set} ${name}`, api.judge);
-const desk = new Desk({ api, outbox, mode, volumes: volumes === "true" });
+const desk = new Desk({ api, outbox, mode, volumes: volumes === "true", decodes: decodes === "true" });
 
 attachKeyboard({
-  act: (action) => desk.act(action),
+  act: (action, shift) => desk.act(action, shift),
   digit: (number) => desk.digit(number),
   letter: (index) => desk.letter(index),
 });
@@ -21,7 +21,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.dataset.action) desk.act(button.dataset.action);
-  // A button that was clicked gives the keyboard back, so that Enter means "next" again.
+  // A button that was clicked gives the keyboard back, so that Enter and Space mean what the large button says.
   if (event.detail > 0 && !button.closest("dialog")) button.blur();
 });
 

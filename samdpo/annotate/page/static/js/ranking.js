@@ -11,11 +11,12 @@ export class Ranking {
     this.groups = []; // lists of candidates, best first
     this.tieNext = false;
     this.none = false;
+    this.accepted = null; // what was called right before an undo
   }
 
   /** Place a candidate next, or with the last where a tie was asked for; take it back where it has a place. */
   press(candidate) {
-    this.none = false;
+    Object.assign(this, { none: false, accepted: null });
     const taken = this.groups.map((group) => group.filter((other) => other !== candidate)).filter((g) => g.length);
     const placed = taken.flat().length < this.groups.flat().length;
     this.groups = placed ? taken : withPlaced(this.groups, candidate, this.tieNext);
@@ -27,7 +28,7 @@ export class Ranking {
   }
 
   toggleNone() {
-    Object.assign(this, { none: !this.none, groups: [], tieNext: false });
+    Object.assign(this, { none: !this.none, groups: [], tieNext: false, accepted: null });
   }
 
   get unplaced() {
@@ -52,10 +53,17 @@ export class Ranking {
   marks() {
     const open = this.unplaced;
     return this.ranks.map((rank, i) => ({
-      text: rank === null ? "" : ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : ""),
+      text: i === this.accepted ? "right" : rank === null ? "" : ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : ""),
       rank,
       byItself: rank !== null && open.includes(i),
     }));
+  }
+
+  /** The candidate of whom "is right" would be said now, or null; `looked` is one that is looked at by the keyboard. */
+  acceptable(looked) {
+    const placed = this.groups.flat();
+    if (this.none || this.tieNext || placed.length > 1 || this.answer()) return null;
+    return placed[0] ?? looked ?? this.accepted ?? 0;
   }
 
   answer() {
@@ -65,14 +73,16 @@ export class Ranking {
 
   missing() {
     if (this.answer()) return "";
-    if (this.groups.length === 0) return "Which outline is best?";
+    if (this.groups.length === 0) return "If not: number them, best first, or none is right.";
     return this.tieNext ? `Which one is ${ORDINALS[this.groups.length - 1]} too?`
       : `Which is ${ORDINALS[this.groups.length]}?`;
   }
 
-  restore({ verdict, ranks }) {
+  restore({ verdict, ranks, best }) {
     this.none = verdict === "none_acceptable";
-    const places = new Set(ranks ?? []);
+    this.accepted = verdict === "accepted" ? best : null;
+    if (!ranks) return;
+    const places = new Set(ranks);
     this.groups = [...places].sort((a, b) => a - b)
       .map((rank) => range(this.count).filter((candidate) => ranks[candidate] === rank));
   }

@@ -28,6 +28,11 @@ export class Rating {
     return range(count).map((i) => (after + i) % count).find((i) => this.ratings[i] === null) ?? null;
   }
 
+  /** Stars say it already. */
+  acceptable() {
+    return null;
+  }
+
   answer() {
     if (this.none) return { verdict: "none_acceptable" };
     return this.ratings.includes(null) ? null : { verdict: "ranked", ratings: this.ratings };

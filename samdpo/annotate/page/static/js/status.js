@@ -21,6 +21,14 @@ export class Status {
     this.element("median").textContent = median === null ? "–" : spoken(median);
   }
 
+  /** @param {{sentence: string, stop: boolean} | null} outlook what the latest answers say about the next ones */
+  showOutlook(outlook) {
+    for (const place of document.querySelectorAll(".outlook")) {
+      place.querySelector(".sentence").textContent = outlook?.sentence ?? "";
+      place.querySelector(".stop").hidden = !outlook?.stop;
+    }
+  }
+
   showItem(item) {
     this.running = item !== null;
     this.element("structure").textContent = item?.structure ?? "";

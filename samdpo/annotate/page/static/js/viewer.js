@@ -1,6 +1,6 @@
 // The large view: image, outlines, window and zoom.
 
-import { drawView, fitToScreen } from "./drawing.js";
+import { drawPlace, drawView, fitToScreen } from "./drawing.js";
 import { attachGestures } from "./gestures.js";
 import { coreOf } from "./outlines.js";
 import { WHOLE_RANGE, clampWindow } from "./picture.js";
@@ -10,14 +10,20 @@ const LINE = 2; // CSS pixels
 const LINE_ALONE = 2.25;
 
 export class Viewer extends EventTarget {
-  /** Sends "change" when zoom, window or the hiding of outlines change. */
-  constructor(canvas) {
+  /**
+   * Sends "change" when zoom, window or the hiding of outlines change.
+   *
+   * @param {HTMLCanvasElement} canvas
+   * @param {(at: object, touch: boolean) => object | null} grab see attachGestures
+   */
+  constructor(canvas, grab) {
     super();
     this.canvas = canvas;
     this.viewport = new Viewport();
     this.window = WHOLE_RANGE;
     this.hidden = false;
     this.only = null;
+    this.place = null; // what somebody marks on the image, in place of the outlines; see drawPlace
     this.item = null;
     this.frame = null;
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -26,6 +32,7 @@ export class Viewer extends EventTarget {
       pan: (dx, dy) => this.move((viewport) => viewport.pan(dx, dy)),
       zoom: (factor, x, y) => this.move((viewport) => viewport.zoom(factor, x, y)),
       reset: () => this.reset(),
+      grab,
     });
   }
 
@@ -33,6 +40,7 @@ export class Viewer extends EventTarget {
   show(item) {
     this.item = item;
     this.only = null;
+    this.place = null;
     if (item) this.move((viewport) => {
       viewport.image = item.picture.size;
       viewport.fit();
@@ -44,6 +52,12 @@ export class Viewer extends EventTarget {
   showOnly(index) {
     if (this.only === index) return;
     this.only = index;
+    this.redraw();
+  }
+
+  /** Show a place in place of the outlines, or the outlines again with null. */
+  showPlace(place) {
+    this.place = place;
     this.redraw();
   }
 
@@ -95,6 +109,13 @@ export class Viewer extends EventTarget {
   draw() {
     if (!this.item) {
       this.canvas.getContext("2d").reset();
+      return;
+    }
+    if (this.place) {
+      const { outline, style } = this.place;
+      const own = outline && !this.hidden ? [{ outline, style, width: LINE_ALONE, labelled: false }] : [];
+      drawView(this.canvas, this.viewport, this.item.picture, this.window, own);
+      drawPlace(this.canvas, this.viewport, this.item.picture, this.place);
       return;
     }
     const alone = this.only !== null;
