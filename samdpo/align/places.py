@@ -259,13 +259,17 @@ class PlaceLearning:
 
     # ---- what was said -----------------------------------------------------------------------------------------
 
-    def read(self, stored: StoredCandidates, judgements: Sequence[Judgement]) -> Answered:
+    def read(
+        self, stored: StoredCandidates, judgements: Sequence[Judgement], unlabelled: Sequence[SliceKey]
+    ) -> Answered:
         """What was meant by every answer; several people's answers on an item all count.
 
         Args:
             stored: what was shown.
             judgements: not undone ones.
+            unlabelled: slices of the stage, see :meth:`fit_outlines`.
         """
+        self.fit_outlines(unlabelled)
         items = {item.id: item for item in stored.items}
         proposer = PlaceProposer(self.features.extractor.network)
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
@@ -434,7 +438,6 @@ class PlaceLearning:
         """
         split = self.data.split
         cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
-        self.fit_outlines(unlabelled)
         if not self.judges:
             return self.data
         seed, full, held_out, settings = self.stage.seed, {}, {}, {}

@@ -119,7 +119,7 @@ class AlignTrainer(NextStageTrainer):
     def learn_places(self) -> None:
         """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
         stored = StoredCandidates.open(self.candidate_set().folder)
-        self.answered = self.places.read(stored, self.answers.said(stored))
+        self.answered = self.places.read(stored, self.answers.said(stored), self.unlabelled_keys)
         self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
         self.samples = self.data.samples(self.stage.augmentation)
         self.unlabelled_keys = [key for key in self.unlabelled_keys if key in self.answered.slices]
