@@ -33,6 +33,7 @@ from samdpo.paths import preprocessed_folder
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.candidates import disagreement
+from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
@@ -55,6 +56,7 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import MeasuredProposals, ProposalStore
 from samdpo.prompting.proposals import PlaceProposer, PlaceShape, overlaps
+from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
@@ -131,6 +133,8 @@ class PlaceLearning:
         folder: of the fold; new prompts lie in it.
         device: of the networks.
         samples: the fold's slices under the plan's prompts.
+        processes: that train together; one of them makes what is kept.
+        judges: of the outlines, by structure, once they are fitted.
     """
 
     data: FoldData
@@ -138,7 +142,8 @@ class PlaceLearning:
     folder: Path
     device: torch.device
     samples: SliceSamples
-    judges: dict[str, PlaceJudge] = field(default_factory=dict)  # of the outlines
+    processes: Processes
+    judges: dict[str, PlaceJudge] = field(default_factory=dict)
 
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 
@@ -183,7 +188,8 @@ class PlaceLearning:
         """
         if self.judges or not self.movable:
             return
-        self.proposals.prepare(sorted({case for case, _ in (*self.labelled, *unlabelled)}))
+        cases = sorted({case for case, _ in (*self.labelled, *unlabelled)})
+        self.processes.once(lambda: self.proposals.prepare(cases))
         for name in self.movable:
             if (judge := fit_to_outlines(self.outlined(name), self.stage.seed, self._scale(name, unlabelled))) is None:
                 log.warning("%s: the outlines do not tell its proposals apart, so no judge chooses its place.", name)
@@ -316,8 +322,8 @@ class PlaceLearning:
         if given is None:
             return None, "none"
         at = {"boxes": np.array([given])} if said.box is not None else {"points": np.array([given])}
-        if said.seconds >= self.stage.places.seconds_outline and self.stage.places.asks == "outlines":
-            label = self.data.slices.label(item.case, item.slice_index)  # the effort study's whole outline
+        if self.stage.places.asks == "outlines" and said.annotator == VIRTUAL:  # it stands for a whole outline
+            label = self.data.slices.label(item.case, item.slice_index)
             return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
         decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
         mask = decoded.masks[0].numpy()
@@ -369,10 +375,13 @@ class PlaceLearning:
             log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
                         "before. Ask for more, or compare their validation.")
             return Kept(next(iter(models)), {}, 0)
-        enough, said = self.stage.places.accept_from, {}
-        for name, (network, data) in models.items():
-            masks = self.masks_of(network, data, held_back, cut, precision)
-            said[name] = round(agreement(masks, held_back, enough), 4)
+        enough = self.stage.places.accept_from
+
+        def compare() -> dict[str, float]:
+            every = {name: self.masks_of(*model, held_back, cut, precision) for name, model in models.items()}
+            return {name: round(agreement(masks, held_back, enough), 4) for name, masks in every.items()}
+
+        said = self.processes.once(compare)  # so that all of them keep the same one
         best = max(said, key=said.__getitem__)
         log.info("Agreement with %d answers that were held back (mean IoU, counted up to %g): %s.", len(held_back),
                  enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
@@ -459,11 +468,15 @@ class PlaceLearning:
         old = self.data.prompter
         prompter = Prompter(dataclasses.replace(old.settings, judges=settings), old.model, old.device, full)
         store = PromptStore(own_prompts(self.folder), self.key(answered))
-        if not all(store.has(case) for case in cases):
+
+        def write() -> None:
             self.proposals.prepare(cases)
             for case in cases:
-                self._write_prompts(store, case, full, held_out, prompter)
-        prompter.save(store.prompter_folder)
+                if not store.has(case):
+                    self._write_prompts(store, case, full, held_out, prompter)
+            prompter.save(store.prompter_folder)
+
+        self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
 
     def key(self, answered: Answered) -> str:

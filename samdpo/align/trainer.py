@@ -74,7 +74,7 @@ class AlignTrainer(NextStageTrainer):
         """What learns from answers about places; None where the plan's ``candidates`` are of another kind."""
         if self.stage.candidates.kind != "places" or self.answers is None:
             return None
-        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples)
+        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples, self.processes)
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class AlignTrainer(NextStageTrainer):
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
         if self.places is not None and self.stage.annotator.kind == "virtual":
-            self.processes.once(self.store_candidates)  # people have had theirs made by the page
+            self.processes.once(lambda: str(self.store_candidates().folder))  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
