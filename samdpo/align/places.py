@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samdpo.align.places_figure import FIGURE, draw_places
 from samdpo.align.proposer import EncodedBatch
 from samdpo.align.reference import ReferenceModel
 from samdpo.files import hash_of
@@ -475,9 +476,22 @@ class PlaceLearning:
                 if not store.has(case):
                     self._write_prompts(store, case, full, held_out, prompter)
             prompter.save(store.prompter_folder)
+            self._draw(store, answered)
 
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def _draw(self, store: PromptStore, answered: Answered) -> None:
+        """``places.png``: six of the slices that were answered."""
+        learned: dict[SliceKey, np.ndarray] = {}
+        for (case, index, name), one in answered.chosen.items():
+            if one.mask is not None:
+                label = learned.setdefault((case, index), np.zeros(one.mask.shape, np.int16))
+                label[one.mask] = self.data.plans.structures[name].label
+        if learned:
+            file = self.folder / FIGURE
+            draw_places(self.data.slices, self.data.prompts, store, learned, file)
+            log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
 
     def key(self, answered: Answered) -> str:
         """Of what makes the prompts."""
