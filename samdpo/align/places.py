@@ -146,6 +146,18 @@ class PlaceLearning:
     processes: Processes
     judges: dict[str, PlaceJudge] = field(default_factory=dict)
 
+    def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
+
+        Each slice's lot depends on itself alone, so that images added later displace few of those there were.
+        """
+        most = self.stage.places.slices
+        if not most or len(keys) <= most:
+            return list(keys)
+        lots = sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most]
+        log.info("%d of %d unlabelled slices are asked about (places.slices).", most, len(keys))
+        return sorted(lots, key=list(keys).index)
+
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 
     @cached_property
@@ -550,19 +562,19 @@ def agreed(of: Sequence[Chosen]) -> Chosen:
 
     Two people who put it at different places leave a label of weight 0: nobody knows who is right.
     """
-    masks = [one.mask for one in of if one.mask is not None]
-    seconds = sum(one.seconds for one in of)
-    if not masks:
+    meant = [one for one in of if one.mask is not None]
+    masks, seconds = [one.mask for one in meant], sum(one.seconds for one in of)
+    if not meant:
         return Chosen(None, 0.0, seconds)
-    if len(masks) == 1:
-        return Chosen(masks[0], of[0].weight, seconds)
+    if len(meant) == 1:
+        return Chosen(masks[0], meant[0].weight, seconds)
     stack = torch.from_numpy(np.stack(masks))
     same = overlaps(stack, stack)
     pairs = same[~torch.eye(len(masks), dtype=torch.bool)]
     majority = np.mean(masks, 0) > 0.5
     if float(pairs.mean()) < SAME_PLACE or not majority.any():
         return Chosen(None, 0.0, seconds)
-    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in of), seconds)
+    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in meant), seconds)
 
 
 def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chosen], enough: float) -> float:
