@@ -154,9 +154,9 @@ class PlaceLearning:
         most = self.stage.places.slices
         if not most or len(keys) <= most:
             return list(keys)
-        lots = sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most]
+        lots = set(sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most])
         log.info("%d of %d unlabelled slices are asked about (places.slices).", most, len(keys))
-        return sorted(lots, key=list(keys).index)
+        return [key for key in keys if key in lots]
 
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 

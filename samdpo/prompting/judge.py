@@ -150,6 +150,8 @@ class JudgeSettings:
         least, most = len(MEASURES) + len(RELATIVE), 1 << 14
         if not least < self.columns <= most:
             raise ValueError(f"'columns' is {self.columns}; expected more than {least}, at most {most}")
+        if not (0 <= self.blobs <= 256 and 1 <= self.kept <= 256):
+            raise ValueError(f"'blobs' is {self.blobs} and 'kept' {self.kept}; expected up to 256")
 
 
 class PlaceJudge(nn.Module):
