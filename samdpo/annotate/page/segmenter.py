@@ -86,9 +86,13 @@ class ModelSegmenter:
                 self._waiting.popitem(last=False)
             self._lock.notify()
 
-    @torch.inference_mode()
     def segment(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
         """See :class:`~samdpo.annotate.page.ranking_page.Segmenter`."""
+        return self.probability(item, box, point) > self._predictor().mask_cut
+
+    @torch.inference_mode()
+    def probability(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
+        """(H, W) float32 of what :meth:`segment` cuts."""
         predictor, seen = self._predictor(), self._of_slice(item)
         points = np.zeros((0, 2), np.float32) if point is None else np.array([point], np.float32)
         boxes = np.zeros((0, 4), np.float32) if box is None else np.array([box], np.float32)
@@ -99,7 +103,7 @@ class ModelSegmenter:
             batch = given.batch(size, texts.get(item.structure), text_dim).to(predictor.device)
             logits, _ = fold.network.decode(embeddings, batch)
             found.append(logits[0].sigmoid().cpu().numpy())
-        return np.mean(found, axis=0) > predictor.mask_cut
+        return np.mean(found, axis=0)
 
     def _predictor(self) -> Predictor:
         try:
