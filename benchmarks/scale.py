@@ -157,7 +157,7 @@ def make_prompts() -> None:
 def first_step() -> None:
     """As ``samdpo_train 901 finetune 0``, ended by its first step; prints the seconds since the process began."""
     from samdpo.training.finetune import FinetuneTrainer
-    from samdpo.training.run import get_trainer, train
+    from samdpo.training.run import get_trainer
 
     def stop(self: FinetuneTrainer, batch: object) -> None:
         done = FinetuneTrainer.train_step_of_all(self, batch)
@@ -168,7 +168,7 @@ def first_step() -> None:
         os._exit(0)
 
     FinetuneTrainer.train_step_of_all, FinetuneTrainer.train_step = FinetuneTrainer.train_step, stop
-    train(get_trainer(NUMBER, "finetune", 0, device="cpu"))
+    get_trainer(NUMBER, "finetune", 0, device="cpu").train()
 
 
 def report_cases(kind: str, found: list[dict[str, float]]) -> None:

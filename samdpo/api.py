@@ -139,7 +139,6 @@ def train(
     """
     from samdpo.annotate.database.locate import VARIABLE
     from samdpo.training.run import get_trainer
-    from samdpo.training.run import train as run
 
     typed = {"epochs": epochs, "lr": lr, "seed": seed, "annotator.kind": annotator}
     texts = [f"{key}={value}" for key, value in typed.items() if value is not None]
@@ -150,7 +149,7 @@ def train(
     weights = None if pretrained_weights is None else Path(pretrained_weights)
     with _variable(VARIABLE, database):
         made = get_trainer(dataset, stage, fold, trainer, plans_name, device, texts, weights, processes, workers)
-        run(made, resume, only_validate, save_probabilities)
+        made.train(resume, only_validate, save_probabilities)
     return made.folder
 
 

@@ -89,7 +89,7 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     from samdpo.inference.run import predict_folder
     from samdpo.paths import raw_folder
     from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer, train
+    from samdpo.training.run import get_trainer
 
     name = DATASETS[kind]
     log.info("== %s: phantoms ==", name)
@@ -112,7 +112,7 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
         if plans.stage(stage).prompt_rounds:
             settings.append(f"prompt_rounds={size.prompt_rounds}")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)
-        train(trainer, resume=True)
+        trainer.train(resume=True)
         output = trainer.folder / "imagesTs"
         predict_folder(raw_folder(name) / "imagesTs", output, trainer.folder, folds=["0"])
         summary = evaluate_folder(raw_folder(name) / "labelsTs", output, raw / "dataset.json", processes=processes)

@@ -62,6 +62,8 @@ OURS: dict[str, dict[str, str]] = {
     "stages": {"baselines": "samdpo.lab.baselines.stages:baseline_stages"},
     # What is learned from unlabelled images: samdpo.align.objectives.Objective.
     "objective": {
+        "chosen": "samdpo.align.objectives:Chosen",
+        "judge_only": "samdpo.align.objectives:JudgeOnly",
         "preferences": "samdpo.align.objectives:Preferences",
         "self_training": "samdpo.align.objectives:SelfTraining",
         "best_candidate": "samdpo.align.objectives:BestCandidate",

@@ -18,16 +18,36 @@ LARGEST_IMAGE = 8192  # pixels of a slice's side
 _BODY_AXES = (set("LR"), set("PA"), set("SI"))
 _WIDEST = 1 << 16  # of layers and batches; what is wider is a slip, and would only fill the memory
 _RANKING = ("preferences", "best_candidate")  # objectives that learn from an annotator's order
+_CHOSEN = ("chosen", "judge_only")  # objectives that learn from what is said about places
 _CONSISTENCY = ("mean_teacher", "fixmatch")
-_STAGE_2 = (*_RANKING, "self_training", *_CONSISTENCY)  # those that learn from unlabelled images
-READ_BY = {  # keys of a stage that only these objectives read; every objective reads the others
-    "keep_features": ("supervised",),
+_STAGE_2 = (*_RANKING, *_CHOSEN, "self_training", *_CONSISTENCY)  # those that learn from unlabelled images
+_STAGE_1 = ("FinetuneTrainer", "SamTrainer", "PromptOnlyTrainer")  # prompted, in views of every kind
+_CONSISTENT = ("MeanTeacherTrainer", "FixMatchTrainer")
+_OF_SLICES = (*_STAGE_1, "AlignTrainer", *_CONSISTENT, "SelfPromptTrainer", "UNetTrainer")
+_OF_OURS = (*_OF_SLICES, "SamMed3dTrainer")  # all but nnU-Net, whose training is its own
+# Keys of a stage that only stages of these objectives, or of these trainers, read; every stage reads the others.
+READ_BY = {
     **dict.fromkeys(("prompt_rounds", "labelled_per_step", "loss"), _STAGE_2),
-    **dict.fromkeys(("candidates", "annotator"), _RANKING),
+    **dict.fromkeys(("candidates", "annotator"), (*_RANKING, *_CHOSEN)),
+    "places": (*_RANKING, *_CHOSEN),
     **{f"loss.{key}": ("preferences",) for key in ("type", "beta1", "beta2", "reduction", "label_smoothing")},
     "consistency": _CONSISTENCY,
     **dict.fromkeys(("consistency.ramp_up", "consistency.ema_decay"), ("mean_teacher",)),
     **dict.fromkeys(("consistency.confidence", "consistency.feature_dropout"), ("fixmatch",)),
+    **dict.fromkeys(
+        ("slices_per_epoch", "batch_size", "lr", "lr_halving_epochs", "grad_clip", "precision", "mask_cut",
+         "save_every"), _OF_OURS,
+    ),
+    "encoder_lr": (*_STAGE_1, "SelfPromptTrainer", "SamMed3dTrainer"),  # those that train an encoder
+    "keep_features": (*_STAGE_1, "SelfPromptTrainer"),
+    "segmentation_loss": (*_STAGE_1, "AlignTrainer", *_CONSISTENT, "SelfPromptTrainer"),
+    "augmentation": _OF_SLICES,
+    **dict.fromkeys(
+        [f"augmentation.{key}" for key in ("rotation", "scale", "translation", "brightness", "contrast")],
+        (*_STAGE_1, "SelfPromptTrainer", "UNetTrainer"),
+    ),
+    "augmentation.box_jitter": (*_STAGE_1, "AlignTrainer", *_CONSISTENT),  # the peers inherit that of align
+    "augmentation.prompt_corruption": _STAGE_1,
 }
 _ONCE_EVERYWHERE = {"augmentation", "segmentation_loss", "candidates", "annotator", "loss"}
 
@@ -248,12 +268,47 @@ class SegmentationLossPlan:
 class CandidatePlan:
     """The proposals that are ranked (paper Sec. 3.2)."""
 
-    kind: Literal["thresholds", "fields", "hypotheses"] = "fields"
+    kind: Literal["thresholds", "fields", "hypotheses", "places"] = "fields"
     count: int = 4
     thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6)  # paper's supplement
     field_sigmas: tuple[float, ...] = (8.0, 16.0, 32.0)  # pixels of the 256 grid
     field_amplitude: tuple[float, float] = (0.7, 3.0)  # logits
     offset_std: float = 1.0  # logits
+
+
+@dataclass(frozen=True)
+class PlacesPlan:
+    """Proposals of different places and what is asked about them (``candidates.kind`` is ``places``).
+
+    The virtual annotator answers as people were measured to: it mistakes the order of two masks the more often the
+    nearer their overlaps are (Jang et al. 2026: 3, 5 and 16%), its boxes are off by a share of their sides, and every
+    answer takes its seconds (Papadopoulos et al. 2016 and 2017; Jang et al. 2026; COCO's polygons).
+    """
+
+    slices: int = 150  # unlabelled ones that are asked about; 0 is all
+    shown: int = 6  # masks of an item; the first is the model's own
+    blobs: int = 18  # boxes around blobs of several scales, beside those of the saliency
+    kept: int = 32  # masks of an image of which those that are shown are chosen
+    held_back: float = 0.2  # share of the answers, by case, that only say whether the new model is better
+    asks: Literal["mixture", "orders", "boxes", "outlines"] = "mixture"  # accept one, else a box; or one kind alone
+    minutes: float = 10.0  # of the virtual annotator; 0 is no limit
+    accept_from: float = 0.8  # overlap (IoU) from which a mask is right as it is
+    none_below: float = 0.5  # overlap below which none is acceptable
+    box_error: float = 0.04  # standard deviation of each side of a box, as a share of the box
+    errs: tuple[float, float, float] = (0.16, 0.05, 0.03)  # at a gap of overlaps below .04, below .18, above
+    seconds_accept: float = 2.0
+    seconds_choose: float = 4.0  # another one than the first
+    seconds_order: float = 24.0  # of six
+    seconds_box: float = 9.0  # a glance at the masks and two clicks on the extremes
+    seconds_outline: float = 79.0
+
+    def __post_init__(self) -> None:
+        _check_range(self, "slices", 0, 1 << 31)
+        _check_range(self, "shown", 2, 8)
+        _check_range(self, "blobs", 0, 256)
+        _check_range(self, "kept", self.shown, 256)
+        for name in ("held_back", "accept_from", "none_below", "box_error"):
+            _check_range(self, name, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -295,7 +350,7 @@ class StagePlan:
 
     trainer: str = "FinetuneTrainer"
     previous_stage: str | None = None
-    objective: str = "supervised"  # or preferences, self_training, best_candidate, mean_teacher, fixmatch
+    objective: str = "supervised"  # stage 2: chosen, judge_only, preferences, self_training, best_candidate, …
     plan: dict[str, Any] = field(default_factory=dict)  # sections of the plan that are otherwise in this stage
     epochs: int = 12
     minutes: float = 0.0  # of computing after which no further step begins; 0 is no limit
@@ -319,6 +374,7 @@ class StagePlan:
     candidates: CandidatePlan = field(default_factory=CandidatePlan)
     annotator: AnnotatorPlan = field(default_factory=AnnotatorPlan)
     loss: PreferenceLossPlan = field(default_factory=PreferenceLossPlan)
+    places: PlacesPlan = field(default_factory=PlacesPlan)
     consistency: ConsistencyPlan = field(default_factory=ConsistencyPlan)
 
     def __post_init__(self) -> None:
@@ -330,18 +386,20 @@ class StagePlan:
         """Whether anything reads the dotted ``key`` in this stage; a trainer or objective of one's own may read all."""
         readers = READ_BY.get(key, READ_BY.get(key.partition(".")[0]))
         ours = self.trainer in OURS["trainer"] and self.objective in ("supervised", *_STAGE_2)
-        return not ours or readers is None or self.objective in readers
+        return not ours or readers is None or self.objective in readers or self.trainer in readers
 
     def settings(self) -> dict[str, Any]:
         """What is read in this stage, as JSON."""
         return keys_where(to_dict(self), self.reads)
 
-    def unread(self, written: dict[str, Any]) -> list[str]:
+    def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:
         """Dotted keys that somebody wrote into this stage and that nothing reads there.
 
-        A key at its default does no harm, and what has every section was written by an older version, not by hand.
+        A key at its default does no harm, nor does one that is as in the plan's ``first`` stage: planners set both
+        alike. What has every section was written by an older version, not by hand.
         """
         if written.keys() >= _ONCE_EVERYWHERE:
             return []
-        usual = dict(leaves(to_dict(StagePlan())))
-        return [key for key, value in leaves(written) if not self.reads(key) and value != usual.get(key)]
+        usual = [dict(leaves(to_dict(stage))) for stage in (StagePlan(), first) if stage is not None]
+        return [key for key, value in leaves(written)
+                if not self.reads(key) and all(value != of.get(key) for of in usual)]

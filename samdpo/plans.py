@@ -35,6 +35,7 @@ from samdpo.plan_sections import (
     InferencePlan,
     LoraPlan,
     NetworkPlan,
+    PlacesPlan,
     PreferenceLossPlan,
     PreprocessingPlan,
     PromptingPlan,
@@ -57,6 +58,7 @@ __all__ = [
     "InferencePlan",
     "LoraPlan",
     "NetworkPlan",
+    "PlacesPlan",
     "Plans",
     "PreferenceLossPlan",
     "PreprocessingPlan",
@@ -143,16 +145,25 @@ class Plans:
         """The plan as a trained model of the stage called ``name`` keeps it: without the other stages."""
         return dataclasses.replace(self, configurations={name: self.stage(name)})
 
-    def with_overrides(self, stage: str, overrides: list[str]) -> Plans:
+    def with_overrides(self, stage: str, overrides: list[str], trainer: str | None = None) -> Plans:
         """A copy with ``key=value`` texts applied; see :func:`apply_overrides`.
 
+        Args:
+            stage: configuration whose keys are named.
+            overrides: the texts.
+            trainer: that trains the stage in place of the plan's, and so says which keys are read.
+
         Raises:
-            PlansError: no such stage or key, a wrong type, or a key that no stage of the objective reads.
+            PlansError: no such stage or key, a wrong type, or a key that the stage does not read.
         """
         self.stage(stage)
         source = f"{self.plans_name} with --set"
         plans = from_dict(Plans, apply_overrides(to_dict(self), stage, overrides), source=source)
-        _refuse_unread(plans, apply_overrides({}, stage, overrides), source)
+        reading = plans
+        if trainer:
+            with_it = dataclasses.replace(plans.stage(stage), trainer=trainer)
+            reading = dataclasses.replace(plans, configurations={**plans.configurations, stage: with_it})
+        _refuse_unread(reading, apply_overrides({}, stage, overrides), source)
         return plans
 
 
@@ -262,11 +273,11 @@ def _with_parents(file: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _refuse_unread(plans: Plans, written: dict[str, Any], source: str) -> None:
     for name, own in written.get("configurations", {}).items():
-        stage = plans.stage(name)
-        for key in stage.unread(own):
+        stage, first = plans.stage(name), None if name == "finetune" else plans.configurations.get("finetune")
+        for key in stage.unread(own, first):
             raise PlansError(
-                f"{source}: nothing reads 'configurations.{name}.{key}' in a stage whose objective is "
-                f"{stage.objective!r}. Take it out, or write it into a stage of another objective."
+                f"{source}: nothing reads 'configurations.{name}.{key}' in a stage of {stage.trainer} whose objective "
+                f"is {stage.objective!r}. Take it out, or write it into a stage of another trainer or objective."
             )
 
 

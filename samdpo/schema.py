@@ -8,9 +8,11 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from samdpo.errors import PlansError
+from samdpo.errors import PlansError, SamdpoError
+from samdpo.files import read_json
 
 T = TypeVar("T")
 
@@ -50,6 +52,21 @@ def from_dict(
         return cls(**values)
     except ValueError as error:
         raise PlansError(f"{source}: {where + ': ' if where else ''}{error}") from error
+
+
+def read_checked(cls: type, file: Path, *, error: type[SamdpoError], remedy: str) -> dict[str, Any]:
+    """The content of a JSON file, as it stands, of which every key of the dataclass ``cls`` has been checked.
+
+    Raises:
+        SamdpoError: of the class ``error``, the file is missing or damaged, or a key is missing or of a wrong kind;
+            the sentence ends in ``remedy``.
+    """
+    content = read_json(file, error=error, remedy=remedy)
+    try:
+        from_dict(cls, content, source=str(file), others_too=True)
+    except PlansError as cause:
+        raise error(f"{cause} {remedy}") from cause
+    return content
 
 
 def to_dict(value: Any) -> Any:

@@ -21,7 +21,7 @@ from samdpo.plans import (
     load_plans,
     save_plans,
 )
-from samdpo.schema import from_dict, merge, to_dict
+from samdpo.schema import from_dict, leaves, merge, to_dict
 
 PLANS = Plans(
     dataset_name="Dataset901_TinyXray",
@@ -117,6 +117,8 @@ def test_a_wrong_section_of_a_stage_is_named(file: Path, wrong: dict[str, Any], 
         ("align", {"keep_features": False}),
         ("align", {"objective": "self_training", "loss": {"beta1": 2.0}}),
         ("align", {"objective": "fixmatch", "consistency": {"ramp_up": 0.1}}),
+        ("align", {"encoder_lr": 1e-3}),
+        ("align", {"augmentation": {"rotation": 30.0}}),
     ],
 )
 def test_a_key_that_nothing_reads_in_a_stage_is_refused_where_it_is_written(
@@ -131,6 +133,42 @@ def test_a_key_that_nothing_reads_in_a_stage_is_refused_where_it_is_written(
         setting = f"{key}={json.dumps(value[key.split('.')[1]] if isinstance(value, dict) else value)}"
         with pytest.raises(PlansError, match=f"with --set: nothing reads 'configurations.{stage}.{key}'"):
             PLANS.with_overrides(stage, [setting])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own"),
+    [
+        ("NnUNetTrainer", {"lr": 1e-3}),
+        ("NnUNetTrainer", {"augmentation": {"flip": False}}),
+        ("SamMed3dTrainer", {"segmentation_loss": {"focal_alpha": 0.3}}),
+        ("SelfPromptTrainer", {"augmentation": {"box_jitter": 0.1}}),
+        ("UNetTrainer", {"encoder_lr": 1e-3}),
+    ],
+)
+def test_a_key_that_the_trainer_of_a_stage_does_not_read_is_refused_by_its_name(
+    file: Path, trainer: str, own: dict[str, Any]
+) -> None:
+    edit(file, configurations={"mine": {"trainer": trainer}})
+    plans, ((key, value),) = load_plans(file), leaves(own)
+    said = rf"nothing reads 'configurations\.mine\.{key}' in a stage of {trainer}.*another trainer"
+    setting = f"{key}={json.dumps(value)}"
+    with pytest.raises(PlansError, match=said):
+        plans.with_overrides("mine", [setting])
+    assert plans.with_overrides("mine", [setting], "mine:Trainer") != plans  # -tr: one's own may read every key
+    edit(file, configurations={"mine": own})
+    with pytest.raises(PlansError, match=said):
+        load_plans(file)
+
+
+def test_a_key_that_nothing_reads_does_no_harm_where_it_is_as_in_finetune(file: Path) -> None:
+    """As the plans of the paper's planner have it, which sets the rates of both stages."""
+    def rates(finetune: float, align: float) -> Path:
+        stages = {"finetune": {"encoder_lr": finetune}, "align": {"encoder_lr": align}}
+        return variant(file, inherits_from="samdpoPlans", configurations=stages)
+
+    assert load_plans(rates(1e-4, 1e-4)).stage("align").encoder_lr == 1e-4
+    with pytest.raises(PlansError, match="nothing reads 'configurations.align.encoder_lr'"):
+        load_plans(rates(1e-4, 2e-4))
 
 
 def test_what_a_stage_inherits_without_reading_it_is_not_refused(file: Path) -> None:

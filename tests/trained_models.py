@@ -78,10 +78,8 @@ class Phantoms:
 
     def train(self, stage: str, *overrides: str, resume: bool = False, **arguments) -> Trainer:
         """As ``samdpo_train``, validation included."""
-        from samdpo.training.run import train
-
         trainer = self.trainer(stage, *overrides, **arguments)
-        train(trainer, resume=resume)
+        trainer.train(resume=resume)
         return trainer
 
     def start(self, command: str, *words: str, before: str = "") -> subprocess.Popen:

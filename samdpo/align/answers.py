@@ -27,6 +27,7 @@ from samdpo.preferences.agreement import mean_tau, scores_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.as_json import judgement_from_json, judgement_to_json
 from samdpo.preferences.losses import candidate_weights
+from samdpo.preferences.page_annotator import PageAnnotator
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
@@ -85,6 +86,10 @@ class Answers(ABC):
         """Those of some unlabelled slices about which something is said, or may be."""
 
     @abstractmethod
+    def said(self, stored: StoredCandidates) -> list[Judgement]:
+        """What was said about the items of a set, each item once a person; after :meth:`begin`."""
+
+    @abstractmethod
     def ask(self, slices: EncodedBatch, proposer: Proposer, generator: torch.Generator) -> tuple[Tensor, Ranking]:
         """Proposals (N, K, H, W) bool, 0 on ignored pixels, and what is said about them, on the logits' device."""
 
@@ -119,6 +124,23 @@ class VirtualAnswers(Answers):
                         len(keys) - len(judged))
         return judged
 
+    def said(self, stored: StoredCandidates) -> list[Judgement]:
+        """Item by item in the order of work, until the plan's minutes are spent."""
+        structures, places = self.data.plans.structures, self.stage.places
+        annotator = PageAnnotator(places, self.stage.annotator.noise, self.stage.seed)
+        found, seconds = [], 0.0
+        for item in stored.items:
+            if not self.data.slices.has_label(item.case):
+                continue
+            plan = structures[item.structure]
+            truth = self.data.slices.label(item.case, item.slice_index) == plan.label
+            answer = annotator.answer(item, stored.masks(item), truth, has_box=plan.components == 1)
+            seconds += answer.seconds
+            if places.minutes and seconds > 60 * places.minutes:
+                break
+            found.append(answer)
+        return found
+
     def ask(self, slices: EncodedBatch, proposer: Proposer, generator: torch.Generator) -> tuple[Tensor, Ranking]:
         """Proposed now."""
         proposals = proposer.propose(slices, generator)
@@ -137,6 +159,8 @@ class RecordedAnswers(Answers):
         """Those on which people prefer something; all of them before it is known what people said."""
         if self.people is None:
             return list(keys)
+        if self.stage.candidates.kind == "places":
+            return list(keys)  # the judge is of use on all of them
         judged = self.people.slices()
         return [key for key in keys if key in judged or self.has_other_answer(key)]
 
@@ -166,9 +190,12 @@ class RecordedAnswers(Answers):
         judgements = [judgement_from_json(one) for one in content["judgements"]]
         self.people = RecordedAnnotator(stored, judgements, self.stage.loss)
         judgements, verdicts = self.people.judgements, self.people.verdicts()
-        counts = (f"{verdicts['ranked']} ranked, {verdicts['none_acceptable']} with none acceptable, "
+        counts = (f"{verdicts['ranked']} ranked, {verdicts['accepted']} accepted, "
+                  f"{verdicts['none_acceptable']} with none acceptable, "
                   f"{verdicts['skipped']} skipped")
-        if not self.people.slices() and self.alone:
+        places = self.stage.candidates.kind == "places"
+        learnable = [j for j in judgements if j.box or j.point] if places else []
+        if not self.people.slices() and not learnable and self.alone:
             raise TrainingError(
                 f"The {len(judgements)} judgements of fold {wanted.fold} of {wanted.dataset} prefer no candidate to "
                 f"another ({counts}), so there is nothing to learn. Go on with: {annotation_command(self.data)}"
@@ -179,6 +206,10 @@ class RecordedAnswers(Answers):
         tau, compared = mean_tau(scores_of(judgements, {item.id: item.candidates for item in stored.items}))
         if compared:
             log.info("Agreement between people: Kendall's tau %.2f over %d comparisons.", tau, compared)
+
+    def said(self, stored: StoredCandidates) -> list[Judgement]:
+        """The people's judgements."""
+        return list(self.people.judgements)
 
     def ask(self, slices: EncodedBatch, proposer: Proposer, generator: torch.Generator) -> tuple[Tensor, Ranking]:
         """The stored ones, under the view of each slice; the ranking brings its weights."""
@@ -227,6 +258,12 @@ class MixedAnswers(RecordedAnswers):
     def has_other_answer(self, key: SliceKey) -> bool:
         """Where there is a hidden truth."""
         return self.data.slices.has_label(key[0])
+
+    def said(self, stored: StoredCandidates) -> list[Judgement]:
+        """The people's judgements, and the virtual annotator's on the other items."""
+        people = super().said(stored)
+        judged = {judgement.item for judgement in people}
+        return [*people, *(one for one in self.virtual.said(stored) if one.item not in judged)]
 
     def unjudged(
         self, slices: EncodedBatch, proposer: Proposer, generator: torch.Generator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from samdpo.align.places import VERSION as PLACES_VERSION
+from samdpo.align.places import PlaceLearning, in_order_of_work
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.files import content_hash, hash_of, remove_abandoned
@@ -21,6 +24,7 @@ from samdpo.paths import PLANS_NAME
 from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
+from samdpo.schema import to_dict
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run import get_trainer
 
@@ -78,6 +82,10 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
     plans = data.plans
     # The built-in one has no part in it, so that sets of older versions are found under their ids.
     own = [] if type(proposer) is Proposer else [proposer.describe()]
+    if plans.stage(stage).candidates.kind == "places":
+        places = plans.stage(stage).places
+        own += ["places", PLACES_VERSION, places.shown, places.blobs, places.kept, plans.stage(stage).seed,
+                sorted(data.split.labelled)]
     model_hash = content_hash(model)
     plan_hash = hash_of(_VERSION, plans.stage(stage).candidates, data.prompts.key, plans.structures,
                         plans.preprocessing, plans.network, *own)
@@ -169,6 +177,76 @@ class CandidateMaker:
             return masks if drawn is None else drawn
 
         return without_near_duplicates(masks, others)
+
+
+@dataclass(frozen=True)
+class PlaceSetMaker:
+    """Makes a set of places: what the model and the judge of the outlines show, in the order of work.
+
+    All cases that are missing are made at once, since the order is over their items; what is dear of it, the proposals,
+    is kept.
+
+    Attributes:
+        described: the set.
+        data: the fold.
+        samples: its slices under the prompts of the plan.
+        keys: unlabelled slices.
+        places: proposals and judges.
+        prepare: called with the slices, before the first of them is encoded; gives their reference model.
+        encode: batch -> embeddings (B, C, h, w) float32.
+        cut: probability above which a pixel belongs to the model's own mask.
+    """
+
+    described: CandidateSet
+    data: FoldData
+    samples: SliceSamples
+    keys: Sequence[SliceKey]
+    places: PlaceLearning
+    prepare: Callable[[Sequence[SliceKey]], ReferenceModel]
+    encode: Callable[[Batch], torch.Tensor]
+    cut: float
+
+    @torch.no_grad()
+    def run(self) -> StoredCandidates:
+        """The whole set, on disk."""
+        folder, slices, plans = Path(self.described.folder), self.data.slices, self.data.plans
+        remove_abandoned(folder, recursive=True)
+        writer = CandidateWriter(folder)
+        cases = sorted({case for case, _ in self.keys})
+        hashes = {case: slices.hash_of_case(case) for case in cases}
+        # What was shown stays as it is, since judgements may be about it: images added since come as they are.
+        missing = {case for case in cases if not writer.has(case, hashes[case])}
+        if missing:
+            self.places.fit_outlines(self.keys)
+            keys = [key for key in self.keys if key[0] in missing]
+            reference = self.prepare(keys)
+            shown: list[tuple[str, ItemCandidates, float, np.ndarray]] = []
+            for key in tqdm(keys, desc="candidates", unit="slice"):
+                batch = self.samples.collate([self.samples.sample(key, with_truth=False)])
+                if not len(batch.prompts):
+                    continue
+                embeddings = self.encode(batch)
+                seen = embeddings[0].mean((1, 2)).cpu().numpy()
+                for item, unsure in self.places.items(key, batch, embeddings, reference, self.cut):
+                    shown.append((key[0], item, unsure, seen))
+            order = in_order_of_work([unsure for _, _, unsure, _ in shown],
+                                     np.array([seen for *_, seen in shown]).reshape(len(shown), -1))
+            position = {row: 1 - place / max(1, len(shown)) for place, row in enumerate(order)}
+            by_case: dict[str, list[ItemCandidates]] = {case: [] for case in sorted(missing)}
+            for row, (case, item, _, _) in enumerate(shown):
+                by_case[case].append(dataclasses.replace(item, disagreement=position[row]))
+            for case, items in by_case.items():
+                images = {item.slice_index: _one_channel(slices.image(case, item.slice_index)) for item in items}
+                writer.put(case, hashes[case], images, items)
+        writer.finish(self.described, {
+            "proposer": "places", "settings": to_dict(self.places.stage.places),
+            "labels": {name: one.label for name, one in plans.structures.items()},
+            "data_identifier": plans.preprocessing.data_identifier,
+        })
+        stored = StoredCandidates.open(folder)
+        log.info("%d items to judge on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
+                 len(cases), stored.folder)
+        return stored
 
 
 def _one_channel(image: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ class Objective(ABC):
     """
 
     asks = False  # whether somebody is asked which proposals are better
+    trains = True  # whether the network learns at all
 
     def __init__(
         self, stage: StagePlan, mask_cut: float, segmentation_loss: SegmentationLoss,
@@ -95,6 +96,31 @@ class Preferences(Objective):
         measured = preference_metrics(logits.detach(), reference, proposals, ranking, plan)
         metrics = {name: value[ranking.valid].mean() for name, value in measured.items()}
         return loss, {"loss/preference": loss.detach(), **metrics}
+
+
+class Chosen(Objective):
+    """The mask that somebody accepted, ordered first or meant by a box, as label, weighted by how sure that is."""
+
+    asks = True
+
+    def loss(self, slices: EncodedBatch, ask: Callable[[], tuple[Tensor, Ranking]]) -> tuple[Tensor, Metrics]:
+        """Segmentation loss times the weight of each mask; prompts about which nothing was said have the weight 0."""
+        masks, ranking = ask()
+        weights = ranking.score[:, 0]
+        losses = self.segmentation_loss(slices.logits, masks[:, 0], slices.batch.counted)
+        said = weights > 0
+        metrics = {"loss/chosen": losses.detach()[said].mean() if said.any() else np.nan}
+        return (losses * weights).sum() / self.divisor(said.sum()), metrics
+
+
+class JudgeOnly(Objective):
+    """The network stays as it is: what is said moves the judge, and with it the prompts."""
+
+    asks, trains = True, False
+
+    def loss(self, slices: EncodedBatch, ask: Callable[[], tuple[Tensor, Ranking]]) -> tuple[Tensor, Metrics]:
+        """Nothing."""
+        return slices.logits.sum() * 0, {}
 
 
 class SelfTraining(Objective):

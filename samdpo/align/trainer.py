@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from samdpo.align.answers import Answers
 from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
-from samdpo.align.candidate_set import CandidateMaker, describe_set
+from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
 from samdpo.align.next_stage import NextStageTrainer
 from samdpo.align.objectives import Objective, ObjectiveNames
+from samdpo.align.places import BEFORE, JUDGE_ALONE, NEW, Answered, Kept, PlaceLearning
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
@@ -29,9 +32,12 @@ from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
+from samdpo.schema import to_dict
 from samdpo.training.finetune import batch_dice
-from samdpo.training.fold_data import FoldData
+from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.trainer import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class AlignTrainer(NextStageTrainer):
@@ -42,6 +48,9 @@ class AlignTrainer(NextStageTrainer):
     """
 
     objectives: Collection[str] = ObjectiveNames()
+    answered: Answered  # of places: what was said, read
+    original: FoldData  # of places: the fold under the prompts before
+    kept: Kept | None = None  # of places: which model was kept, and why
 
     def build_objective(self) -> Objective | None:
         """What is learned from unlabelled slices: the plan's ``objective``; None where the trainer itself says it."""
@@ -61,6 +70,12 @@ class AlignTrainer(NextStageTrainer):
         """Who decides between places: whoever answers, else the model itself; None where nobody has seen them."""
         return QualityJudge(self.mask_cut) if self.answers is None else self.answers.judge
 
+    def build_places(self) -> PlaceLearning | None:
+        """What learns from answers about places; None where the plan's ``candidates`` are of another kind."""
+        if self.stage.candidates.kind != "places" or self.answers is None:
+            return None
+        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples, self.processes)
+
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
@@ -68,7 +83,12 @@ class AlignTrainer(NextStageTrainer):
         super().initialize()
         self.objective, self.proposer = self.build_objective(), self.build_proposer()
         self.answers = self.build_answers()
+        self.places = self.build_places()
+        if self.objective is not None and not self.objective.trains:
+            self.num_epochs = 0
         self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
+        if self.places is not None:
+            self.unlabelled_keys = self.places.drawn(self.unlabelled_keys)
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this stage can use; whoever answers may know nothing about some of them."""
@@ -82,15 +102,33 @@ class AlignTrainer(NextStageTrainer):
 
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
+        if self.places is not None and self.stage.annotator.kind == "virtual":
+            self.processes.once(lambda: str(self.store_candidates().folder))  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
         super().on_train_start()
+        if self.places is not None:
+            self.reference = ReferenceModel(self.starting_network(), self.plans)
+            self.learn_places()
+            return
         self.fill_features()
         self.reference = ReferenceModel(self.starting_network(), self.plans)
         aligned = self.place_rounds().run()
         if aligned is not self.data:
             self.use_prompts(aligned)
+
+    def learn_places(self) -> None:
+        """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
+        stored = StoredCandidates.open(self.candidate_set().folder)
+        self.answered = self.places.read(stored, self.answers.said(stored), self.unlabelled_keys)
+        self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
+        self.samples = self.data.samples(self.stage.augmentation)
+        self.unlabelled_keys = [key for key in self.unlabelled_keys if key in self.answered.slices]
+        if not self.unlabelled_keys:
+            log.warning("No answer says which mask is right, so the network stays as it is.")
+            self.num_epochs = 0
+        self.fill_features()
 
     def place_rounds(self) -> PlaceRounds:
         """The rounds about places before the first epoch."""
@@ -122,8 +160,11 @@ class AlignTrainer(NextStageTrainer):
         """Make what is missing of :meth:`candidate_set`; after ``initialize``."""
         def prepare(keys: list[SliceKey]) -> ReferenceModel:
             self.keep_features(keys, (IDENTITY,))
-            return ReferenceModel(self.network, self.plans, memory_gib=0)
+            return ReferenceModel(self.starting_network(), self.plans, memory_gib=0)
 
+        if self.places is not None:
+            return PlaceSetMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.places,
+                                 prepare, self.embeddings, self.mask_cut).run()
         return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.proposer,
                               prepare, self.embeddings).run()
 
@@ -184,7 +225,12 @@ class AlignTrainer(NextStageTrainer):
         return loss, metrics
 
     def ask(self, slices: EncodedBatch) -> tuple[Tensor, Ranking]:
-        """Proposals (N, K, H, W) of a step and the annotator's word on them: made now, or stored ones."""
+        """Proposals (N, K, H, W) of a step and the annotator's word on them: made now, or stored ones.
+
+        Of places it is the mask that was meant, (N, 1, H, W), and its weight.
+        """
+        if self.places is not None:
+            return self.places.labels(slices, self.answered)
         # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
         salt = zlib.crc32(repr([sample.key for sample in slices.batch.samples]).encode())
         return self.answers.ask(slices, self.proposer, self.generator(self.current_epoch, salt))
@@ -192,3 +238,27 @@ class AlignTrainer(NextStageTrainer):
     def confidence_keys(self) -> list[SliceKey]:
         """The unlabelled slices too: the decoder has learned from them."""
         return [*self.epoch_slices.seen(self.train_keys), *self.epoch_slices.seen(self.unlabelled_keys)]
+
+    def on_train_end(self) -> None:
+        """Of places: keep the new model only where held-back answers say that it is no worse; see :meth:`keep_best`."""
+        if self.places is not None:
+            self.keep_best()
+        super().on_train_end()
+
+    def keep_best(self) -> None:
+        """Of the model before, the same network under the judge's prompts, and the new one, keep the best.
+
+        Answers that were held back decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
+        """
+        before = self.reference.network
+        models = {NEW: (self.network, self.data), JUDGE_ALONE: (before, self.data), BEFORE: (before, self.original)}
+        self.kept = self.places.best_of(models, self.answered.held_back, self.mask_cut, self.precision)
+        if self.kept.name != NEW:
+            self.network.load_state_dict(before.state_dict())
+        if self.kept.name == BEFORE and self.data is not self.original:
+            shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
+            self.data = self.original
+
+    def describe(self) -> dict[str, Any]:
+        """Of places also which model was kept, and how far each agreed with the answers that were held back."""
+        return super().describe() | ({} if self.kept is None else {"kept": to_dict(self.kept)})

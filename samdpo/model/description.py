@@ -80,6 +80,11 @@ def read_description(file: Path) -> dict[str, Any]:
     return content
 
 
+def is_finished(fold: Path) -> bool:
+    """Whether a fold has a model and no training of it is under way."""
+    return (fold / FINAL).is_file() and not (fold / LATEST).is_dir()
+
+
 def check_fold(fold: Path, checkpoint: str = FINAL) -> None:
     """Refuse to read a fold whose weights are not those that its training wrote together.
 

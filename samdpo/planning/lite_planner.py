@@ -21,10 +21,13 @@ from samdpo.planning.case_measures import slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
 from samdpo.plans import (
+    AnnotatorPlan,
     AugmentationPlan,
+    CandidatePlan,
     InferencePlan,
     NetworkPlan,
     Plans,
+    PreferenceLossPlan,
     PreprocessingPlan,
     PromptingPlan,
     StagePlan,
@@ -37,6 +40,29 @@ T = TypeVar("T")
 
 MOST_COMPONENTS = 2  # guessed from the labels; more only where dataset.json says so
 _TRAIN_SHARE = 0.8  # of the cases: a fold's training cases
+
+# Of the paper's supplement and Eq. 5.
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+RATING_BINS = (0.4, 0.55, 0.7)
+BETAS = (1.0, 0.5)
+
+
+def as_in_the_paper(align: StagePlan) -> StagePlan:
+    """Stage 2 to the letter of the paper (Sec. 3.2, Eq. 5 and its supplement).
+
+    Candidates are cuts of one mask, Eq. 5 is a sum over their pixels, the mask decoder alone trains, and neither other
+    places nor labelled images are looked at.
+    """
+    beta1, beta2 = BETAS
+    return replace(
+        align,
+        objective="preferences",
+        prompt_rounds=0,
+        labelled_per_step=0,
+        candidates=CandidatePlan(kind="thresholds", count=len(THRESHOLDS), thresholds=THRESHOLDS),
+        annotator=AnnotatorPlan(scoring="ranking", rating_bins=RATING_BINS),
+        loss=PreferenceLossPlan(type="sigmoid", beta1=beta1, beta2=beta2, reduction="sum", anchor_weight=0.0),
+    )
 
 
 class LitePlanner:
@@ -243,7 +269,30 @@ class LitePlanner:
         return other
 
     def plan_align(self) -> StagePlan:
-        """Stage 2, as long as its unlabelled slices ask for."""
+        """Stage 2: of pictures, what is said about places; of volumes, preferences over pixels.
+
+        On a volume every slice would be decoded at thirty places, and one answer would serve a single slice.
+        """
+        pixels = self.plan_align_preferences()
+        if self.ndim == 3:
+            return pixels
+        why = self.because
+        slices = self.unlabelled_slices
+        answers = min(slices, schedule.ANSWERS) if slices else schedule.ANSWERS
+        epochs = schedule.chosen_epochs(answers)
+        return replace(
+            pixels,
+            objective=why("align.objective", "chosen", "what somebody meant is a label; Eq. 5 teaches the judge"),
+            candidates=why("align.candidates", CandidatePlan(kind="places"), "where a structure is decides most"),
+            epochs=why("align.epochs", epochs, f"about {answers} answers"),
+            slices_per_epoch=why("align.slices_per_epoch", 0, "all that were answered"),
+            lr_halving_epochs=why("align.lr_halving_epochs", schedule.halving_epochs(epochs),
+                                  f"a third of {epochs} epochs"),
+            prompt_rounds=why("align.prompt_rounds", 0, "the judge chooses the place"),
+        )
+
+    def plan_align_preferences(self) -> StagePlan:
+        """Eq. 5 over the pixels of candidates drawn at every step, as long as its unlabelled slices ask for."""
         why, slices = self.because, self.unlabelled_slices
         epochs = schedule.align_epochs(slices, self.device)
         most = schedule.ALIGN_IMAGE_STEPS[1]
@@ -276,10 +325,12 @@ class LitePlanner:
         Raises:
             PlansError: two of them give a stage of the same name.
         """
-        align = self.plan_align()
-        stages = {"finetune": self.plan_finetune(), "align": align}
+        stages = {"finetune": self.plan_finetune(), "align": self.plan_align()}
+        preferences = self.because("align_preferences", self.plan_align_preferences(), "Eq. 5 over drawn masks")
+        stages["align_preferences"] = preferences
+        stages["align_paper"] = self.because("align_paper", as_in_the_paper(preferences), "the paper's own stage 2")
         for objective in ("self_training", "best_candidate"):
-            control = replace(align, objective=objective)
+            control = replace(preferences, objective=objective)
             stages[f"align_{objective}"] = self.because(
                 f"align_{objective}", control, "a control: align's images without its preferences"
             )

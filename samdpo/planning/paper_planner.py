@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from samdpo.planning.lite_planner import LitePlanner
+from samdpo.planning.lite_planner import LitePlanner, as_in_the_paper
 from samdpo.plans import (
     BIOMEDCLIP,
-    AnnotatorPlan,
     AugmentationPlan,
-    CandidatePlan,
     InferencePlan,
     NetworkPlan,
-    PreferenceLossPlan,
     PromptingPlan,
     SegmentationLossPlan,
     StagePlan,
@@ -26,9 +23,6 @@ from samdpo.plans import (
 FINETUNE_EPOCHS, ALIGN_EPOCHS = 15, 30  # paper Sec. 4
 LR, HALVING_EPOCHS = 1e-4, 10  # paper Sec. 4; of both stages and every part of the network
 BATCH_SIZE = 2  # SAM-Med2D's; the paper gives none
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6)  # paper's supplement
-RATING_BINS = (0.4, 0.55, 0.7)  # IoU, paper's supplement
-BETAS = (1.0, 0.5)  # paper's supplement
 TOP_K = 300  # channels, gScoreCAM (Chen et al. 2022)
 TEXT_DIM = 512  # BiomedCLIP's
 
@@ -77,17 +71,20 @@ class PaperPlanner(LitePlanner):
 
     def plan_align(self) -> StagePlan:
         """Stage 2, of Eq. 5, which is a sum, on candidates by threshold."""
-        beta1, beta2 = BETAS
-        candidates = CandidatePlan(kind="thresholds", count=len(THRESHOLDS), thresholds=THRESHOLDS)
-        annotator = AnnotatorPlan(scoring="ranking", rating_bins=RATING_BINS)
-        loss = PreferenceLossPlan(type="sigmoid", beta1=beta1, beta2=beta2, reduction="sum", anchor_weight=0.0)
+        return self.plan_align_preferences()
+
+    def plan_align_preferences(self) -> StagePlan:
+        """The paper's own; the stage ``align_paper`` is the same."""
+        stage = as_in_the_paper(super().plan_align_preferences())
         return replace(
-            self._as_in_the_paper("align", super().plan_align(), ALIGN_EPOCHS),
-            prompt_rounds=self.because("align.prompt_rounds", 0, "the paper mentions none"),
-            labelled_per_step=self.because("align.labelled_per_step", 0, "stage 2 sees no labelled image"),
-            candidates=self.because("align.candidates", candidates, "paper's supplement"),
-            annotator=self.because("align.annotator", annotator, "paper's supplement"),
-            loss=self.because("align.loss", loss, "paper Eq. 5 and supplement"),
+            self._as_in_the_paper("align", stage, ALIGN_EPOCHS),
+            prompt_rounds=self.because("align.prompt_rounds", stage.prompt_rounds, "the paper mentions none"),
+            labelled_per_step=self.because(
+                "align.labelled_per_step", stage.labelled_per_step, "stage 2 sees no labelled image"
+            ),
+            candidates=self.because("align.candidates", stage.candidates, "paper's supplement"),
+            annotator=self.because("align.annotator", stage.annotator, "paper's supplement"),
+            loss=self.because("align.loss", stage.loss, "paper Eq. 5 and supplement"),
         )
 
     def _as_in_the_paper(self, name: str, stage: StagePlan, epochs: int) -> StagePlan:

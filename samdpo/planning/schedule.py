@@ -20,6 +20,9 @@ ALIGN_IMAGE_STEPS = (340, 400)  # at least, at most
 ALIGN_MOST_EPOCHS = 12
 ALIGN_HALVING_EPOCHS = 3
 PROMPT_ROUNDS = 2
+ANSWERS = 70  # that ten minutes buy: accepted in 2 s, or a box in 9
+CHOSEN_IMAGE_STEPS = 900  # over the masks that were meant
+CHOSEN_EPOCHS = (6, 40)
 TOWER_STEPS = (200, 40, 800)  # for one structure, for each further one, at most
 MANY_LABELLED_SLICES = 40  # above, a CPU trains the last encoder stages only
 FROZEN_STAGES = 2  # then, of LiteMedSAM's 4
@@ -69,6 +72,12 @@ def align_epochs(unlabelled_slices: int, device: str = "cpu") -> int:
     least, most = ALIGN_IMAGE_STEPS
     image_steps = min(max(ALIGN_EPOCHS * unlabelled_slices, least), most)
     return min(max(1, round(image_steps / unlabelled_slices)), ALIGN_MOST_EPOCHS)
+
+
+def chosen_epochs(answers: int) -> int:
+    """Epochs over the masks that were meant by some answers; few get more."""
+    least, most = CHOSEN_EPOCHS
+    return min(max(math.ceil(CHOSEN_IMAGE_STEPS / max(answers, 1)), least), most)
 
 
 def prompt_rounds(ndim: int, components: Iterable[int]) -> int:

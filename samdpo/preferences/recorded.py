@@ -76,7 +76,7 @@ def consensus(judgements: Sequence[Judgement], count: int, plan: PreferenceLossP
     Returns:
         (K,) float32 in candidate order; zeros where no one has ranked.
     """
-    ranked = [ranking_of(judgement, count) for judgement in judgements if judgement.verdict == "ranked"]
+    ranked = [ranking_of(judgement, count) for judgement in judgements if judgement.verdict in ("ranked", "accepted")]
     if not ranked:
         return torch.zeros(count)
     mean = torch.stack([candidate_weights(ranking, plan)[0] for ranking in ranked]).mean(0)
@@ -88,11 +88,11 @@ def ranking_of(judgement: Judgement, count: int) -> Ranking:
     score = torch.tensor([scores(judgement, count)])
     valid = (score != score[:, :1]).any(1)
     order = torch.argsort(score, dim=1, descending=True, stable=True)
-    return Ranking(order, score, score.long(), valid, judgement.mode)
+    return Ranking(order, score, score.long(), valid, "best" if judgement.verdict == "accepted" else judgement.mode)
 
 
 def scores(judgement: Judgement, count: int) -> list[float]:
-    """How a person who ranked scores each of K candidates, in candidate order: higher is better, equal is a tie."""
+    """How a person scores each of K candidates, in candidate order: higher is better, equal is a tie."""
     if judgement.ranks is not None:
         return [-float(rank) for rank in judgement.ranks]
     if judgement.ratings is not None:

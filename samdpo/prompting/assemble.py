@@ -86,6 +86,41 @@ def assemble_prompt(
     )
 
 
+def prompt_at(
+    prompt: StructurePrompt,
+    mask: np.ndarray,
+    saliency: np.ndarray,
+    plan: StructurePlan,
+    prompting: PromptingPlan,
+    generator: np.random.Generator,
+    confidence: float = 1.0,
+) -> StructurePrompt:
+    """A prompt that points at a mask: its box, points in it, its logits as mask prompt, a sentence measured on it.
+
+    Args:
+        prompt: of the saliency; presence, score and description stay.
+        mask: (H, W) bool, not empty.
+        saliency: (64, 64) logits of the mask.
+        plan: of the structure.
+        prompting: counts and switches.
+        generator: of the points.
+        confidence: that the structure is there.
+
+    Returns:
+        The prompt, without a text embedding and without hypotheses: nobody is to look elsewhere.
+    """
+    regions = largest_components(mask, plan.components, prompting.min_component_share)
+    boxes = boxes_of(regions)
+    asks = prompting.use_answers and prompting.answers == "measured"
+    return replace(
+        prompt, saliency=np.asarray(saliency, np.float16), regions=regions, boxes=boxes,
+        points=points_in(regions, prompting.n_points, generator), hypotheses=boxes[:0],
+        hypothesis_scores=np.zeros(0, np.float32),
+        answer=measured_answer(plan.phrase or prompt.structure, regions) if asks else prompt.answer,
+        text_embedding=np.zeros(0, np.float32), place_confidence=float(confidence),
+    )
+
+
 def with_text_embeddings(prompts: list[StructurePrompt], encoder: TextEncoder) -> list[StructurePrompt]:
     """The prompts with their texts embedded; a prompt without any text gets the zero vector."""
     texts = sorted({prompt.text for prompt in prompts} - {""})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.precision import memory_format, resolve_precision
 from samdpo.networks.registry import build_network
+from samdpo.networks.sam import SamNetwork
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan
 
@@ -61,10 +63,15 @@ class FeatureExtractor:
             (B, C, h, w) float16 on the extractor's device.
         """
         if self._encoder is None:
-            network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
-            network.image_encoder.to(memory_format=memory_format(self.device))
-            self._encoder = FrozenEncoder(network, self.device, self.precision)
+            self._encoder = FrozenEncoder(self.network, self.device, self.precision)
         return torch.cat([self._encoder(part.float()).half() for part in images.split(self.batch_size)])
+
+    @cached_property
+    def network(self) -> SamNetwork:
+        """The whole network as it was published, on the device, in eval mode."""
+        network = build_network(self.plan).to(self.device).eval().requires_grad_(False)
+        network.image_encoder.to(memory_format=memory_format(self.device))
+        return network
 
 
 class SliceFeatures:

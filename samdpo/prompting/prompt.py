@@ -27,6 +27,7 @@ class StructurePrompt:
         answer: one sentence measured on the coarse mask; empty if absent or switched off.
         description: generic description of the structure; empty if switched off.
         text_embedding: (384,) float32 of answer and description.
+        place_confidence: in [0, 1], a judge's belief that the structure is where it chose; 1 where no judge chose.
     """
 
     structure: str
@@ -42,6 +43,7 @@ class StructurePrompt:
     answer: str
     description: str
     text_embedding: np.ndarray
+    place_confidence: float = 1.0
 
     @property
     def text(self) -> str:

@@ -208,6 +208,7 @@ class PromptStore:
                     "score": float(prompt.score),
                     "answer": prompt.answer,
                     "description": prompt.description,
+                    **({"place_confidence": prompt.place_confidence} if prompt.place_confidence != 1 else {}),
                 }
                 for index, prompt in rows
             ],

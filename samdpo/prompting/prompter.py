@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,22 +17,24 @@ from samdpo.networks.device import resolve_device
 from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.answers.asking import with_model_answers
 from samdpo.prompting.answers.cache import SliceKey
-from samdpo.prompting.assemble import assemble_prompt, with_text_embeddings
+from samdpo.prompting.assemble import assemble_prompt, prompt_at, with_text_embeddings
 from samdpo.prompting.calibration import StructureCalibration
 from samdpo.prompting.frozen_features import FeatureExtractor
 from samdpo.prompting.image_text import ImageTextModel, ImageView
+from samdpo.prompting.judge import JudgeSettings, PlaceJudge, load_judges, measure, save_judges
 from samdpo.prompting.lite_model import LiteTowersModel
 from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
 from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.proposals import PlaceProposer
 from samdpo.prompting.saliency import raw_saliency
 from samdpo.prompting.text_encoder import TextEncoder, shared_text_encoder
 from samdpo.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
 
-_WEIGHTS, _SETTINGS = "towers.safetensors", "prompter.json"
+_WEIGHTS, _SETTINGS, _JUDGES = "towers.safetensors", "prompter.json", "judges.safetensors"
 _REMEDY = "Train the model again, or make its prompts with: samdpo_prompt DATASET FOLD"
 
 
@@ -47,6 +49,7 @@ class PrompterSettings:
         calibrations: by structure.
         feature_channels: of those features.
         image_text_checksum: SHA-256 of the weights of a pretrained image-text model, which are not copied.
+        judges: of the structures whose place a judge chooses, what it looks at.
     """
 
     structures: dict[str, StructurePlan]
@@ -55,6 +58,7 @@ class PrompterSettings:
     calibrations: dict[str, StructureCalibration] = field(default_factory=dict)
     feature_channels: int = 256
     image_text_checksum: str = ""
+    judges: dict[str, JudgeSettings] = field(default_factory=dict)  # of structures whose place a judge chooses
 
     def __post_init__(self) -> None:
         if not 1 <= self.feature_channels <= 1 << 16:
@@ -68,12 +72,21 @@ class Prompter:
         settings: structures, prompting, backbone and calibrations.
         model: the settings' image-text model, on ``device``.
         device: where models run.
+        judges: of the structures that ``settings.judges`` names.
     """
 
     def __init__(
-        self, settings: PrompterSettings, model: ImageTextModel, device: torch.device | str = "cpu"
+        self, settings: PrompterSettings, model: ImageTextModel, device: torch.device | str = "cpu",
+        judges: Mapping[str, PlaceJudge] | None = None,
     ) -> None:
         self.settings, self.model, self.device = settings, model, resolve_device(device)
+        self.judges = dict(judges or {})
+
+    @functools.cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The published network, which proposes what judges choose from."""
+        encode = getattr(self.model, "encode", None)
+        return encode if isinstance(encode, FeatureExtractor) else FeatureExtractor(self.settings.network, self.device)
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -138,16 +151,41 @@ class Prompter:
         image = np.asarray(image, np.float32)  # a tensor too
         if features is not None and not isinstance(features, torch.Tensor):
             features = torch.from_numpy(np.asarray(features))
+        if self.judges and features is None:
+            features = self.extractor(torch.from_numpy(image[None]))[0]
         raw = self.raw_saliency(image, features) if raw is None else raw
         generator = np.random.default_rng(seed)
         prompts = []
         for row, (name, plan) in enumerate(self.settings.structures.items()):
             calibration = self.settings.calibrations.get(name, StructureCalibration())
             logits = calibration.apply(raw[row])
-            prompts.append(
-                assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
-            )
+            prompt = assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
+            if name in self.judges and prompt.present:
+                prompt = self.judged(prompt, image, features, generator)
+            prompts.append(prompt)
         return prompts
+
+    def judged(
+        self, prompt: StructurePrompt, image: np.ndarray, features: torch.Tensor, generator: np.random.Generator
+    ) -> StructurePrompt:
+        """A prompt at the place that the structure's judge likes best; as it was where nothing is proposed.
+
+        Args:
+            prompt: of the saliency.
+            image: (3, H, W) in [0, 1].
+            features: (C, h, w) of the published encoder.
+            generator: of the points.
+        """
+        settings, judge = self.settings.judges[prompt.structure], self.judges[prompt.structure]
+        proposer = PlaceProposer(self.extractor.network, settings.blobs, settings.kept)
+        proposals = proposer.propose(image, features, prompt.hypotheses, settings.shape)
+        if not len(proposals):
+            return prompt
+        measured = measure(image, features, prompt.saliency, prompt.coarse_mask, proposals)
+        said = judge.judge(measured, proposals.small)
+        plan = self.settings.structures[prompt.structure]
+        return prompt_at(prompt, proposals.masks[said.first].numpy(), proposals.saliency[said.first], plan,
+                         self.settings.prompting, generator, said.confidence)
 
     def save(self, folder: Path) -> None:
         """Write settings and fitted towers into ``folder``, each file atomically.
@@ -157,6 +195,8 @@ class Prompter:
         folder = Path(folder)
         if isinstance(self.model, LiteTowersModel):
             self.model.save(folder / _WEIGHTS)
+        if self.judges:
+            save_judges(self.judges, folder / _JUDGES)
         write_json(folder / _SETTINGS, to_dict(self.settings))
 
     @classmethod
@@ -181,10 +221,11 @@ class Prompter:
             read_json(folder / _SETTINGS, error=ModelFolderError, remedy=_REMEDY),
             source=str(folder / _SETTINGS),
         )
+        judges = load_judges(settings.judges, folder / _JUDGES) if settings.judges else {}
         if not settings.prompting.fits_towers:
             name = find_open_clip(settings.prompting.image_text_model, may_download).name
             load = functools.partial(shared_open_clip, name, str(device), settings.image_text_checksum, may_download)
-            return cls(settings, OpenClipModel(load), device)
+            return cls(settings, OpenClipModel(load), device, judges)
         try:
             model = LiteTowersModel.load(
                 folder / _WEIGHTS, len(settings.structures), settings.feature_channels, settings.prompting.tower_dim,
@@ -195,4 +236,4 @@ class Prompter:
             raise ModelFolderError(
                 f"{folder / _WEIGHTS} is missing, truncated or of other settings ({first}). {_REMEDY}"
             ) from error
-        return cls(settings, model, device)
+        return cls(settings, model, device, judges)

@@ -10,12 +10,12 @@ from typing import Any
 
 from samdpo.dataset.dataset_json import load_dataset_json
 from samdpo.dataset.images import spacing_file
-from samdpo.errors import ModelFolderError, PlansError
+from samdpo.errors import ModelFolderError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit
 from samdpo.evaluation.summary import summarize
-from samdpo.files import copy_file, link_file, read_json, write_json
+from samdpo.files import copy_file, link_file, write_json
 from samdpo.model.description import check_fold, plans_for, read_description
-from samdpo.schema import from_dict
+from samdpo.schema import read_checked
 from samdpo.selection.trained import TrainedModel
 
 # What a fold's test without a person's prompt writes. Tests with a prompt from the truth lie in other folders, such as
@@ -90,7 +90,8 @@ def accumulate_folds(model: TrainedModel, folds: Sequence[str]) -> CrossValidati
     entries: dict[str, dict[str, Any]] = {}
     units: list[SurfaceUnit] = []
     for fold in folds:
-        summary, remedy = _summary(model, fold), f"Type: {model.validate_command(fold)}"
+        file, remedy = model.fold(fold) / VALIDATION / "summary.json", f"Type: {model.validate_command(fold)}"
+        summary = read_checked(_Summary, file, error=ModelFolderError, remedy=remedy)
         units += [SurfaceUnit(unit["unit"], unit["tolerance"]) for unit in summary["samdpo"]["surface"]]
         for entry in summary["metric_per_case"]:
             mask = model.fold(fold) / VALIDATION / Path(entry["prediction_file"]).name
@@ -110,17 +111,6 @@ def accumulate_folds(model: TrainedModel, folds: Sequence[str]) -> CrossValidati
     summary = summarize([entries[name] for name in sorted(entries)], structures, units)
     _write(folder, model, masks, summary, ending)
     return CrossValidation(model, folder, masks, summary, _labelled(model, folds))
-
-
-def _summary(model: TrainedModel, fold: str) -> dict[str, Any]:
-    remedy = f"Type: {model.validate_command(fold)}"
-    file = model.fold(fold) / VALIDATION / "summary.json"
-    summary = read_json(file, error=ModelFolderError, remedy=remedy)
-    try:
-        from_dict(_Summary, summary, source=str(file), others_too=True)
-    except PlansError as error:
-        raise ModelFolderError(f"{error} It is no summary of samdpo. {remedy}") from error
-    return summary
 
 
 def _write(folder: Path, model: TrainedModel, masks: dict[str, Path], summary: dict[str, Any], ending: str) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.agreement import grids_problem, read_listed_label
-from samdpo.errors import ConfigurationError, DatasetError, PlansError
-from samdpo.files import copy_file, read_json, write_json
+from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.files import copy_file, write_json
 from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.masks import confidence_of, keep_largest_components, label_map
 from samdpo.model.predictor import Prediction
 from samdpo.names import as_spelled, same_text
 from samdpo.parallel import map_cases
 from samdpo.plans import Plans, load_plans
-from samdpo.schema import from_dict
+from samdpo.schema import read_checked
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +163,7 @@ def _foreground(file: Path, expected: tuple[int, ...]) -> np.ndarray:
 
 
 def _report_of(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    report = read_json(file, error=DatasetError, remedy=REMEDY)
-    try:
-        from_dict(_Report, report, source=str(file), others_too=True)
-    except PlansError as error:
-        raise DatasetError(f"{error} {REMEDY}") from error
-    return report
+    return read_checked(_Report, file, error=DatasetError, remedy=REMEDY) if file.is_file() else {}
 
 
 def _common_plans(folders: Sequence[Path], output: Path) -> Plans:

@@ -36,6 +36,7 @@ from samdpo.model.description import (
     TRAINED,
     different_parts,
     fold_plans,
+    is_finished,
     read_manifest,
 )
 from samdpo.plans import Plans
@@ -73,11 +74,6 @@ def begun(fold: Path) -> MadeOf | None:
     if not isinstance(content, dict):
         raise ModelFolderError(f"{file} does not say what the training was begun with. {_ANEW}")
     return content
-
-
-def is_finished(fold: Path) -> bool:
-    """Whether a fold has a model and no training of it is under way."""
-    return (fold / FINAL).is_file() and not (fold / LATEST).is_dir()
 
 
 @contextmanager

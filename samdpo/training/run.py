@@ -56,7 +56,8 @@ def get_trainer(
     if pretrained_weights is not None and not pretrained_weights.is_file():
         raise ConfigurationError(f"-pretrained_weights {pretrained_weights} is not a file.")
     # What is typed wins over what the stage has otherwise.
-    plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides))
+    name_typed = f"{trainer.__module__}:{trainer.__qualname__}" if isinstance(trainer, type) else trainer
+    plans = load_plans(file).for_stage(stage).with_overrides(stage, list(overrides), name_typed)
     typed = trainer or _typed_trainer(overrides, plans, stage)
     if isinstance(typed, type):
         found = typed
@@ -88,6 +89,3 @@ def _check_objective(trainer: type[Trainer], plans: Plans, stage: str) -> None:
             f"not read: it learns by {' or '.join(map(repr, trainer.objectives))}. Write that, or name another trainer "
             "with -tr; a class of your own says in 'objectives' what it reads."
         )
-
-
-train = Trainer.train  # train(trainer, …), for programs that call it so

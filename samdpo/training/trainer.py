@@ -39,7 +39,7 @@ from samdpo.paths import LATEST_STAGES, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.preferences.losses import segmentation_loss
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.schema import to_dict
+from samdpo.schema import keys_where, to_dict
 from samdpo.training import checkpoints, manifest
 from samdpo.training.budget import Budget, saying_what_to_make_smaller
 from samdpo.training.distributed import Replica, join
@@ -674,8 +674,12 @@ class Trainer:
         return {**self.stage.settings(), **shared}
 
     def changed_settings(self, before: Mapping[str, Any], every: bool = True) -> list[str]:
-        """Names of the settings that were others before; see :func:`samdpo.training.checkpoints.changed_settings`."""
-        return checkpoints.changed_settings(_as_json(before), _as_json(self.settings()), every)
+        """Names of the settings that were others before; see :func:`samdpo.training.checkpoints.changed_settings`.
+
+        What the stage does not read is left out; older versions kept it.
+        """
+        read = keys_where(_as_json(before), self.stage.reads)
+        return checkpoints.changed_settings(read, _as_json(self.settings()), every)
 
     def check_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse to continue with other settings than those a checkpoint was made with.

@@ -18,7 +18,6 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
 from samdpo.preferences.annotators import iou
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.run import train
 
 
 def begun(phantoms, stage: str = "align", *overrides: str):
@@ -79,7 +78,7 @@ def test_validation_and_prediction_use_the_refitted_prompts(placed):
         predictor.set_image(placed.raw / "imagesTr" / f"{file.stem}_0000.png")
         np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
     before = [file.read_bytes() for file in masks]
-    train(placed.trainer("align", *PLACE_ROUNDS), only_validate=True)
+    placed.trainer("align", *PLACE_ROUNDS).train(only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 

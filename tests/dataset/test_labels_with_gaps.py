@@ -45,7 +45,7 @@ def predicted(roots, number: int, values: dict[int, int]) -> np.ndarray:
     """As the commands do it, with the tiniest network there is."""
     from samdpo.inference.run import predict_folder
     from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer, train
+    from samdpo.training.run import get_trainer
 
     raw = make(roots.raw / f"Dataset{number}_Numbers", values)
     verify_dataset_integrity(raw)
@@ -57,7 +57,7 @@ def predicted(roots, number: int, values: dict[int, int]) -> np.ndarray:
     plans["configurations"]["finetune"] |= {"epochs": 1, "lr": 3e-3, "encoder_lr": 3e-3, "mask_cut": 0.05}
     write_json(file, plans)
     trainer = get_trainer(number, "finetune", 0, device="cpu")
-    train(trainer)
+    trainer.train()
     assert trainer.train_keys and all(index != 0 for _, index in trainer.train_keys), "the first slice is ignored"
     output = roots.results / f"predicted_{number}"
     (mask,) = predict_folder(raw / "imagesUl", output, trainer.folder, device="cpu")

@@ -17,7 +17,7 @@ SPACING = [3.0, 0.5, 0.5]
 def test_stacks_are_validated_and_predictions_are_measured_in_mm(roots) -> None:
     from samdpo.inference.run import predict_folder
     from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer, train
+    from samdpo.training.run import get_trainer
 
     raw = roots.raw / "Dataset907_Stacks"
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def test_stacks_are_validated_and_predictions_are_measured_in_mm(roots) -> None:
     plans["configurations"]["finetune"] |= {"epochs": 1, "lr": 3e-3, "encoder_lr": 3e-3}
     write_json(file, plans)
     trainer = get_trainer(907, "finetune", 0, device="cpu")
-    train(trainer)
+    trainer.train()
     validation = trainer.fold_folder / "validation"
     assert read_json(validation / "summary.json")["samdpo"]["surface"] == [{"unit": "mm", "tolerance": 1.0}]
     output = roots.results / "predicted"

@@ -13,6 +13,7 @@ from test_lite_planner import LUNG, XRAY, changed, dataset, plan
 
 import samdpo
 from samdpo import plan_sections
+from samdpo.extensions import OURS
 from samdpo.files import hash_of
 from samdpo.model.description import PREDICTED_WITH
 from samdpo.planning.paper_planner import PaperPlanner
@@ -127,8 +128,10 @@ def test_an_edit_of_finetune_reaches_the_stages_that_are_compared_with_it(tmp_pa
 
 
 def test_a_stage_that_would_undo_most_of_what_it_inherits_stands_by_itself() -> None:
-    stages = short_plans(load_plans(OLD_PLANS / "paperPlans.json"))["configurations"]
-    assert "inherits_from" not in stages["unet"] and "inherits_from" in stages["sam_med2d"]
+    paper = load_plans(OLD_PLANS / "paperPlans.json")
+    plans = dataclasses.replace(paper, configurations={**paper.configurations, "mine": StagePlan()})
+    stages = short_plans(plans)["configurations"]
+    assert "inherits_from" not in stages["mine"] and "inherits_from" in stages["sam_med2d"]
 
 
 def test_planning_again_over_an_old_plan_keeps_what_was_added_to_it(old: Path, tmp_path: Path) -> None:
@@ -151,10 +154,12 @@ def test_a_models_plan_has_every_value_of_its_one_stage(tmp_path: Path) -> None:
     assert load_plans(tmp_path / "plans.json") == made.only("align")
 
 
-def test_objectives_are_said_of_keys_that_there_are() -> None:
+def test_objectives_and_trainers_are_said_of_keys_that_there_are() -> None:
     keys = {key for key, _ in leaves(to_dict(StagePlan()))}
-    for key in plan_sections.READ_BY:
+    objectives = {"preferences", "best_candidate", "self_training", "mean_teacher", "fixmatch"}
+    for key, readers in plan_sections.READ_BY.items():
         assert key in keys or any(known.startswith(f"{key}.") for known in keys), key
+        assert {*readers} <= objectives | OURS["trainer"].keys(), key
 
 
 def test_the_package_reads_every_key_of_the_plan() -> None:

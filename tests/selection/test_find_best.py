@@ -221,10 +221,8 @@ def test_a_structure_that_truly_has_two_parts_is_left_alone(organs):
 
 def test_trained_stages_are_compared_and_ensembled_as_typed(aligned, said):
     assert "samdpo_train 901 align 0 --val --npz" in said(901, "-f", 0)
-    from samdpo.training.run import train
-
     for stage in ("finetune", "align"):
-        train(aligned.trainer(stage), only_validate=True, save_probabilities=True)
+        aligned.trainer(stage).train(only_validate=True, save_probabilities=True)
     shutil.rmtree(aligned.raw)  # only the preprocessed truth is needed
     out = said(901, "-f", 0)
     assert "--npz" not in out

@@ -18,7 +18,7 @@ from samdpo.prompting import prompt_store
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
-from samdpo.training.run import get_trainer, train
+from samdpo.training.run import get_trainer
 
 EQUAL = {  # stage -> settings under which a step draws nothing but its slices and views
     "finetune": ("batch_size=2",),
@@ -89,7 +89,7 @@ def outcome(trainer) -> dict:
 
 def trained(stage: str, *settings: str, **more) -> dict:
     trainer = trainer_of(stage, *settings, **more)
-    train(trainer)
+    trainer.train()
     return outcome(trainer)
 
 

@@ -43,11 +43,9 @@ def broken(trainer, metrics):
     (broken, r"In epoch 2 the weight '.*' has become infinite.*after epoch 1.*kept"),
 ])
 def test_what_is_no_number_stops_the_training_and_the_last_good_weights_stay(planned, change, said):
-    from samdpo.training.run import train
-
     trainer = with_step(planned.trainer("finetune", "epochs=3", "save_every=1"), change)
     with pytest.raises(TrainingError, match=said):
-        train(trainer)
+        trainer.train()
     weights, state = checkpoints.load_latest(trainer.fold_folder)
     assert state["epoch"] == 1 and all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
     assert not (trainer.fold_folder / checkpoints.FINAL).exists()
@@ -63,12 +61,10 @@ def test_float16_may_leave_out_steps_that_overflow_but_not_all_of_an_epoch(plann
 
 
 def test_a_finished_fold_stays_where_training_anew_fails(finetuned):
-    from samdpo.training.run import train
-
     final = finetuned.finetuned / "fold_0" / checkpoints.FINAL
     before = final.read_bytes()
     with pytest.raises(TrainingError, match="not a number"):
-        train(with_step(finetuned.trainer("finetune", "epochs=2", "seed=3"), lost))
+        with_step(finetuned.trainer("finetune", "epochs=2", "seed=3"), lost).train()
     assert final.read_bytes() == before and load_weights(final)
 
 

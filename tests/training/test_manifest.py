@@ -266,6 +266,4 @@ def write_changed_weights(file: Path) -> None:
 
 
 def validate_only(phantoms, *settings: str) -> None:
-    from samdpo.training.run import train
-
-    train(phantoms.trainer("finetune", *settings), only_validate=True)
+    phantoms.trainer("finetune", *settings).train(only_validate=True)

@@ -14,6 +14,7 @@ from trained_models import Phantoms, _as_current, copied, interrupt
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import read_json
+from samdpo.schema import to_dict
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
 
@@ -101,6 +102,15 @@ def test_a_run_killed_while_it_writes_the_end_is_not_taken_for_finished(planned,
 def test_other_settings_cannot_continue_a_run(stopped, changed, key):
     with pytest.raises(TrainingError, match=f"other settings.*{key}.*without --c"):
         stopped.train("finetune", "epochs=3", changed, resume=True)
+
+
+def test_settings_that_the_stage_does_not_read_are_no_other_settings(planned):
+    trainer = planned.trainer("unet")
+    kept = {**trainer.settings(), "augmentation": to_dict(trainer.stage.augmentation)}  # as an older version wrote them
+    assert "box_jitter" in kept["augmentation"] and "box_jitter" not in trainer.settings()["augmentation"]
+    assert trainer.changed_settings(kept) == []
+    kept["augmentation"]["rotation"] += 1
+    assert trainer.changed_settings(kept) == ["augmentation"]
 
 
 @pytest.mark.parametrize("change", [

@@ -22,6 +22,7 @@ from samdpo.files import content_hash
 from samdpo.model.given_prompts import GivenPrompts
 from samdpo.model.predictor import Predictor
 from samdpo.preferences.records import Box, CandidateSet, Item, Point
+from samdpo.prompting.proposals import PlaceProposer
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,12 @@ class ModelSegmenter:
     Args:
         load: gives the model; called once, in the background, so that the page is there at once.
         candidates: gives the slices, normalised as the network wants them.
+        published: whether the network answers as it was published, without a text: what proposes places decodes a
+            person's box in the same way, on the page and when it is learned from.
     """
 
-    def __init__(self, load: Callable[[], Predictor], candidates: Candidates) -> None:
-        self._load, self._candidates = load, candidates
+    def __init__(self, load: Callable[[], Predictor], candidates: Candidates, published: bool = False) -> None:
+        self._load, self._candidates, self._published = load, candidates, published
         self._model: Future[Predictor] = Future()
         self._seen: OrderedDict[tuple[str, int], Future[_Seen]] = OrderedDict()
         self._waiting: OrderedDict[tuple[str, int], Item] = OrderedDict()  # the last one is next
@@ -94,6 +97,11 @@ class ModelSegmenter:
     def probability(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
         """(H, W) float32 of what :meth:`segment` cuts."""
         predictor, seen = self._predictor(), self._of_slice(item)
+        if self._published:
+            size = (predictor.plans.preprocessing.image_size,) * 2
+            proposer = PlaceProposer(predictor.folds[0].prompter.extractor.network)
+            given = {"points": np.array([point])} if box is None else {"boxes": np.array([box])}
+            return proposer.decode(seen.embeddings[0][0], size, **given).masks[0].numpy()
         points = np.zeros((0, 2), np.float32) if point is None else np.array([point], np.float32)
         boxes = np.zeros((0, 4), np.float32) if box is None else np.array([box], np.float32)
         given = GivenPrompts(points, np.ones(len(points), bool), boxes, None)
@@ -137,6 +145,8 @@ class ModelSegmenter:
         predictor = self._predictor()
         image = self._candidates.image(item).astype(np.float32)
         image = np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[-2:])))
+        if self._published:
+            return _Seen([predictor.folds[0].prompter.extractor(torch.from_numpy(image[None]))], [])
         prompting = predictor.plans.prompting
         told = prompting.use_answers or prompting.use_descriptions
         embeddings, texts = [], []

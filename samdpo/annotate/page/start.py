@@ -85,7 +85,8 @@ def run_page(
     if len(known) > len(items):
         log.info("The database holds %d items of these candidates already; all of them are handed out.", len(known))
     store = SliceStore(preprocessed_folder(candidate_set.dataset) / stored.description["data_identifier"])
-    segmenter = ModelSegmenter(partial(load_maker, candidate_set, stored.folder, device), stored)
+    segmenter = ModelSegmenter(partial(load_maker, candidate_set, stored.folder, device), stored,
+                               published=stored.description.get("proposer") == "places")
     page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings, segmenter)
     before = len(database.judgements(candidate_set.id))
     address = settings.address or address_of(reception.listening, reception.host)

@@ -1,4 +1,7 @@
-"""Baseline: the real nnU-Net (Isensee et al. 2021), with its own planning, preprocessing, training and prediction."""
+"""Baseline: the real nnU-Net (Isensee et al. 2021), with its own planning, preprocessing, training and prediction.
+
+It runs in a process of its own: its three folders are environment variables, which are read when it is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import importlib.util
 import logging
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from samdpo.dataset.images import write_label
@@ -17,10 +24,17 @@ from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.lab.baselines.nnunet_checks import check_plans, check_preprocessed, read_checkpoint
-from samdpo.lab.baselines.nnunet_process import LOG, run_nnunet
-from samdpo.lab.baselines.nnunet_raw import RawForm, write_raw_dataset
-from samdpo.lab.baselines.nnunet_worker import PLANS, RESULT, WEIGHTS, model_folder
+from samdpo.lab.baselines.nnunet_files import (
+    PLANS,
+    RESULT,
+    WEIGHTS,
+    RawForm,
+    check_plans,
+    check_preprocessed,
+    model_folder,
+    read_checkpoint,
+    write_raw_dataset,
+)
 from samdpo.model import description
 from samdpo.names import check_name
 from samdpo.paths import preprocessed_folder
@@ -34,6 +48,8 @@ log = logging.getLogger(__name__)
 
 LATEST_FILE = "checkpoint_latest.pth"  # nnU-Net's name
 SETTINGS, FORM = "settings.json", "form.json"
+WORKER = "samdpo.lab.baselines.nnunet_worker"
+LOG = "nnunet_log.txt"
 
 
 class NnUNetTrainer(Trainer):
@@ -220,3 +236,57 @@ class NnUNetTrainer(Trainer):
         log.info("Validation of fold %s on %d cases: Dice %.4f. Written: %s", self.data.fold, len(cases),
                  summary["foreground_mean"]["Dice"], target / "summary.json")
         return summary
+
+
+def run_nnunet(command: str, folder: Path, settings: Mapping[str, Any], device: torch.device, processes: int) -> None:
+    """Run one command of :mod:`samdpo.lab.baselines.nnunet_worker` to its end.
+
+    Args:
+        command: ``train`` or ``predict``.
+        folder: that holds nnU-Net's three folders, the settings and the log.
+        settings: JSON-able, for the command.
+        device: that computes.
+        processes: for fingerprint and preprocessing.
+
+    Raises:
+        TrainingError: nnU-Net failed; names its last words and its log.
+    """
+    file, log = folder / f"{command}.json", folder / LOG
+    write_json(file, {**settings, "device": device.type, "processes": processes})
+    with log.open("a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from {WORKER} import main; main()", command, str(file)], stdin=subprocess.PIPE,
+            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **_environment(folder, device, processes)},
+        )
+        try:
+            code = process.wait()  # its standard input stays open for as long as this process lives
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if code:
+        memory = " Code -9 often means that the memory was full." if code == -9 else ""
+        raise TrainingError(f"nnU-Net's {command} ended with code {code}: {_last_words(log)}. Its whole output is in "
+                            f"{log}.{memory}")
+
+
+def _last_words(log: Path) -> str:
+    """The last line that is not indented: where an error goes on over several lines, its first."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip() and not line.startswith(" ")), "it said nothing")
+
+
+def _environment(folder: Path, device: torch.device, processes: int) -> dict[str, str]:
+    variables = {
+        "nnUNet_raw": str(folder / "raw"),
+        "nnUNet_preprocessed": str(folder / "preprocessed"),
+        "nnUNet_results": str(folder / "results"),
+        "nnUNet_def_n_proc": str(processes),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if device.type != "cuda":
+        variables |= {"nnUNet_compile": "f"}
+    elif device.index:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # nnU-Net takes the first one it sees
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device.index] if visible else str(device.index)
+    return variables

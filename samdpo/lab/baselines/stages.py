@@ -95,7 +95,7 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
 
     They cannot do without labelled images, even where ``align`` sees none.
     """
-    align = planner.plan_align()
+    align = planner.plan_align_preferences()
     if not align.labelled_per_step:
         anchored = replace(align.loss, anchor_weight=1.0)
         align = replace(align, labelled_per_step=align.batch_size, loss=anchored)

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samdpo.lab.baselines.mask_samples import MaskBatch
-from samdpo.lab.baselines.prompt_free import PromptFreeTrainer
+from samdpo.lab.baselines.prompt_free import MaskBatch, PromptFreeTrainer
 from samdpo.model.slice_labels import SliceKey
 from samdpo.networks.prompt_free import PromptFreeNetwork, structures_of
 from samdpo.plans import NetworkPlan

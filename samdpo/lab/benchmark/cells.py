@@ -19,6 +19,7 @@ from typing import Any
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, link_file, read_json, write_json
 from samdpo.lab.benchmark.execute import cost_file
+from samdpo.model.description import is_finished
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.plans import load_plans
@@ -159,17 +160,16 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
         _take_over_folds(own, target)
 
 
-def finished_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> list[Path]:
+def tested_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> list[Path]:
     """Fold folders of a stage that are trained and validated; one, unless several trainers trained it."""
     pattern = f"*{MODEL_SEPARATOR}{plans}{MODEL_SEPARATOR}{stage}/fold_{fold}"
-    return [folder for folder in sorted((cell.results / dataset).glob(pattern)) if is_finished(folder)]
+    return [folder for folder in sorted((cell.results / dataset).glob(pattern)) if is_tested(folder)]
 
 
-def is_finished(fold_folder: Path, validation: str = "validation") -> bool:
-    """Whether a fold is trained to its end and its test cases are evaluated."""
-    trained = any(fold_folder.glob("checkpoint_final*")) and (fold_folder / "model.json").is_file()
-    under_way = (fold_folder / "checkpoint_latest").is_dir()  # of a training begun anew
-    return trained and not under_way and (fold_folder / validation / "summary.json").is_file()
+def is_tested(fold_folder: Path, validation: str = "validation") -> bool:
+    """Whether a fold is trained to its end, describes itself, and has its test cases evaluated."""
+    needed = (fold_folder / name for name in ("model.json", f"{validation}/summary.json"))
+    return is_finished(fold_folder) and all(file.is_file() for file in needed)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -224,7 +224,7 @@ def link_from_other_shares(cell: Cell, dataset: str, plans: str, stage: str, fol
     """
     others = [c for c in cells_on_disk(cell.root) if c.seed == cell.seed and c != cell]
     for other in others:
-        if not finished_folders(other, dataset, plans, stage, fold):
+        if not tested_folders(other, dataset, plans, stage, fold):
             continue
         if _same(other, cell, dataset, plans, stage, lambda split: (sorted(split.train), split.val)):
             _link_run(other, cell, dataset, plans, stage, fold)
@@ -233,7 +233,7 @@ def link_from_other_shares(cell: Cell, dataset: str, plans: str, stage: str, fol
 
 def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> None:
     """Link a finished fold, what describes its model, its log and its cost, unless the cell has a run of its own."""
-    for found in finished_folders(source, dataset, plans, stage, fold):
+    for found in tested_folders(source, dataset, plans, stage, fold):
         target = cell.results / found.relative_to(source.results)
         if target.exists():
             continue

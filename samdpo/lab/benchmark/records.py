@@ -17,7 +17,7 @@ import numpy as np
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, read_json, write_json
-from samdpo.lab.benchmark.cells import Cell, is_finished, log_file
+from samdpo.lab.benchmark.cells import Cell, is_tested, log_file
 from samdpo.lab.benchmark.effort import judgement_bits, outline_bits
 from samdpo.lab.benchmark.execute import cost_of
 from samdpo.lab.benchmark.methods import Method
@@ -164,7 +164,7 @@ def collect_run(cell: Cell, dataset: str, plans: str, method: Method, fold: str)
         "cpu_minutes": cost.cpu_seconds / 60, "wall_minutes": cost.wall_seconds / 60,
         "peak_memory_gib": cost.peak_memory_gib,
     }
-    if is_finished(folder, method.validation):
+    if is_tested(folder, method.validation):
         return replace(record, status="done", **measured, **_scores(folder / method.validation / "summary.json"),
                        **_description(folder, cell.preprocessed / dataset))
     if cost is not None and cost.status == "failed":

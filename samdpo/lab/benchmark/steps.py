@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from samdpo.lab.benchmark.cells import Cell, finished_folders, is_finished, is_planned, log_file, variants_of_user
+from samdpo.lab.benchmark.cells import Cell, is_planned, is_tested, log_file, tested_folders, variants_of_user
 from samdpo.lab.benchmark.methods import METHODS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.paths import PLANS_NAME, number_of
@@ -63,8 +63,8 @@ class Step:
         if self.kind == "prompt":
             folder = self.cell.preprocessed / self.dataset / f"{self.plans_name}_prompts" / f"fold_{self.fold}"
             return (folder / "prompter" / "prompter.json").is_file()
-        found = finished_folders(self.cell, self.dataset, self.plans_name, self.stage, self.fold)
-        return any(all(is_finished(folder, name) for name in self.validations) for folder in found)
+        found = tested_folders(self.cell, self.dataset, self.plans_name, self.stage, self.fold)
+        return any(all(is_tested(folder, name) for name in self.validations) for folder in found)
 
 
 def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> list[str]:

@@ -1,28 +1,38 @@
-"""The baseline ``sam_med3d``: SAM-Med3D on volumes (Wang et al. 2023, arXiv 2310.15161)."""
+"""The baseline ``sam_med3d``: SAM-Med3D on volumes (Wang et al. 2023, arXiv 2310.15161).
+
+Clicks are drawn from the truth in training. A fold is validated by clicks that no person gives, and once more by clicks
+into the truth.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
+from samdpo.dataset.orientation import Turn
 from samdpo.errors import TrainingError
-from samdpo.lab.sam_med3d.clicks import next_clicks
-from samdpo.lab.sam_med3d.network import SamMed3d
-from samdpo.lab.sam_med3d.patches import DrawnPatch, PatchBatch, PatchSamples
-from samdpo.lab.sam_med3d.shapes import shape_of
+from samdpo.evaluation.summary import evaluate_folder
+from samdpo.lab.sam_med3d.cubes import Cubes, DrawnPatch, PatchBatch, PatchSamples, innermost
+from samdpo.lab.sam_med3d.network import SamMed3d, shape_of
+from samdpo.lab.sam_med3d.predictor import Clicks, VolumePredictor
+from samdpo.model.export import write_prediction
 from samdpo.model.masks import confidence_of
 from samdpo.networks.precision import autocast
-from samdpo.paths import number_of
+from samdpo.paths import number_of, preprocessed_folder
 from samdpo.plans import Plans
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
 from samdpo.training.measures import confidence_thresholds, dice_at_cuts, evenly
 from samdpo.training.trainer import Metrics, Trainer
+
+log = logging.getLogger(__name__)
 
 CLICKS = 11  # a step (the published training script)
 WEIGHT_DECAY = 0.1  # likewise
@@ -165,12 +175,38 @@ class SamMed3dTrainer(Trainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> dict[str, Any]:
         """Write both validations; returns the summary of the one that needs no person."""
-        from samdpo.lab.sam_med3d.validation import truth_clicks, validate_volumes
-
         arguments = self.predictor(), self.data, self.folder
         summary = validate_volumes(*arguments, "validation", save_probabilities=save_probabilities)
         validate_volumes(*arguments, TRUTH_CLICK, lambda case: truth_clicks(self.samples.cubes.get(case), self.plans))
         return summary
+
+
+def next_clicks(
+    truth: torch.Tensor, counted: torch.Tensor, logits: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One more click a sample, drawn evenly from the voxels at which the mask so far is wrong (Wang et al. 2023).
+
+    Before the first click there is no mask, so it falls into the structure. Where nothing is wrong any more, it falls
+    into the structure once more.
+
+    Args:
+        truth: (B, 1, s, s, s) bool.
+        counted: (B, 1, s, s, s) bool, False where nothing is known.
+        logits: (B, 1, s, s, s) of the mask so far.
+
+    Returns:
+        points (B, 1, 3) voxels, float, and whether each lies in the structure, (B, 1) bool.
+    """
+    wrong = truth if logits is None else (truth != (logits > 0)) & counted
+    points, inside = [], []
+    for of_sample, structure in zip(wrong[:, 0], truth[:, 0]):
+        places = of_sample.nonzero()
+        if not len(places):
+            places = structure.nonzero()
+        place = places[int(torch.randint(len(places), ()))]
+        points.append(place.float())
+        inside.append(structure[tuple(place)])
+    return torch.stack(points)[:, None], torch.stack(inside)[:, None]
 
 
 def _planes(volumes: torch.Tensor) -> torch.Tensor:
@@ -196,3 +232,52 @@ def dice_ce_loss(logits: torch.Tensor, truth: torch.Tensor, counted: torch.Tenso
     dice = 1 - (2 * overlap + _SMOOTH) / (probability.square().sum(1) + target.sum(1) + _SMOOTH)
     entropy = F.binary_cross_entropy_with_logits(flat, target, weight=weight, reduction="none").sum(1)
     return (dice + entropy / weight.sum(1).clamp(min=1)).mean()
+
+
+def validate_volumes(
+    predictor: VolumePredictor, data: FoldData, model_folder: Path, folder: str,
+    clicks_of: Callable[[str], Clicks] | None = None, save_probabilities: bool = False,
+) -> dict[str, Any]:
+    """Predict and evaluate; writes masks, reports and ``summary.json`` to ``fold_X/FOLDER/``.
+
+    Args:
+        predictor: of the fold's model.
+        data: the fold.
+        model_folder: ``TRAINER__PLANS__STAGE``.
+        folder: name of the folder that is written.
+        clicks_of: case -> where to click; by default where the structures lie in the training cases.
+        save_probabilities: beside the masks.
+
+    Returns:
+        the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
+    """
+    output = model_folder / f"fold_{data.fold}" / folder
+    cases = [case for case in data.split.val if data.slices.has_label(case)]
+    for case in tqdm(cases, desc=folder, unit="case"):
+        properties = data.slices.properties(case)
+        prediction = predictor.predict_prepared(
+            data.slices.geometry(case), lambda index, case=case: data.slices.image(case, index), None,
+            properties["spacing"], properties["image_properties"], save_probabilities,
+            Turn.of(properties), None if clicks_of is None else clicks_of(case),
+        )
+        write_prediction(prediction, output, case, data.plans, save_probabilities)
+    truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
+    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases, processes=data.processes)
+    mean = summary["foreground_mean"]
+    log.info("%s of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", folder, data.fold,
+             len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")
+    return summary
+
+
+def truth_clicks(cubes: Cubes, plans: Plans) -> dict[str, list[float]]:
+    """Of each structure that is in a case the voxel deepest in the truth, as a fraction (x, y, z) of the volume.
+
+    Published results click on a voxel drawn from the truth; the deepest one is where a person aims, and is the same
+    each time.
+    """
+    found = {}
+    for name, structure in plans.structures.items():
+        mask = (cubes.label == structure.label).numpy()
+        if mask.any():
+            found[name] = cubes.grid.fraction(innermost(mask))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ def test_the_students_steps_move_the_teacher_by_the_formula(finetuned):
 
 
 def test_teacher_and_student_see_other_views_and_prompts_in_the_same_place(finetuned):
-    trainer = begun(finetuned, STAGE, "augmentation.prompt_corruption=1")
+    trainer = begun(finetuned, STAGE)
+    corrupted = replace(trainer.stage.augmentation, prompt_corruption=1.0)  # as a stage of one's own may inherit it
+    trainer.stage = replace(trainer.stage, augmentation=corrupted)
     batches = [b.unlabelled for _ in range(4) for b in trainer.train_batches(0)]
     pairs = [pair for views in batches for pair in zip(views.weak.samples, views.strong.samples)]
     assert {weak.view.flip == strong.view.flip for weak, strong in pairs} == {True, False}

@@ -19,9 +19,8 @@ from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import read_json, write_json
-from samdpo.lab.baselines.nnunet_checks import check_plans, check_preprocessed, read_checkpoint
-from samdpo.lab.baselines.nnunet_process import run_nnunet
-from samdpo.lab.baselines.nnunet_raw import RawForm
+from samdpo.lab.baselines.nnunet import run_nnunet
+from samdpo.lab.baselines.nnunet_files import RawForm, check_plans, check_preprocessed, read_checkpoint
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
 from samdpo.planning.run import plan_and_preprocess

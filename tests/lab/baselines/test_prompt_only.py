@@ -15,7 +15,6 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
 from samdpo.prompting import prompt_store
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_validation_and_prediction_use_these_prompts(trained, trainer):
         np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
     before = [file.read_bytes() for file in masks]
     shutil.rmtree(trainer.fold_folder / "prompts")  # to save space
-    train(trained.trainer("prompt_only"), only_validate=True)
+    trained.trainer("prompt_only").train(only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 

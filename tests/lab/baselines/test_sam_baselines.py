@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -22,7 +23,7 @@ from samdpo.networks.lora import is_lora
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.regions import boxes_of, largest_components
-from samdpo.training.run import get_trainer, train
+from samdpo.training.run import get_trainer
 
 VIT = ("network.backbone=small_vit", "network.adapters=false", "epochs=2")
 WHOLE = [[0.0, 0.0, 256.0, 256.0]]
@@ -94,7 +95,8 @@ def test_there_are_two_validations_and_the_one_without_a_person_counts(planned):
     trainer.run_training()
     summary = trainer.perform_actual_validation()
     folder = trainer.fold_folder
-    assert summary == read_json(folder / "validation" / "summary.json")
+    written = read_json(folder / "validation" / "summary.json")
+    assert json.dumps(summary) == json.dumps(written)  # as text: an empty mask has distances that are no number
     with_truth = read_json(folder / "validation_truth_box" / "summary.json")
     assert {case["reference_file"] for case in summary["metric_per_case"]} == {
         case["reference_file"] for case in with_truth["metric_per_case"]}
@@ -141,7 +143,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_is_validated_anew(pl
     before = [file.read_bytes() for file in masks]
     for file in masks:
         file.unlink()
-    train(planned.trainer("sam_med2d", *settings), only_validate=True)
+    planned.trainer("sam_med2d", *settings).train(only_validate=True)
     assert len(before) == 2 * len(trainer.data.split.val) and [file.read_bytes() for file in masks] == before
 
 
@@ -176,7 +178,7 @@ def volumes(tmp_path):
 def test_a_volume_is_learned_and_predicted_slice_by_slice(volumes):
     overrides = [*VIT, "epochs=1", "slices_per_epoch=4"]
     trainer = get_trainer(901, "sam_med2d", 0, device="cpu", overrides=overrides)
-    train(trainer)
+    trainer.train()
     names = list(trainer.plans.structures)
     assert len(names) == 5
     store: SliceStore = trainer.data.slices

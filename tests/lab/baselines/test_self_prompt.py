@@ -12,7 +12,7 @@ from without_prompts import SHORT, final_bytes, no_prompts_made
 
 from samdpo.errors import PlansError
 from samdpo.files import read_json
-from samdpo.lab.baselines.self_prompt_network import SelfPromptNetwork
+from samdpo.lab.baselines.self_prompt import SelfPromptNetwork
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, IDENTITY
 from samdpo.networks.weights import load_weights

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from samdpo.lab.baselines import self_prompt_network as self_prompt
-from samdpo.lab.baselines.self_prompt_network import (
+from samdpo.lab.baselines import self_prompt
+from samdpo.lab.baselines.self_prompt import (
     POINTS,
     SelfPromptNetwork,
     box_round,

@@ -14,14 +14,14 @@ from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import TrainingError
 from samdpo.files import read_json, write_json
 from samdpo.lab.baselines import unet
-from samdpo.lab.baselines.mask_samples import MaskSamples
+from samdpo.lab.baselines.prompt_free import MaskSamples
 from samdpo.lab.baselines.unet import dice_and_cross_entropy
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.run import get_trainer, train
+from samdpo.training.run import get_trainer
 
 LENGTH = "slices_per_epoch=8"
 
@@ -97,7 +97,7 @@ def volumes(tmp_path_factory):
 
 def test_a_volume_is_segmented_slice_by_slice_into_every_structure(volumes):
     trainer = get_trainer(901, "unet", 0, device="cpu", overrides=["epochs=1", "slices_per_epoch=4"])
-    train(trainer)
+    trainer.train()
     assert len(trainer.train_keys) == 4 * 16, "slices that show nothing are trained on too"
     assert trainer.network.segment(torch.rand(1, 3, 256, 256)).shape == (1, 5, 256, 256)
     predictor = Predictor.from_model_folder(trainer.folder, device="cpu")

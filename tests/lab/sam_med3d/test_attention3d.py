@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 
-from samdpo.lab.sam_med3d.attention import Attention3d
+from samdpo.lab.sam_med3d.network import Attention3d
 
 
 def by_the_book(attention, tokens):

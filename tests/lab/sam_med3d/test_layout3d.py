@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from samdpo.lab.sam_med3d.network import SamMed3d, build_sam_med3d
-from samdpo.lab.sam_med3d.shapes import SHAPES, Shape3d
+from samdpo.lab.sam_med3d.network import SHAPES, SamMed3d, Shape3d, build_sam_med3d
 from samdpo.plans import NetworkPlan
 
 ATTENTION = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")

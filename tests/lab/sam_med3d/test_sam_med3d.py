@@ -22,7 +22,7 @@ from samdpo.paths import preprocessed_folder, raw_folder
 from samdpo.planning.run import plan_and_preprocess
 from samdpo.plans import NetworkPlan, load_plans
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.run import get_trainer, train
+from samdpo.training.run import get_trainer
 
 NUMBER, NAME = 902, "Dataset902_PhantomCT"
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -57,7 +57,7 @@ def made(tmp_path_factory):
         write_json(file, content)
         patch.setattr(baseline, "CLICKS", 3)
         trainer = stage()
-        train(trainer)
+        trainer.train()
     return root, trainer.run_log.history
 
 
@@ -158,10 +158,10 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(trained, monkeypatch):
 
     trainer.on_epoch_start = cut
     with pytest.raises(KeyboardInterrupt):
-        train(trainer)
+        trainer.train()
     (trained / "fold_0" / "checkpoint_final.safetensors").unlink()
     monkeypatch.setattr("samdpo.lab.sam_med3d.trainer.SamMed3dTrainer.perform_actual_validation", lambda *_: {})
-    train(stage(), resume=True)
+    stage().train(resume=True)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(trained).items())
     assert read_json(trained / "fold_0" / "model.json")["clicks"] == log["clicks"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from samdpo.lab.sam_med3d.clicks import innermost, next_clicks
-from samdpo.lab.sam_med3d.trainer import dice_ce_loss
+from samdpo.lab.sam_med3d.cubes import innermost
+from samdpo.lab.sam_med3d.trainer import dice_ce_loss, next_clicks
 
 
 def everywhere(truth):

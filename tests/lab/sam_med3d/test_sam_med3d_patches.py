@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from samdpo.lab.sam_med3d.patches import PatchSamples
+from samdpo.lab.sam_med3d.cubes import PatchSamples
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import IGNORED, SliceStore
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from samdpo.lab.sam_med3d.windows import segment_from_click
+from samdpo.lab.sam_med3d.predictor import segment_from_click
 
 
 class Bright:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
-from samdpo.lab.sam_med3d import shapes
+from samdpo.lab.sam_med3d import network as sam_med3d
 from samdpo.lab.sam_med3d.network import build_sam_med3d
 from samdpo.networks.published.catalogue import published_file
 from samdpo.networks.published.loading import load_file, verify
@@ -87,7 +87,7 @@ def test_a_missing_published_file_says_where_it_is_published_and_where_it_goes(t
 
 
 def test_the_published_file_is_verified_by_its_structure(tmp_path, monkeypatch):
-    monkeypatch.setitem(shapes.SHAPES, "sam_med3d", shapes.SHAPES["sam_med3d_tiny"])
+    monkeypatch.setitem(sam_med3d.SHAPES, "sam_med3d", sam_med3d.SHAPES["sam_med3d_tiny"])
     file = publish(tmp_path / "sam_med3d_turbo.pth", tiny().state_dict())
     said = verify(published_file("sam_med3d_turbo"), file)
     assert f"every name and shape ({len(tiny().state_dict())} tensors)" in said

@@ -14,7 +14,7 @@ from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.images import read_image, read_label
 from samdpo.files import read_json
-from samdpo.lab.baselines.nnunet_raw import RawForm, write_raw_dataset
+from samdpo.lab.baselines.nnunet_files import RawForm, write_raw_dataset
 
 LUNG = {"background": 0, "lung": 1}
 PIXELS = np.arange(30, dtype=np.uint8).reshape(5, 6)

@@ -1,0 +1,614 @@
+"""What is said about places: a judge learns it by Eq. 5, prompts follow the judge, what was meant is a label.
+
+A fold's unlabelled slices get proposals of different places (:mod:`samdpo.prompting.proposals`). The judge is fitted to
+the outlines first, where every proposal's overlap is known. Of each slice a few proposals are shown, the model's own
+mask first; somebody accepts one, orders them, or says with a box where the structure is. The judge of the outlines is
+the reference of the judge of the answers; that one chooses the place at prediction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samdpo.align.places_figure import FIGURE, draw_places
+from samdpo.align.proposer import EncodedBatch
+from samdpo.align.reference import ReferenceModel
+from samdpo.files import hash_of
+from samdpo.model.batches import Batch, SliceSamples
+from samdpo.model.places import decode_places
+from samdpo.model.slice_labels import SliceKey
+from samdpo.model.slices import predict_slices
+from samdpo.model.views import view_mask
+from samdpo.networks.frozen_encoder import FrozenEncoder
+from samdpo.networks.sam import SamNetwork
+from samdpo.paths import preprocessed_folder
+from samdpo.plans import StagePlan
+from samdpo.preferences.annotators import Ranking
+from samdpo.preferences.candidates import disagreement
+from samdpo.preferences.page_annotator import NAME as VIRTUAL
+from samdpo.preferences.recorded import scores
+from samdpo.preferences.records import Item, Judgement
+from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
+from samdpo.prompting.assemble import prompt_at
+from samdpo.prompting.frozen_features import SliceFeatures, slice_features
+from samdpo.prompting.judge import (
+    SAME_PLACE,
+    JudgeSettings,
+    Outlined,
+    PlaceJudge,
+    Preferred,
+    cross_fitted,
+    diverse_first,
+    doubtful_below,
+    fit_to_outlines,
+    learn_from_answers,
+)
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompter import Prompter
+from samdpo.prompting.proposal_store import MeasuredProposals, ProposalStore
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape, overlaps
+from samdpo.training.distributed import Processes
+from samdpo.training.fold_data import FoldData, own_prompts
+
+log = logging.getLogger(__name__)
+
+Place = tuple[str, int, str]  # case, slice, structure
+VERSION = 1  # raise when the code makes other sets or prompts from the same settings
+GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
+SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
+LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
+NEW, JUDGE_ALONE, BEFORE = "new", "judge alone", "before"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was meant by an answer.
+
+    Attributes:
+        mask: (H, W) bool, taken as the structure; None where the answer only compares.
+        weight: of the mask as a label, in [0, 1].
+        seconds: the answer took.
+    """
+
+    mask: np.ndarray | None
+    weight: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of a fold, read.
+
+    Attributes:
+        chosen: what was meant, by place; those that are held back are not among them.
+        held_back: likewise, of cases of which nothing is learned.
+        preferred: of each structure, what the judge learns.
+        counts: how many were accepted, ordered, boxed, none, skipped; for the log.
+        seconds: of all answers together.
+    """
+
+    chosen: dict[Place, Chosen]
+    held_back: dict[Place, Chosen]
+    preferred: dict[str, list[Preferred]]
+    counts: dict[str, int]
+    seconds: float
+
+    @property
+    def slices(self) -> set[SliceKey]:
+        """Case and slice of the masks to learn from."""
+        return {place[:2] for place, one in self.chosen.items() if one.mask is not None and one.weight > 0}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which model was kept after a stage.
+
+    Attributes:
+        name: ``new``, ``judge alone`` (the network before, under the judge's prompts) or ``before``.
+        agreement: of each of them with the answers that were held back, see :func:`agreement`.
+        held_back: how many these are; where there are none the new one is kept unseen.
+    """
+
+    name: str
+    agreement: dict[str, float]
+    held_back: int
+
+
+@dataclass
+class PlaceLearning:
+    """Stage 2 over places, for one fold.
+
+    Attributes:
+        data: the fold, under the prompts of its plan.
+        stage: ``places`` and the seed.
+        folder: of the fold; new prompts lie in it.
+        device: of the networks.
+        samples: the fold's slices under the plan's prompts.
+        processes: that train together; one of them makes what is kept.
+        judges: of the outlines, by structure, once they are fitted.
+    """
+
+    data: FoldData
+    stage: StagePlan
+    folder: Path
+    device: torch.device
+    samples: SliceSamples
+    processes: Processes
+    judges: dict[str, PlaceJudge] = field(default_factory=dict)
+
+    def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
+
+        Each slice's lot depends on itself alone, so that images added later displace few of those there were.
+        """
+        most = self.stage.places.slices
+        if not most or len(keys) <= most:
+            return list(keys)
+        lots = set(sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most])
+        log.info("%d of %d unlabelled slices are asked about (places.slices).", most, len(keys))
+        return [key for key in keys if key in lots]
+
+    # ---- proposals and the judge of the outlines ---------------------------------------------------------------
+
+    @cached_property
+    def movable(self) -> list[str]:
+        """Structures that can be elsewhere: of one component."""
+        return [name for name, one in self.data.plans.structures.items() if one.components == 1]
+
+    @cached_property
+    def features(self) -> SliceFeatures:
+        """Of the published encoder."""
+        return slice_features(self.data.plans, self.data.slices, self.device)
+
+    @cached_property
+    def labelled(self) -> list[SliceKey]:
+        """Slices of the labelled cases on which something is drawn, in order."""
+        return sorted(self.samples.keys(sorted(self.data.split.labelled)))
+
+    @cached_property
+    def shapes(self) -> dict[str, PlaceShape]:
+        """Of each movable structure, what the outlines say of where to look."""
+        slices, found = self.data.slices, {}
+        for name in self.movable:
+            label = self.data.plans.structures[name].label
+            drawn = [(slices.label(*key) == label, slices.image(*key).mean(0)) for key in self.labelled]
+            found[name] = PlaceShape.of(*zip(*drawn)) if drawn else PlaceShape()
+        return found
+
+    @cached_property
+    def proposals(self) -> ProposalStore:
+        """Of the fold's slices, kept beside the prompts they start from."""
+        plans, places = self.data.plans, self.stage.places
+        folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
+        return ProposalStore(folder, self.data.slices, self.data.prompts, self.features, self.shapes, places.blobs,
+                             places.kept)
+
+    def fit_outlines(self, unlabelled: Sequence[SliceKey]) -> None:
+        """Fit the judges to the outlines; where that is done already, nothing happens.
+
+        Args:
+            unlabelled: slices whose proposals say, without a label, what is usual.
+        """
+        if self.judges or not self.movable:
+            return
+        cases = sorted({case for case, _ in (*self.labelled, *unlabelled)})
+        self.processes.once(lambda: self.proposals.prepare(cases))
+        for name in self.movable:
+            if (judge := fit_to_outlines(self.outlined(name), self.stage.seed, self._scale(name, unlabelled))) is None:
+                log.warning("%s: the outlines do not tell its proposals apart, so no judge chooses its place.", name)
+                continue
+            self.judges[name] = judge
+
+    def _scale(self, name: str, unlabelled: Sequence[SliceKey]) -> np.ndarray | None:
+        of = [self.proposals.get(*key).get(name) for key in (*self.labelled, *unlabelled)]
+        every = [one.measured for one in of if one is not None and len(one)]
+        return np.concatenate(every) if every else None
+
+    def outlined(self, name: str) -> list[Outlined]:
+        """Proposals of the labelled slices, and how they overlap the outline."""
+        label, found = self.data.plans.structures[name].label, []
+        for case, index in self.labelled:
+            one = self.proposals.get(case, index).get(name)
+            if one is None or not len(one):
+                continue
+            truth = torch.from_numpy(self.data.slices.label(case, index) == label)[None]
+            overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
+            found.append(Outlined(one.measured, overlap, self.data.groups.get(case, case)))
+        return found
+
+    # ---- what is shown -----------------------------------------------------------------------------------------
+
+    def items(
+        self, key: SliceKey, batch: Batch, embeddings: Tensor, reference: ReferenceModel, cut: float
+    ) -> list[tuple[ItemCandidates, float]]:
+        """What is shown of one slice: of each structure the model's own mask, then what the judge likes, diverse.
+
+        Args:
+            key: case and slice.
+            batch: of that slice alone.
+            embeddings: (1, C, h, w) of the finetuned encoder.
+            reference: the finetuned model.
+            cut: probability above which a pixel belongs to its mask.
+
+        Returns:
+            items, each with what the judge is unsure of: 1 less its confidence.
+        """
+        proposals, found = self.proposals.get(*key) if self.judges else {}, []
+        prompts = batch.samples[0].prompts
+        places = decode_places(reference.network, embeddings, [prompts], self.data.plans)
+        own = places.at(places.chosen).sigmoid().cpu()
+        for prompt, probability in zip(prompts, own):
+            mask = (probability > cut)[None]
+            judge, several = self.judges.get(prompt.structure), proposals.get(prompt.structure)
+            if judge is None or several is None or not len(several):
+                others, unsure = self._other_readings(probability, prompt), 0.5
+            else:
+                said = judge.judge(several.measured, several.small)
+                others, unsure = self._other_places(mask, said.score, several), 1 - said.confidence
+            masks = torch.cat([mask, others])[: self.stage.places.shown]
+            if len(masks) > 1 and disagreement(masks) > 0:
+                found.append((ItemCandidates(key[1], prompt.structure, masks.numpy(), prompt.boxes,
+                                             disagreement(masks)), unsure))
+        return found
+
+    def _other_places(self, own: Tensor, score: np.ndarray, several: MeasuredProposals) -> Tensor:
+        masks = torch.from_numpy(several.masks)
+        unlike = (overlaps(masks, own)[:, 0] < SHOWN_DUPLICATE).numpy().nonzero()[0]
+        chosen = diverse_first(score[unlike], several.small[unlike], self.stage.places.shown - 1)
+        return masks[unlike[chosen]]
+
+    def _other_readings(self, probability: Tensor, prompt: StructurePrompt) -> Tensor:
+        """Of a structure that is never elsewhere: the saliency's mask, and the network's own, smaller and larger."""
+        masks = [torch.from_numpy(prompt.coarse_mask), *(probability > cut for cut in (0.3, 0.7, 0.15, 0.85))]
+        kept = [probability > 0.5]
+        for mask in masks:
+            if mask.any() and all(float(overlaps(mask[None], one[None])) < 0.95 for one in kept):
+                kept.append(mask)
+        return torch.stack(kept[1:]) if len(kept) > 1 else probability[None][:0] > 1
+
+    # ---- what was said -----------------------------------------------------------------------------------------
+
+    def read(
+        self, stored: StoredCandidates, judgements: Sequence[Judgement], unlabelled: Sequence[SliceKey]
+    ) -> Answered:
+        """What was meant by every answer; several people's answers on an item all count.
+
+        Args:
+            stored: what was shown.
+            judgements: not undone ones.
+            unlabelled: slices of the stage, see :meth:`fit_outlines`.
+        """
+        self.fit_outlines(unlabelled)
+        items = {item.id: item for item in stored.items}
+        proposer = PlaceProposer(self.features.extractor.network)
+        counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
+        by_place: dict[Place, list[Chosen]] = {}
+        preferred: dict[Place, list[Preferred]] = {}
+        for said in judgements:
+            item = items.get(said.item)
+            if item is None:
+                continue
+            place = (item.case, item.slice_index, item.structure)
+            masks = stored.masks(item)
+            meant, kind = self._meant(said, masks, item, proposer)
+            counts[kind] += 1
+            if meant is not None:
+                by_place.setdefault(place, []).append(meant)
+            if (one := self._preferred(place, said, masks, meant)) is not None:
+                preferred.setdefault(place, []).append(one)
+        held = self._held_back({place[0] for place in by_place})
+        chosen = {place: agreed(of) for place, of in by_place.items()}
+        found = Answered(
+            {place: one for place, one in chosen.items() if place[0] not in held},
+            {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
+            {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
+             for name in self.movable},
+            counts, float(sum(said.seconds for said in judgements if said.item in items)),
+        )
+        log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
+                 sum(counts.values()), found.seconds / 60,
+                 ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none",
+                 len(found.slices), len(found.held_back))
+        return found
+
+    def _meant(
+        self, said: Judgement, masks: np.ndarray, item: Item, proposer: PlaceProposer
+    ) -> tuple[Chosen | None, str]:
+        if said.verdict == "skipped":
+            return None, "skipped"
+        if said.verdict == "accepted":
+            return Chosen(masks[said.best], 1.0, said.seconds), "accepted"
+        if said.verdict == "ranked":
+            best = int(np.argmax(scores(said, len(masks))))
+            return Chosen(masks[best], 0.5, said.seconds), "ordered"
+        given = said.box if said.box is not None else said.point
+        if given is None:
+            return None, "none"
+        at = {"boxes": np.array([given])} if said.box is not None else {"points": np.array([given])}
+        if self.stage.places.asks == "outlines" and said.annotator == VIRTUAL:  # it stands for a whole outline
+            label = self.data.slices.label(item.case, item.slice_index)
+            return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
+        decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
+        mask = decoded.masks[0].numpy()
+        return (Chosen(mask, 1.0, said.seconds) if mask.any() else None), "boxed"
+
+    def _preferred(self, place: Place, said: Judgement, masks: np.ndarray, meant: Chosen | None) -> Preferred | None:
+        """The pairs of proposals that an answer tells apart."""
+        several = self.proposals.get(*place[:2]).get(place[2]) if place[2] in self.judges else None
+        if several is None or len(several) < 2 or meant is None:
+            return None
+        pool = torch.from_numpy(several.masks)
+        if said.verdict == "ranked":
+            # Each shown mask is a proposal, or the model's own, which no judge sees.
+            same = overlaps(torch.from_numpy(masks), pool)
+            worth = np.full(len(several), np.nan)
+            for row, score in enumerate(scores(said, len(masks))):
+                if float(same[row].max()) > 0.99:
+                    worth[int(same[row].argmax())] = score
+            better, worse = np.nonzero(worth[:, None] > worth[None])  # comparisons with NaN are False
+        else:
+            overlap = overlaps(pool, torch.from_numpy(meant.mask)[None])[:, 0].numpy()
+            better, worse = np.nonzero(overlap[:, None] > overlap[None] + GAP)
+        if not len(better):
+            return None
+        return Preferred(several.measured, better, worse, np.full(len(better), 1 / len(better)))
+
+    def _held_back(self, cases: set[str]) -> set[str]:
+        """Cases whose answers only say whether the new model is better; whole groups, none where there are few."""
+        groups = sorted({self.data.groups.get(case, case) for case in cases})
+        wanted = round(self.stage.places.held_back * len(groups))
+        if wanted < LEAST_HELD_BACK:
+            return set()
+        chosen = set(np.random.default_rng(self.stage.seed).permutation(groups)[:wanted].tolist())
+        return {case for case in cases if self.data.groups.get(case, case) in chosen}
+
+    def best_of(
+        self, models: Mapping[str, tuple[SamNetwork, FoldData]], held_back: Mapping[Place, Chosen], cut: float,
+        precision: str,
+    ) -> Kept:
+        """Which of some models agrees most with answers that none of them has learned from; the first of equals.
+
+        Args:
+            models: name -> network on the device, and the fold under its prompts; the first is the new one.
+            held_back: what was meant by those answers.
+            cut: probability above which a pixel belongs to a mask.
+            precision: of the encoder.
+        """
+        if not held_back:
+            log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
+                        "before. Ask for more, or compare their validation.")
+            return Kept(next(iter(models)), {}, 0)
+        enough = self.stage.places.accept_from
+
+        def compare() -> dict[str, float]:
+            every = {name: self.masks_of(*model, held_back, cut, precision) for name, model in models.items()}
+            return {name: round(agreement(masks, held_back, enough), 4) for name, masks in every.items()}
+
+        said = self.processes.once(compare)  # so that all of them keep the same one
+        best = max(said, key=said.__getitem__)
+        log.info("Agreement with %d answers that were held back (mean IoU, counted up to %g): %s.", len(held_back),
+                 enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
+        if best != NEW:
+            then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
+                    else "the network stays as it was, and the judge chooses its places")
+            log.warning("The new model agrees less with what was said than the one before does, so %s.", then)
+        return Kept(best, said, len(held_back))
+
+    def labels(self, slices: EncodedBatch, answered: Answered) -> tuple[Tensor, Ranking]:
+        """The mask that was meant of every prompt of a step, under the view of its slice, and its weight as score.
+
+        Args:
+            slices: a batch.
+            answered: of :meth:`read`.
+
+        Returns:
+            masks (N, 1, H, W) bool; a ranking of them whose ``score`` (N, 1) is the weight, 0 where nothing is known.
+        """
+        masks = torch.zeros(len(slices.prompts), 1, *slices.logits.shape[-2:], dtype=torch.bool)
+        weights = torch.zeros(len(masks), 1)
+        rows = [(sample, prompt) for sample in slices.batch.samples for prompt in sample.prompts]
+        for row, (sample, prompt) in enumerate(rows):
+            one = answered.chosen.get((*sample.key, prompt.structure))
+            if one is not None and one.mask is not None:
+                masks[row], weights[row] = view_mask(torch.from_numpy(one.mask)[None], sample.view), one.weight
+        none = torch.zeros(len(masks), 1, dtype=torch.long)
+        device = slices.logits.device
+        return masks.to(device), Ranking(none, weights, none, weights[:, 0] > 0, "best").to(device)
+
+    def masks_of(
+        self, network: SamNetwork, data: FoldData, places: Collection[Place], cut: float, precision: str
+    ) -> dict[Place, np.ndarray]:
+        """What a network says of some places as prediction would: (H, W) bool each.
+
+        Args:
+            network: on the device.
+            data: the fold, under the prompts to decode.
+            places: case, slice and structure.
+            cut: probability above which a pixel belongs to a mask.
+            precision: of the encoder.
+        """
+        plans, found, order = data.plans, {}, list(data.plans.structures)
+        encode = FrozenEncoder(network.eval(), self.device, precision)
+        for case, index in sorted({place[:2] for place in places}):
+            image = torch.from_numpy(np.asarray(data.slices.image(case, index), np.float32))[None]
+            said = predict_slices(network, image, [data.prompts.get(case, index)], plans, self.device, precision,
+                                  plans.inference.mirror, encode=encode)
+            found |= {(case, index, name): said.probabilities[0, row] > cut for row, name in enumerate(order)}
+        return {place: found[place] for place in places}
+
+    # ---- what is learned ---------------------------------------------------------------------------------------
+
+    def learn(self, answered: Answered, unlabelled: Sequence[SliceKey]) -> FoldData:
+        """The fold under the prompts of the judges that have learned from the answers.
+
+        Args:
+            answered: of :meth:`read`.
+            unlabelled: slices of the stage.
+
+        Returns:
+            the same fold where no structure has a judge.
+        """
+        split = self.data.split
+        cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
+        if not self.judges:
+            return self.data
+        seed, full, held_out, settings = self.stage.seed, {}, {}, {}
+        for name, judge in self.judges.items():
+            outlined, scale = self.outlined(name), self._scale(name, unlabelled)
+            unseen = cross_fitted(outlined, seed, scale)
+            preferred = answered.preferred[name]
+            full[name] = learn_from_answers(judge, preferred, outlined, seed)
+            # An outline's own prompt comes from a judge that has not seen it, as a new image's does.
+            learned = {id(one): learn_from_answers(one, preferred, [], seed) for one in unseen.values()}
+            held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
+            smalls = [several.small for key in self.labelled
+                      if (several := self.proposals.get(*key).get(name)) is not None and len(several)]
+            settings[name] = JudgeSettings(
+                self.shapes[name], self.stage.places.blobs, self.stage.places.kept, outlined[0].measured.shape[1],
+                doubtful_below(held_out[name], outlined, smalls),
+            )
+            self._log_choices(name, judge, full[name], unlabelled)
+        old = self.data.prompter
+        prompter = Prompter(dataclasses.replace(old.settings, judges=settings), old.model, old.device, full)
+        store = PromptStore(own_prompts(self.folder), self.key(answered))
+
+        def write() -> None:
+            self.proposals.prepare(cases)
+            for case in cases:
+                if not store.has(case):
+                    self._write_prompts(store, case, full, held_out, prompter)
+            prompter.save(store.prompter_folder)
+            self._draw(store, answered)
+
+        self.processes.once(write)
+        return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def _draw(self, store: PromptStore, answered: Answered) -> None:
+        """``places.png``: six of the slices that were answered."""
+        learned: dict[SliceKey, np.ndarray] = {}
+        for (case, index, name), one in answered.chosen.items():
+            if one.mask is not None:
+                label = learned.setdefault((case, index), np.zeros(one.mask.shape, np.int16))
+                label[one.mask] = self.data.plans.structures[name].label
+        if learned:
+            file = self.folder / FIGURE
+            draw_places(self.data.slices, self.data.prompts, store, learned, file)
+            log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
+
+    def key(self, answered: Answered) -> str:
+        """Of what makes the prompts."""
+        said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex()[:64])
+                for place, one in sorted(answered.chosen.items())]
+        pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
+        return hash_of("judged", VERSION, self.proposals.key, self.stage.seed, self.labelled, said, pairs,
+                       self.data.plans.prompting)
+
+    def _write_prompts(
+        self, store: PromptStore, case: str, full: Mapping[str, PlaceJudge],
+        held_out: Mapping[str, Mapping[str, PlaceJudge]], prompter: Prompter,
+    ) -> None:
+        slices, group = self.data.slices, self.data.groups.get(case, case)
+        is_labelled, made, images = case in set(self.data.split.labelled), [], []
+        for index in range(slices.slices(case)):
+            generator = np.random.default_rng(0)  # the seed of prediction, which does not know a case by its name
+            several, of_slice = self.proposals.get(case, index), []
+            for prompt in self.data.prompts.get(case, index):
+                one = several.get(prompt.structure)
+                judge = full.get(prompt.structure)
+                if is_labelled and judge is not None:
+                    judge = held_out[prompt.structure].get(group, judge)
+                if judge is not None and one is not None and len(one):
+                    said = judge.judge(one.measured, one.small)
+                    prompt = prompt_at(prompt, one.masks[said.first], one.saliency[said.first],
+                                       self.data.plans.structures[prompt.structure], self.data.plans.prompting,
+                                       generator, said.confidence)
+                of_slice.append(prompt)
+            made.append(of_slice)
+            images.append(np.asarray(slices.image(case, index), np.float32))
+        told = prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
+        store.put(case, told, slices.hash_of_case(case))
+
+    def _log_choices(
+        self, name: str, before: PlaceJudge, after: PlaceJudge, unlabelled: Sequence[SliceKey]
+    ) -> None:
+        """Where images are simulated as unlabelled: how the judge's own choice overlaps the hidden truth."""
+        label, found = self.data.plans.structures[name].label, []
+        for case, index in unlabelled:
+            one = self.proposals.get(case, index).get(name)
+            if one is None or not len(one) or not self.data.slices.has_label(case):
+                continue
+            truth = torch.from_numpy(self.data.slices.label(case, index) == label)[None]
+            overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
+            found.append([overlap[judge.judge(one.measured, one.small).first] for judge in (before, after)]
+                         + [overlap.max()])
+        if found:
+            mean = np.mean(found, 0)
+            log.info("%s: overlap (IoU) of the judge's choice with the hidden truth of %d unlabelled slices: %.3f "
+                     "before the answers, %.3f after; the best proposal %.3f.", name, len(found), *mean)
+
+
+def agreed(of: Sequence[Chosen]) -> Chosen:
+    """One label of what several people meant: the pixels that most of them took; its weight is how far they agree.
+
+    Two people who put it at different places leave a label of weight 0: nobody knows who is right.
+    """
+    meant = [one for one in of if one.mask is not None]
+    masks, seconds = [one.mask for one in meant], sum(one.seconds for one in of)
+    if not meant:
+        return Chosen(None, 0.0, seconds)
+    if len(meant) == 1:
+        return Chosen(masks[0], meant[0].weight, seconds)
+    stack = torch.from_numpy(np.stack(masks))
+    same = overlaps(stack, stack)
+    pairs = same[~torch.eye(len(masks), dtype=torch.bool)]
+    majority = np.mean(masks, 0) > 0.5
+    if float(pairs.mean()) < SAME_PLACE or not majority.any():
+        return Chosen(None, 0.0, seconds)
+    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in meant), seconds)
+
+
+def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chosen], enough: float) -> float:
+    """Mean overlap (IoU) of a model's masks with what was meant, on held-back answers.
+
+    An overlap of ``enough`` or more counts as ``enough``: a mask that somebody accepted was one model's own, and
+    another model is not to lose by a pixel of its border.
+    """
+    found = []
+    for place, one in held_back.items():
+        both = overlaps(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
+        found.append(min(float(both), enough))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def in_order_of_work(unsure: Sequence[float], seen: np.ndarray) -> list[int]:
+    """Rows in the order in which they are asked: unsure ones first, and unlike those before.
+
+    Args:
+        unsure: of each item, in [0, 1].
+        seen: (N, D) mean embedding of each item's slice.
+
+    Returns:
+        the N rows; each next one has the largest uncertainty times its distance to the nearest before it.
+    """
+    if not len(unsure):
+        return []
+    worth = np.asarray(unsure) + 0.05
+    normed = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1e-9)
+    nearest, order = np.full(len(worth), 2.0), []
+    for _ in range(len(worth)):
+        gain = worth * nearest
+        gain[order] = -1.0
+        row = int(gain.argmax())
+        order.append(row)
+        nearest = np.minimum(nearest, np.maximum(1 - normed @ normed[row], 1e-6))
+    return order

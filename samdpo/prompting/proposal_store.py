@@ -1,0 +1,139 @@
+"""Proposals of a fold's slices on disk: what is dear is computed once for training, the page and every later stage."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from samdpo.files import atomic_path, hash_of
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.frozen_features import SliceFeatures
+from samdpo.prompting.judge import measure
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.proposals import SMALL, PlaceProposer, PlaceShape, Proposals
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # raise when the code makes other proposals from the same settings
+
+
+@dataclass(frozen=True)
+class MeasuredProposals:
+    """M proposals of one structure on one slice, and what is measured of them.
+
+    Attributes:
+        masks: (M, H, W) bool.
+        saliency: (M, 64, 64) float16, the masks as mask prompts.
+        measured: (M, columns) float32, see :func:`samdpo.prompting.judge.measure`.
+        boxes: (M, 4) float32 of which they were decoded.
+        makers: (M,) who proposed them.
+    """
+
+    masks: np.ndarray
+    saliency: np.ndarray
+    measured: np.ndarray
+    boxes: np.ndarray
+    makers: list[str]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def small(self) -> torch.Tensor:
+        """(M, h, w) bool: the masks as they are compared with each other."""
+        step = max(1, self.masks.shape[-1] // SMALL)
+        return torch.from_numpy(np.ascontiguousarray(self.masks[:, ::step, ::step]))
+
+
+class ProposalStore:
+    """Proposals by case and slice, of one setting of makers.
+
+    Args:
+        folder: in which this setting has a folder of its own.
+        slices: of the fold.
+        prompts: whose saliency and hypotheses they start from.
+        features: of the published encoder, and the network that decodes.
+        shapes: of each structure that can be elsewhere, where to look.
+        blobs, kept: see :class:`~samdpo.prompting.proposals.PlaceProposer`.
+    """
+
+    def __init__(
+        self, folder: Path, slices: SliceStore, prompts: PromptStore, features: SliceFeatures,
+        shapes: dict[str, PlaceShape], blobs: int, kept: int,
+    ) -> None:
+        self.slices, self.prompts, self.features, self.shapes = slices, prompts, features, shapes
+        self.blobs, self.kept = blobs, kept
+        self.key = hash_of("proposals", _VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
+        self.folder = folder / self.key
+
+    def prepare(self, cases: Sequence[str]) -> None:
+        """Make what is missing of some cases, with a progress bar."""
+        missing = [case for case in cases if self._read(case) is None]
+        self.features.prepare([(case, i, False) for case in missing for i in range(self.slices.slices(case))])
+        for case in tqdm(missing, desc="Proposals", unit="case", disable=not missing):
+            self._write(case)
+
+    def get(self, case: str, index: int) -> dict[str, MeasuredProposals]:
+        """The proposals of a slice by structure; a structure that cannot be elsewhere, or is absent, has none."""
+        return (self._read(case) or self._write(case)).get(index, {})
+
+    def _file(self, case: str) -> Path:
+        return self.folder / f"{case}.npz"
+
+    def _write(self, case: str) -> dict[int, dict[str, MeasuredProposals]]:
+        proposer = PlaceProposer(self.features.extractor.network, self.blobs, self.kept)
+        found: dict[int, dict[str, MeasuredProposals]] = {}
+        arrays: dict[str, np.ndarray] = {"made_of": np.array(self.slices.hash_of_case(case))}
+        for index in range(self.slices.slices(case)):
+            for number, prompt in enumerate(self.prompts.get(case, index)):
+                if not prompt.present or prompt.structure not in self.shapes:
+                    continue
+                one = self._propose(proposer, case, index, prompt)
+                found.setdefault(index, {})[prompt.structure] = one
+                name = f"{index}_{number}"
+                arrays |= {
+                    f"{name}_masks": np.packbits(one.masks, axis=-1), f"{name}_saliency": one.saliency,
+                    f"{name}_measured": one.measured, f"{name}_boxes": one.boxes,
+                    f"{name}_makers": np.array(one.makers, dtype="U16"),
+                }
+        with atomic_path(self._file(case)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        return found
+
+    def _propose(
+        self, proposer: PlaceProposer, case: str, index: int, prompt: StructurePrompt
+    ) -> MeasuredProposals:
+        image, features = np.asarray(self.slices.image(case, index), np.float32), self.features(case, index)
+        made: Proposals = proposer.propose(image, features, prompt.hypotheses, self.shapes[prompt.structure])
+        measured = measure(image, features, prompt.saliency, prompt.coarse_mask, made)
+        return MeasuredProposals(made.masks.numpy(), made.saliency, measured, made.boxes, made.makers)
+
+    def _read(self, case: str) -> dict[int, dict[str, MeasuredProposals]] | None:
+        """What is kept of a case; None where there is nothing, or nothing that can be read, or of another image."""
+        try:
+            with np.load(self._file(case), allow_pickle=False) as arrays:
+                if str(arrays["made_of"]) != self.slices.hash_of_case(case):
+                    return None
+                found: dict[int, dict[str, MeasuredProposals]] = {}
+                for name in (name.removesuffix("_masks") for name in arrays.files if name.endswith("_masks")):
+                    index, number = map(int, name.split("_"))
+                    prompt = self.prompts.get(case, index)[number]
+                    masks = np.unpackbits(arrays[f"{name}_masks"], axis=-1, count=self._width(case)).astype(bool)
+                    found.setdefault(index, {})[prompt.structure] = MeasuredProposals(
+                        masks, arrays[f"{name}_saliency"], arrays[f"{name}_measured"], arrays[f"{name}_boxes"],
+                        arrays[f"{name}_makers"].tolist(),
+                    )
+                return found
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def _width(self, case: str) -> int:
+        return int(self.slices.image(case, 0).shape[-1])
