@@ -125,8 +125,8 @@ class RankingPage:
         if item is not None and self.segmenter is not None:
             self.segmenter.prepare([item, *(self._items[one] for one in upcoming)])
         progress = self._progress.of(annotator)
-        reviews = self.reviewer is not None
-        seen = None if reviews else outlook(self.database.latest(self.candidate_set.id, LATEST), progress.left)
+        says_when = self.settings.ordered and self.reviewer is None
+        seen = outlook(self.database.latest(self.candidate_set.id, LATEST), progress.left) if says_when else None
         return {
             "item": None if item is None else item.id,
             "progress": asdict(progress),

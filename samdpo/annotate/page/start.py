@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from samdpo.annotate.database.database import PreferenceDatabase
@@ -85,6 +85,8 @@ def run_page(
     if len(known) > len(items):
         log.info("The database holds %d items of these candidates already; all of them are handed out.", len(known))
     store = SliceStore(preprocessed_folder(candidate_set.dataset) / stored.description["data_identifier"])
+    # Candidates of one place come in random order.
+    settings = replace(settings, ordered=stored.description.get("proposer") == "places")
     segmenter = ModelSegmenter(partial(load_maker, candidate_set, stored.folder, device), stored,
                                published=stored.description.get("proposer") == "places")
     page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings, segmenter)
@@ -96,7 +98,7 @@ def run_page(
               behind_proxy=settings.address is not None)
     finally:
         segmenter.close()
-    said = summary(database, candidate_set.id, before)
+    said = summary(database, candidate_set.id, before, forecast=settings.ordered)
     database.close()
     return said
 

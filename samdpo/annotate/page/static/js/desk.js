@@ -21,8 +21,8 @@ const ALL = "all";
 const byId = (id) => document.getElementById(id);
 
 export class Desk {
-  constructor({ api, outbox, mode, volumes, decodes, reviews }) {
-    Object.assign(this, { api, outbox, mode, reviews });
+  constructor({ api, outbox, mode, volumes, decodes, reviews, ordered }) {
+    Object.assign(this, { api, outbox, mode, reviews, ordered });
     this.loader = new Loader(api, mode);
     this.clock = new Clock();
     this.status = new Status(this.clock, volumes);
@@ -235,7 +235,7 @@ export class Desk {
     this.where.close();
     this.item = item;
     Object.assign(this, { selected: 0, pointed: null, looked: null, shownAt: performance.now() });
-    this.judgement = item && newJudgement(this.mode, item.outlines.length);
+    this.judgement = item && newJudgement(this.mode, item.outlines.length, this.ordered ? 0 : null);
     if (back) this.judgement.restore(back);
     this.clock.restart(back?.seconds);
     this.status.showItem(item);
