@@ -52,8 +52,9 @@ export class Ranking {
 
   marks() {
     const open = this.unplaced;
+    const place = (rank) => ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : "");
     return this.ranks.map((rank, i) => ({
-      text: i === this.accepted ? "right" : rank === null ? "" : ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : ""),
+      text: i === this.accepted ? "right" : rank === null ? "" : place(rank),
       rank,
       byItself: rank !== null && open.includes(i),
     }));
