@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samdpo.align.places_figure import FIGURE, draw_places
 from samdpo.align.proposer import EncodedBatch
 from samdpo.align.reference import ReferenceModel
 from samdpo.files import hash_of
@@ -146,6 +147,18 @@ class PlaceLearning:
     samples: SliceSamples
     processes: Processes
     judges: dict[str, PlaceJudge] = field(default_factory=dict)
+
+    def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
+
+        Each slice's lot depends on itself alone, so that images added later displace few of those there were.
+        """
+        most = self.stage.places.slices
+        if not most or len(keys) <= most:
+            return list(keys)
+        lots = set(sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most])
+        log.info("%d of %d unlabelled slices are asked about (places.slices).", most, len(keys))
+        return [key for key in keys if key in lots]
 
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 
@@ -477,9 +490,22 @@ class PlaceLearning:
                 if not store.has(case):
                     self._write_prompts(store, case, full, held_out, prompter)
             prompter.save(store.prompter_folder)
+            self._draw(store, answered)
 
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def _draw(self, store: PromptStore, answered: Answered) -> None:
+        """``places.png``: six of the slices that were answered."""
+        learned: dict[SliceKey, np.ndarray] = {}
+        for (case, index, name), one in answered.chosen.items():
+            if one.mask is not None:
+                label = learned.setdefault((case, index), np.zeros(one.mask.shape, np.int16))
+                label[one.mask] = self.data.plans.structures[name].label
+        if learned:
+            file = self.folder / FIGURE
+            draw_places(self.data.slices, self.data.prompts, store, learned, file)
+            log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
 
     def key(self, answered: Answered) -> str:
         """Of what makes the prompts."""
@@ -538,19 +564,19 @@ def agreed(of: Sequence[Chosen]) -> Chosen:
 
     Two people who put it at different places leave a label of weight 0: nobody knows who is right.
     """
-    masks = [one.mask for one in of if one.mask is not None]
-    seconds = sum(one.seconds for one in of)
-    if not masks:
+    meant = [one for one in of if one.mask is not None]
+    masks, seconds = [one.mask for one in meant], sum(one.seconds for one in of)
+    if not meant:
         return Chosen(None, 0.0, seconds)
-    if len(masks) == 1:
-        return Chosen(masks[0], of[0].weight, seconds)
+    if len(meant) == 1:
+        return Chosen(masks[0], meant[0].weight, seconds)
     stack = torch.from_numpy(np.stack(masks))
     same = overlaps(stack, stack)
     pairs = same[~torch.eye(len(masks), dtype=torch.bool)]
     majority = np.mean(masks, 0) > 0.5
     if float(pairs.mean()) < SAME_PLACE or not majority.any():
         return Chosen(None, 0.0, seconds)
-    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in of), seconds)
+    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in meant), seconds)
 
 
 def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chosen], enough: float) -> float:

@@ -87,6 +87,8 @@ class AlignTrainer(NextStageTrainer):
         if self.objective is not None and not self.objective.trains:
             self.num_epochs = 0
         self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
+        if self.places is not None:
+            self.unlabelled_keys = self.places.drawn(self.unlabelled_keys)
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this stage can use; whoever answers may know nothing about some of them."""
