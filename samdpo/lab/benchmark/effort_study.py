@@ -165,7 +165,7 @@ def _points(records: Sequence[Record]) -> list[Point]:
     """Those of the study and the stages that differ from it in their minutes at most."""
     runs: dict[str, dict[float, dict[int, Record]]] = {asks: {} for asks in ASKS}
     for r in records:
-        if r.asked is not None and (r.stage in ASKED or r.stage in ASKING) and _has_dice(r):
+        if r.asked is not None and r.asked.asks in runs and (r.stage in ASKED or r.stage in ASKING) and _has_dice(r):
             runs[r.asked.asks].setdefault(r.asked.minutes_allowed, {}).setdefault(r.seed, r)
     return [point for asks, of_kind in runs.items() for point in _points_of(asks, of_kind)]
 
@@ -198,15 +198,15 @@ def effort_table(records: Sequence[Record], root: Path) -> Table | None:
         fold = next(iter(study.start.values())).fold
         rows = [_row("nobody: finetune", study, study.start)]
         rows += [_row(f"nobody: {_title(name)}", study, runs) for name, runs in study.nobody.items()]
-        for point in study.points:
-            marks = "".join(notes.mark(f"{r.method}, seed {r.seed}: {r.reason}") for r in study.failed
-                            if ASKED[r.stage] == (point.asks, point.minutes_allowed))
-            rows.append(_row(f"{ASKS[point.asks]}{' ' * bool(marks)}{marks}", study, point.runs, point))
-        lost = [r for r in study.failed if ASKED[r.stage] not in {(p.asks, p.minutes_allowed) for p in study.points}]
-        for r in lost:
-            asks, minutes = ASKED[r.stage]
+        marks: dict[tuple[str, float], str] = {}
+        for r in study.failed:
             mark = notes.mark(f"{r.method}, seed {r.seed}: {r.reason}")
-            rows.append([f"{ASKS[asks]} {mark}", f"{minutes:g}", None, None, "0", None, "failed", None, None, None])
+            marks[ASKED[r.stage]] = marks.get(ASKED[r.stage], " ") + mark
+        for point in study.points:
+            mark = marks.pop((point.asks, point.minutes_allowed), "")
+            rows.append(_row(f"{ASKS[point.asks]}{mark}", study, point.runs, point))
+        rows += [[f"{ASKS[asks]}{mark}", f"{minutes:g}", None, None, "0", None, "failed", None, None, None]
+                 for (asks, minutes), mark in marks.items()]
         if study.everything:
             rows.append(_row(study.everything_title, study, study.everything))
         sections.append(Section(

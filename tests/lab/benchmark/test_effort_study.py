@@ -207,7 +207,7 @@ def test_what_failed_is_a_footnote(tmp_path):
         failed(log, "samdpo_train", "no memory")
     table = effort_table(collected(settings), tmp_path)
     assert table.notes == [f"effort_orders_05, seed {seed}: no memory" for seed in SEEDS]
-    assert any(row[0].startswith("orders [") and row[6] == "failed" for row in table.sections[0].rows)
+    assert [(row[0], row[1]) for row in table.sections[0].rows if row[6] == "failed"] == [("orders [1][2][3]", "5")]
 
 
 def test_lines_begin_at_finetune_and_shades_reach_from_the_least_to_the_greatest_seed(tmp_path):
