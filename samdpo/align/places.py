@@ -93,8 +93,9 @@ class Answered:
         chosen: what was meant, by place; those that are held back are not among them.
         held_back: likewise, of cases of which nothing is learned.
         preferred: of each structure, what the judge learns.
-        counts: how many were accepted, ordered, boxed, none, skipped; for the log.
-        seconds: of all answers together.
+        counts: how many were accepted, ordered, boxed, none, skipped.
+        seconds: of all answers together, those that are held back among them.
+        items: that could have been answered.
     """
 
     chosen: dict[Place, Chosen]
@@ -102,6 +103,7 @@ class Answered:
     preferred: dict[str, list[Preferred]]
     counts: dict[str, int]
     seconds: float
+    items: int
 
     @property
     def slices(self) -> set[SliceKey]:
@@ -313,7 +315,7 @@ class PlaceLearning:
             {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
             {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
              for name in self.movable},
-            counts, float(sum(said.seconds for said in judgements if said.item in items)),
+            counts, float(sum(said.seconds for said in judgements if said.item in items)), len(items),
         )
         log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
                  sum(counts.values()), found.seconds / 60,
