@@ -64,6 +64,7 @@ VERSION = 1  # raise when the code makes other sets or prompts from the same set
 GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
+NEW, JUDGE_ALONE, BEFORE = "new", "judge alone", "before"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,26 @@ class Answered:
     preferred: dict[str, list[Preferred]]
     counts: dict[str, int]
     seconds: float
+
+    @property
+    def slices(self) -> set[SliceKey]:
+        """Case and slice of the masks to learn from."""
+        return {place[:2] for place, one in self.chosen.items() if one.mask is not None and one.weight > 0}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which model was kept after a stage.
+
+    Attributes:
+        name: ``new``, ``judge alone`` (the network before, under the judge's prompts) or ``before``.
+        agreement: of each of them with the answers that were held back, see :func:`agreement`.
+        held_back: how many these are; where there are none the new one is kept unseen.
+    """
+
+    name: str
+    agreement: dict[str, float]
+    held_back: int
 
 
 @dataclass
@@ -264,13 +285,18 @@ class PlaceLearning:
                 preferred.setdefault(place, []).append(one)
         held = self._held_back({place[0] for place in by_place})
         chosen = {place: agreed(of) for place, of in by_place.items()}
-        return Answered(
+        found = Answered(
             {place: one for place, one in chosen.items() if place[0] not in held},
             {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
             {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
              for name in self.movable},
             counts, float(sum(said.seconds for said in judgements if said.item in items)),
         )
+        log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
+                 sum(counts.values()), found.seconds / 60,
+                 ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none",
+                 len(found.slices), len(found.held_back))
+        return found
 
     def _meant(
         self, said: Judgement, masks: np.ndarray, item: Item, proposer: PlaceProposer
@@ -323,6 +349,35 @@ class PlaceLearning:
         chosen = set(np.random.default_rng(self.stage.seed).permutation(groups)[:wanted].tolist())
         return {case for case in cases if self.data.groups.get(case, case) in chosen}
 
+    def best_of(
+        self, models: Mapping[str, tuple[SamNetwork, FoldData]], held_back: Mapping[Place, Chosen], cut: float,
+        precision: str,
+    ) -> Kept:
+        """Which of some models agrees most with answers that none of them has learned from; the first of equals.
+
+        Args:
+            models: name -> network on the device, and the fold under its prompts; the first is the new one.
+            held_back: what was meant by those answers.
+            cut: probability above which a pixel belongs to a mask.
+            precision: of the encoder.
+        """
+        if not held_back:
+            log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
+                        "before. Ask for more, or compare their validation.")
+            return Kept(next(iter(models)), {}, 0)
+        enough, said = self.stage.places.accept_from, {}
+        for name, (network, data) in models.items():
+            masks = self.masks_of(network, data, held_back, cut, precision)
+            said[name] = round(agreement(masks, held_back, enough), 4)
+        best = max(said, key=said.__getitem__)
+        log.info("Agreement with %d answers that were held back (mean IoU, counted up to %g): %s.", len(held_back),
+                 enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
+        if best != NEW:
+            then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
+                    else "the network stays as it was, and the judge chooses its places")
+            log.warning("The new model agrees less with what was said than the one before does, so %s.", then)
+        return Kept(best, said, len(held_back))
+
     def labels(self, slices: EncodedBatch, answered: Answered) -> tuple[Tensor, Ranking]:
         """The mask that was meant of every prompt of a step, under the view of its slice, and its weight as score.
 
@@ -345,40 +400,41 @@ class PlaceLearning:
         return masks.to(device), Ranking(none, weights, none, weights[:, 0] > 0, "best").to(device)
 
     def masks_of(
-        self, network: SamNetwork, data: FoldData, places: Collection[Place], cut: float, device: torch.device,
-        precision: str,
+        self, network: SamNetwork, data: FoldData, places: Collection[Place], cut: float, precision: str
     ) -> dict[Place, np.ndarray]:
         """What a network says of some places as prediction would: (H, W) bool each.
 
         Args:
-            network: on ``device``.
+            network: on the device.
             data: the fold, under the prompts to decode.
             places: case, slice and structure.
             cut: probability above which a pixel belongs to a mask.
-            device, precision: of the network.
+            precision: of the encoder.
         """
         plans, found, order = data.plans, {}, list(data.plans.structures)
-        encode = FrozenEncoder(network.eval(), device, precision)
+        encode = FrozenEncoder(network.eval(), self.device, precision)
         for case, index in sorted({place[:2] for place in places}):
             image = torch.from_numpy(np.asarray(data.slices.image(case, index), np.float32))[None]
-            said = predict_slices(network, image, [data.prompts.get(case, index)], plans, device, precision,
+            said = predict_slices(network, image, [data.prompts.get(case, index)], plans, self.device, precision,
                                   plans.inference.mirror, encode=encode)
             found |= {(case, index, name): said.probabilities[0, row] > cut for row, name in enumerate(order)}
         return {place: found[place] for place in places}
 
     # ---- what is learned ---------------------------------------------------------------------------------------
 
-    def learn(self, answered: Answered, unlabelled: Sequence[SliceKey], cases: Sequence[str]) -> FoldData:
+    def learn(self, answered: Answered, unlabelled: Sequence[SliceKey]) -> FoldData:
         """The fold under the prompts of the judges that have learned from the answers.
 
         Args:
             answered: of :meth:`read`.
             unlabelled: slices of the stage.
-            cases: to prompt: labelled, unlabelled and validation cases.
 
         Returns:
             the same fold where no structure has a judge.
         """
+        split = self.data.split
+        cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
+        self.fit_outlines(unlabelled)
         if not self.judges:
             return self.data
         seed, full, held_out, settings = self.stage.seed, {}, {}, {}

@@ -18,7 +18,7 @@ from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_s
 from samdpo.align.judge import Judge, QualityJudge
 from samdpo.align.next_stage import NextStageTrainer
 from samdpo.align.objectives import Objective, ObjectiveNames
-from samdpo.align.places import Answered, PlaceLearning, agreement
+from samdpo.align.places import BEFORE, JUDGE_ALONE, NEW, Answered, Kept, PlaceLearning
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
@@ -32,6 +32,7 @@ from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
+from samdpo.schema import to_dict
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.trainer import Metrics
@@ -49,7 +50,7 @@ class AlignTrainer(NextStageTrainer):
     objectives: Collection[str] = ObjectiveNames()
     answered: Answered  # of places: what was said, read
     original: FoldData  # of places: the fold under the prompts before
-    kept: dict[str, Any] | None = None  # of places: which model was kept, and why
+    kept: Kept | None = None  # of places: which model was kept, and why
 
     def build_objective(self) -> Objective | None:
         """What is learned from unlabelled slices: the plan's ``objective``; None where the trainer itself says it."""
@@ -117,25 +118,13 @@ class AlignTrainer(NextStageTrainer):
 
     def learn_places(self) -> None:
         """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
-        places, split = self.places, self.data.split
         stored = StoredCandidates.open(self.candidate_set().folder)
-        self.answered = places.read(stored, self.answers.said(stored))
-        chosen, seconds = self.answered.chosen, self.answered.seconds
-        log.info("%d answers in %.1f minutes (%s); %d masks to learn from, %d answers are held back.",
-                 sum(self.answered.counts.values()), seconds / 60,
-                 ", ".join(f"{count} {kind}" for kind, count in self.answered.counts.items() if count),
-                 sum(one.mask is not None for one in chosen.values()), len(self.answered.held_back))
-        places.fit_outlines(self.unlabelled_keys)
-        cases = sorted({*split.labelled, *(case for case, _ in self.unlabelled_keys), *split.val})
-        self.original = self.data
-        judged = places.learn(self.answered, self.unlabelled_keys, cases)
-        if judged is not self.data:
-            self.data, self.samples = judged, judged.samples(self.stage.augmentation)
-        meant = {place[:2] for place, one in chosen.items() if one.mask is not None and one.weight > 0}
-        self.unlabelled_keys = [key for key in self.unlabelled_keys if key in meant]
+        self.answered = self.places.read(stored, self.answers.said(stored))
+        self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
+        self.samples = self.data.samples(self.stage.augmentation)
+        self.unlabelled_keys = [key for key in self.unlabelled_keys if key in self.answered.slices]
         if not self.unlabelled_keys:
-            log.warning("No answer says which mask is right, so the network stays as it is; the judge has learned "
-                        "what it could.")
+            log.warning("No answer says which mask is right, so the network stays as it is.")
             self.num_epochs = 0
         self.fill_features()
 
@@ -257,32 +246,17 @@ class AlignTrainer(NextStageTrainer):
     def keep_best(self) -> None:
         """Of the model before, the same network under the judge's prompts, and the new one, keep the best.
 
-        Answers that were held back decide (:func:`samdpo.align.places.agreement`); the new one is kept where it agrees
-        with them at least as well as the others.
+        Answers that were held back decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
         """
-        held_back = self.answered.held_back
-        if not held_back:
-            log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
-                        "before. Ask for more, or compare their validation.")
-            return
-        old, enough = self.reference.network, self.stage.places.accept_from
-        said = {}
-        for name, network, data in (("before", old, self.original), ("judge alone", old, self.data),
-                                    ("new", self.network, self.data)):
-            masks = self.places.masks_of(network, data, held_back, self.mask_cut, self.device, self.precision)
-            said[name] = agreement(masks, held_back, enough)
-        log.info("Agreement with %d answers that were held back (mean IoU, counted up to %.2f): %s.", len(held_back),
-                 enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
-        best = max(("new", "judge alone", "before"), key=said.__getitem__)
-        self.kept = {"kept": best, "agreement": {name: round(value, 4) for name, value in said.items()},
-                     "held_back": len(held_back)}
-        if best == "new":
-            return
-        log.warning("The new model agrees less with what people said (%.3f) than %s (%.3f), so %s.", said["new"],
-                    "the one before" if best == "before" else "the network before under the judge's prompts",
-                    said[best], "the weights and prompts before are kept: this stage changes nothing"
-                    if best == "before" else "the network stays as it was, and the judge chooses its places")
-        self.network.load_state_dict(old.state_dict())
-        if best == "before" and self.data is not self.original:
+        before = self.reference.network
+        models = {NEW: (self.network, self.data), JUDGE_ALONE: (before, self.data), BEFORE: (before, self.original)}
+        self.kept = self.places.best_of(models, self.answered.held_back, self.mask_cut, self.precision)
+        if self.kept.name != NEW:
+            self.network.load_state_dict(before.state_dict())
+        if self.kept.name == BEFORE and self.data is not self.original:
             shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
             self.data = self.original
+
+    def describe(self) -> dict[str, Any]:
+        """Of places also which model was kept, and how far each agreed with the answers that were held back."""
+        return super().describe() | ({} if self.kept is None else {"kept": to_dict(self.kept)})

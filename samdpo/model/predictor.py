@@ -422,7 +422,20 @@ class Predictor:
             elif pixels and confidence < threshold:
                 reasons.append(f"{name}: confidence {confidence:.2f} is below {threshold:.2f}, "
                                "which 9 of 10 training images exceed")
+            believed = [one["place_confidence"] for one in used[name] if "place_confidence" in one]
+            doubtful = self._doubtful_place(name)
+            if believed:
+                entry = structures[name] = {**structures[name], "place_confidence": round(min(believed), 4)}
+                if entry["place_confidence"] < doubtful:
+                    reasons.append(f"{name}: it may be elsewhere; the judge's belief in its place is "
+                                   f"{min(believed):.2f}, below {doubtful:.2f}, which 9 of 10 right ones exceed")
         return {"structures": structures, "look_at": bool(reasons), "reasons": reasons, "mask_cut": self.mask_cut}
+
+    def _doubtful_place(self, name: str) -> float:
+        """Mean over the folds of the belief below which a structure's place is doubtful."""
+        judged = [fold.prompter.settings.judges[name].doubtful for fold in self.folds
+                  if fold.encoder is not None and name in getattr(fold.prompter, "judges", {})]
+        return float(np.mean(judged)) if judged else 0.0
 
 
 def _turned_back(
@@ -437,7 +450,8 @@ def _turned_back(
 
 def _prompt_entry(index: int, prompt: StructurePrompt, place: int) -> dict[str, Any]:
     """The prompt used on a slice, as the report lists it."""
-    return {
+    entry = {
         "slice": index, "presence": float(prompt.score), "place": place, "boxes": prompt.boxes.tolist(),
         "points": prompt.points.tolist(), "text": prompt.text,
     }
+    return entry | ({"place_confidence": prompt.place_confidence} if prompt.place_confidence != 1 else {})

@@ -147,10 +147,12 @@ class SamNetwork(nn.Module):
         text = self.text_projection(batch.text)
         sparse = torch.cat([points, boxes, text[:, None]], dim=1)
         sparse = torch.where(given_tokens(batch)[..., None], sparse, encoder.not_a_point_embed.weight)
+        no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        if not torch.is_grad_enabled() and not bool(batch.mask_valid.any()):  # a third of the time of a box alone
+            return sparse, no_mask.expand(len(batch), -1, *encoder.image_embedding_size)
         # Zeros where invalid: a NaN there would reach the gradients through torch.where.
         logits = batch.mask_logits.masked_fill(~batch.mask_valid[:, None, None], 0.0)
         dense = encoder.mask_downscaling(resampled(logits[:, None], encoder.mask_input_size))
-        no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return sparse, torch.where(batch.mask_valid[:, None, None, None], dense, no_mask)
 
     @staticmethod
