@@ -64,7 +64,11 @@ class Phantoms:
 
     @property
     def aligned(self) -> Path:
-        return self.results / "AlignTrainer__samdpoPlans__align"
+        return self.folder("align")
+
+    def folder(self, stage: str) -> Path:
+        """The models of a stage that AlignTrainer trains."""
+        return self.results / f"AlignTrainer__samdpoPlans__{stage}"
 
     def environment(self) -> dict[str, str]:
         return {name: str(self.root / name) for name in VARIABLES}
@@ -217,7 +221,7 @@ def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> 
 def _placed(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     def make(folder: Path) -> None:
         with _as_current(copied(_finetuned, folder / "roots")) as made:
-            for stage in ("align", "align_self_training"):
+            for stage in ("align_preferences", "align_self_training"):
                 begun(made, stage, *PLACE_ROUNDS)
 
     return Phantoms(made_once(tmp_path_factory, "placed", make) / "roots")
@@ -239,7 +243,7 @@ def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 @pytest.fixture
 def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
-    """As ``finetuned``; ``align`` and ``align_self_training`` have made their prompts of a round about places."""
+    """As ``finetuned``; ``align_preferences`` and ``align_self_training`` have made prompts of a round about places."""
     with _as_current(copied(_placed, tmp_path / "roots")) as own:
         yield own
 

@@ -91,7 +91,8 @@ def test_controls_are_a_line_that_inherits_and_sections_stand_in_stages_of_their
 
 def test_what_a_stage_inherits_can_be_the_default_again(tmp_path: Path) -> None:
     made = plan(unlabelled_slices=51)
-    changes = {"align": {"prompt_rounds": 2, "augmentation": {"flip": False}}, "finetune": {"plan": {"ndim": 2}}}
+    changes = {"align_preferences": {"prompt_rounds": 2, "augmentation": {"flip": False}},
+               "finetune": {"plan": {"ndim": 2}}}
     plans = parse_plans(merge(short_plans(made), {"configurations": changes}), tmp_path / "p.json")
     stages = {**plans.configurations, "align_best_candidate": made.stage("align_best_candidate")}
     stages["sam"] = made.stage("sam")  # without what finetune has under 'plan', so that it cannot inherit from it
@@ -156,7 +157,7 @@ def test_a_models_plan_has_every_value_of_its_one_stage(tmp_path: Path) -> None:
 
 def test_objectives_and_trainers_are_said_of_keys_that_there_are() -> None:
     keys = {key for key, _ in leaves(to_dict(StagePlan()))}
-    objectives = {"preferences", "best_candidate", "self_training", "mean_teacher", "fixmatch"}
+    objectives = {"chosen", "judge_only", "preferences", "best_candidate", "self_training", "mean_teacher", "fixmatch"}
     for key, readers in plan_sections.READ_BY.items():
         assert key in keys or any(known.startswith(f"{key}.") for known in keys), key
         assert {*readers} <= objectives | OURS["trainer"].keys(), key
