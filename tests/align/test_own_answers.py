@@ -24,6 +24,12 @@ def item(row: int, candidates: int) -> Item:
     return Item(item_id("s" * 16, *place), "s" * 16, *place, 0.5, candidates)
 
 
+def shown_in(phantoms) -> StoredCandidates:
+    """The one set that a training has made; afterwards its own prompts would make another."""
+    (file,) = (phantoms.finetuned / "fold_0" / "candidates").glob("*/candidates.json")
+    return StoredCandidates.open(file.parent)
+
+
 def test_its_answers_are_the_order_in_which_masks_are_shown_without_a_look_at_the_images():
     own = OwnAnswers(None, StagePlan())  # no data, so no truth
     said = own.said(SimpleNamespace(items=[item(0, 2), item(1, 6)]))
@@ -44,7 +50,7 @@ def test_it_refuses_what_it_would_say_nothing_about(finetuned, stage, overrides,
 
 def test_it_learns_from_its_own_order_of_every_unlabelled_image(finetuned):
     trainer = finetuned.train("align", *SETTINGS, *JUDGE)
-    stored = StoredCandidates.open(trainer.candidate_set().folder)
+    stored = shown_in(finetuned)
     model = read_json(trainer.fold_folder / "model.json")
     assert stored.items and model["kept"]["name"] == "new" and model["kept"]["held_back"] == 0
     assert model["answers"]["seconds"] == 0 and model["answers"]["items"] == len(stored.items)
@@ -57,6 +63,6 @@ def test_it_learns_from_its_own_order_of_every_unlabelled_image(finetuned):
 def test_a_run_says_what_its_answers_took(finetuned):
     trainer = finetuned.train("align", *SETTINGS, "places.minutes=0.3", "places.asks=boxes")
     answers = read_json(trainer.fold_folder / "model.json")["answers"]
-    said = trainer.answers.said(StoredCandidates.open(trainer.candidate_set().folder))
+    said = trainer.answers.said(shown_in(finetuned))
     assert answers["seconds"] == pytest.approx(sum(one.seconds for one in said)) and 0 < answers["seconds"] <= 18
     assert sum(answers["counts"].values()) == len(said) <= answers["items"]
