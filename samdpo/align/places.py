@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,7 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import MeasuredProposals, ProposalStore
 from samdpo.prompting.proposals import PlaceProposer, PlaceShape, overlaps
+from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
@@ -131,6 +133,7 @@ class PlaceLearning:
         folder: of the fold; new prompts lie in it.
         device: of the networks.
         samples: the fold's slices under the plan's prompts.
+        processes: that train together; one of them makes the prompts.
     """
 
     data: FoldData
@@ -138,6 +141,7 @@ class PlaceLearning:
     folder: Path
     device: torch.device
     samples: SliceSamples
+    processes: Processes
     judges: dict[str, PlaceJudge] = field(default_factory=dict)  # of the outlines
 
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
@@ -267,7 +271,6 @@ class PlaceLearning:
             judgements: not undone ones.
         """
         items = {item.id: item for item in stored.items}
-        proposer = PlaceProposer(self.features.extractor.network)
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
         by_place: dict[Place, list[Chosen]] = {}
         preferred: dict[Place, list[Preferred]] = {}
@@ -277,7 +280,7 @@ class PlaceLearning:
                 continue
             place = (item.case, item.slice_index, item.structure)
             masks = stored.masks(item)
-            meant, kind = self._meant(said, masks, item, proposer)
+            meant, kind = self._meant(said, masks, item)
             counts[kind] += 1
             if meant is not None:
                 by_place.setdefault(place, []).append(meant)
@@ -298,9 +301,7 @@ class PlaceLearning:
                  len(found.slices), len(found.held_back))
         return found
 
-    def _meant(
-        self, said: Judgement, masks: np.ndarray, item: Item, proposer: PlaceProposer
-    ) -> tuple[Chosen | None, str]:
+    def _meant(self, said: Judgement, masks: np.ndarray, item: Item) -> tuple[Chosen | None, str]:
         if said.verdict == "skipped":
             return None, "skipped"
         if said.verdict == "accepted":
@@ -315,6 +316,7 @@ class PlaceLearning:
         if said.seconds >= self.stage.places.seconds_outline and self.stage.places.asks == "outlines":
             label = self.data.slices.label(item.case, item.slice_index)  # the effort study's whole outline
             return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
+        proposer = PlaceProposer(self.features.extractor.network)
         decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
         mask = decoded.masks[0].numpy()
         return (Chosen(mask, 1.0, said.seconds) if mask.any() else None), "boxed"
@@ -436,6 +438,8 @@ class PlaceLearning:
         cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
         self.fit_outlines(unlabelled)
         if not self.judges:
+            # of a training with other settings
+            self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder), ignore_errors=True))
             return self.data
         seed, full, held_out, settings = self.stage.seed, {}, {}, {}
         for name, judge in self.judges.items():
@@ -455,21 +459,26 @@ class PlaceLearning:
             self._log_choices(name, judge, full[name], unlabelled)
         old = self.data.prompter
         prompter = Prompter(dataclasses.replace(old.settings, judges=settings), old.model, old.device, full)
-        store = PromptStore(own_prompts(self.folder), self.key(answered))
-        if not all(store.has(case) for case in cases):
-            self.proposals.prepare(cases)
-            for case in cases:
-                self._write_prompts(store, case, full, held_out, prompter)
-        prompter.save(store.prompter_folder)
+        store = PromptStore(own_prompts(self.folder), self.key(answered, cases))
+
+        def write() -> None:
+            if not all(store.has(case) for case in cases):
+                shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
+                self.proposals.prepare(cases)
+                for case in cases:
+                    self._write_prompts(store, case, full, held_out, prompter)
+            prompter.save(store.prompter_folder)
+
+        self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
 
-    def key(self, answered: Answered) -> str:
-        """Of what makes the prompts."""
+    def key(self, answered: Answered, cases: Sequence[str]) -> str:
+        """Of what makes the prompts of some cases."""
         said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex()[:64])
                 for place, one in sorted(answered.chosen.items())]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
         return hash_of("judged", VERSION, self.proposals.key, self.stage.seed, self.labelled, said, pairs,
-                       self.data.plans.prompting)
+                       self.data.plans.prompting, {case: self.data.slices.hash_of_case(case) for case in cases})
 
     def _write_prompts(
         self, store: PromptStore, case: str, full: Mapping[str, PlaceJudge],

@@ -74,7 +74,7 @@ class AlignTrainer(NextStageTrainer):
         """What learns from answers about places; None where the plan's ``candidates`` are of another kind."""
         if self.stage.candidates.kind != "places" or self.answers is None:
             return None
-        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples)
+        return PlaceLearning(self.data, self.stage, self.fold_folder, self.device, self.samples, self.processes)
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -254,8 +254,9 @@ class AlignTrainer(NextStageTrainer):
         if self.kept.name != NEW:
             self.network.load_state_dict(before.state_dict())
         if self.kept.name == BEFORE and self.data is not self.original:
-            shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
-            self.data = self.original
+            self.processes.meet()  # another may still read them
+            self.processes.once(lambda: shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True))
+            self.data, self.samples = self.original, self.places.samples
 
     def describe(self) -> dict[str, Any]:
         """Of places also which model was kept, and how far each agreed with the answers that were held back."""
