@@ -285,6 +285,7 @@ class PlacesPlan:
     answer takes its seconds (Papadopoulos et al. 2016 and 2017; Jang et al. 2026; COCO's polygons).
     """
 
+    slices: int = 150  # unlabelled ones that are asked about; 0 is all
     shown: int = 6  # masks of an item; the first is the model's own
     blobs: int = 18  # boxes around blobs of several scales, beside those of the saliency
     kept: int = 32  # masks of an image of which those that are shown are chosen
@@ -302,6 +303,7 @@ class PlacesPlan:
     seconds_outline: float = 79.0
 
     def __post_init__(self) -> None:
+        _check_range(self, "slices", 0, 1 << 31)
         _check_range(self, "shown", 2, 8)
         _check_range(self, "blobs", 0, 256)
         _check_range(self, "kept", self.shown, 256)
@@ -313,10 +315,11 @@ class PlacesPlan:
 class AnnotatorPlan:
     """Who ranks. ``virtual`` scores by overlap with the truth of simulated unlabelled images (paper Sec. 3.2)."""
 
-    kind: Literal["virtual", "recorded", "mixed"] = "virtual"  # recorded: people; mixed: virtual where no one has been
+    # recorded: people; mixed: virtual where no one has been; judge: a control, places in the judge's own order
+    kind: Literal["virtual", "recorded", "mixed", "judge"] = "virtual"
     scoring: Literal["ranking", "rating", "best"] = "ranking"
     rating_bins: tuple[float, ...] = (0.4, 0.55, 0.7)  # IoU, paper's supplement
-    noise: float = 0.0  # share of adjacent ranks flipped
+    noise: float = 0.0  # share of adjacent ranks flipped; of answers about places, share drawn at random
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samdpo.align.places_figure import FIGURE, draw_places
 from samdpo.align.proposer import EncodedBatch
 from samdpo.align.reference import ReferenceModel
 from samdpo.files import hash_of
@@ -34,6 +35,7 @@ from samdpo.paths import preprocessed_folder
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.candidates import disagreement
+from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
@@ -92,8 +94,9 @@ class Answered:
         chosen: what was meant, by place; those that are held back are not among them.
         held_back: likewise, of cases of which nothing is learned.
         preferred: of each structure, what the judge learns.
-        counts: how many were accepted, ordered, boxed, none, skipped; for the log.
-        seconds: of all answers together.
+        counts: how many were accepted, ordered, boxed, none, skipped.
+        seconds: of all answers together, those that are held back among them.
+        items: that could have been answered.
     """
 
     chosen: dict[Place, Chosen]
@@ -101,6 +104,7 @@ class Answered:
     preferred: dict[str, list[Preferred]]
     counts: dict[str, int]
     seconds: float
+    items: int
 
     @property
     def slices(self) -> set[SliceKey]:
@@ -133,7 +137,8 @@ class PlaceLearning:
         folder: of the fold; new prompts lie in it.
         device: of the networks.
         samples: the fold's slices under the plan's prompts.
-        processes: that train together; one of them makes the prompts.
+        processes: that train together; one of them makes what is kept.
+        judges: of the outlines, by structure, once they are fitted.
     """
 
     data: FoldData
@@ -142,7 +147,19 @@ class PlaceLearning:
     device: torch.device
     samples: SliceSamples
     processes: Processes
-    judges: dict[str, PlaceJudge] = field(default_factory=dict)  # of the outlines
+    judges: dict[str, PlaceJudge] = field(default_factory=dict)
+
+    def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
+
+        Each slice's lot depends on itself alone, so that images added later displace few of those there were.
+        """
+        most = self.stage.places.slices
+        if not most or len(keys) <= most:
+            return list(keys)
+        lots = set(sorted(keys, key=lambda key: hash_of("lot", self.stage.seed, *key))[:most])
+        log.info("%d of %d unlabelled slices are asked about (places.slices).", most, len(keys))
+        return [key for key in keys if key in lots]
 
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 
@@ -187,7 +204,8 @@ class PlaceLearning:
         """
         if self.judges or not self.movable:
             return
-        self.proposals.prepare(sorted({case for case, _ in (*self.labelled, *unlabelled)}))
+        cases = sorted({case for case, _ in (*self.labelled, *unlabelled)})
+        self.processes.once(lambda: self.proposals.prepare(cases))
         for name in self.movable:
             if (judge := fit_to_outlines(self.outlined(name), self.stage.seed, self._scale(name, unlabelled))) is None:
                 log.warning("%s: the outlines do not tell its proposals apart, so no judge chooses its place.", name)
@@ -263,13 +281,17 @@ class PlaceLearning:
 
     # ---- what was said -----------------------------------------------------------------------------------------
 
-    def read(self, stored: StoredCandidates, judgements: Sequence[Judgement]) -> Answered:
+    def read(
+        self, stored: StoredCandidates, judgements: Sequence[Judgement], unlabelled: Sequence[SliceKey]
+    ) -> Answered:
         """What was meant by every answer; several people's answers on an item all count.
 
         Args:
             stored: what was shown.
             judgements: not undone ones.
+            unlabelled: slices of the stage, see :meth:`fit_outlines`.
         """
+        self.fit_outlines(unlabelled)
         items = {item.id: item for item in stored.items}
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
         by_place: dict[Place, list[Chosen]] = {}
@@ -293,7 +315,7 @@ class PlaceLearning:
             {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
             {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
              for name in self.movable},
-            counts, float(sum(said.seconds for said in judgements if said.item in items)),
+            counts, float(sum(said.seconds for said in judgements if said.item in items)), len(items),
         )
         log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
                  sum(counts.values()), found.seconds / 60,
@@ -313,8 +335,8 @@ class PlaceLearning:
         if given is None:
             return None, "none"
         at = {"boxes": np.array([given])} if said.box is not None else {"points": np.array([given])}
-        if said.seconds >= self.stage.places.seconds_outline and self.stage.places.asks == "outlines":
-            label = self.data.slices.label(item.case, item.slice_index)  # the effort study's whole outline
+        if self.stage.places.asks == "outlines" and said.annotator == VIRTUAL:  # it stands for a whole outline
+            label = self.data.slices.label(item.case, item.slice_index)
             return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
         proposer = PlaceProposer(self.features.extractor.network)
         decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
@@ -367,10 +389,13 @@ class PlaceLearning:
             log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
                         "before. Ask for more, or compare their validation.")
             return Kept(next(iter(models)), {}, 0)
-        enough, said = self.stage.places.accept_from, {}
-        for name, (network, data) in models.items():
-            masks = self.masks_of(network, data, held_back, cut, precision)
-            said[name] = round(agreement(masks, held_back, enough), 4)
+        enough = self.stage.places.accept_from
+
+        def compare() -> dict[str, float]:
+            every = {name: self.masks_of(*model, held_back, cut, precision) for name, model in models.items()}
+            return {name: round(agreement(masks, held_back, enough), 4) for name, masks in every.items()}
+
+        said = self.processes.once(compare)  # so that all of them keep the same one
         best = max(said, key=said.__getitem__)
         log.info("Agreement with %d answers that were held back (mean IoU, counted up to %g): %s.", len(held_back),
                  enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
@@ -436,7 +461,6 @@ class PlaceLearning:
         """
         split = self.data.split
         cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
-        self.fit_outlines(unlabelled)
         if not self.judges:
             # of a training with other settings
             self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder), ignore_errors=True))
@@ -468,9 +492,22 @@ class PlaceLearning:
                 for case in cases:
                     self._write_prompts(store, case, full, held_out, prompter)
             prompter.save(store.prompter_folder)
+            self._draw(store, answered)
 
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def _draw(self, store: PromptStore, answered: Answered) -> None:
+        """``places.png``: six of the slices that were answered."""
+        learned: dict[SliceKey, np.ndarray] = {}
+        for (case, index, name), one in answered.chosen.items():
+            if one.mask is not None:
+                label = learned.setdefault((case, index), np.zeros(one.mask.shape, np.int16))
+                label[one.mask] = self.data.plans.structures[name].label
+        if learned:
+            file = self.folder / FIGURE
+            draw_places(self.data.slices, self.data.prompts, store, learned, file)
+            log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
 
     def key(self, answered: Answered, cases: Sequence[str]) -> str:
         """Of what makes the prompts of some cases."""
@@ -529,19 +566,19 @@ def agreed(of: Sequence[Chosen]) -> Chosen:
 
     Two people who put it at different places leave a label of weight 0: nobody knows who is right.
     """
-    masks = [one.mask for one in of if one.mask is not None]
-    seconds = sum(one.seconds for one in of)
-    if not masks:
+    meant = [one for one in of if one.mask is not None]
+    masks, seconds = [one.mask for one in meant], sum(one.seconds for one in of)
+    if not meant:
         return Chosen(None, 0.0, seconds)
-    if len(masks) == 1:
-        return Chosen(masks[0], of[0].weight, seconds)
+    if len(meant) == 1:
+        return Chosen(masks[0], meant[0].weight, seconds)
     stack = torch.from_numpy(np.stack(masks))
     same = overlaps(stack, stack)
     pairs = same[~torch.eye(len(masks), dtype=torch.bool)]
     majority = np.mean(masks, 0) > 0.5
     if float(pairs.mean()) < SAME_PLACE or not majority.any():
         return Chosen(None, 0.0, seconds)
-    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in of), seconds)
+    return Chosen(majority, float(pairs.mean()) * max(one.weight for one in meant), seconds)
 
 
 def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chosen], enough: float) -> float:

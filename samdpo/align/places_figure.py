@@ -27,6 +27,7 @@ from samdpo.prompting.prompt_store import PromptStore
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FIGURE = "places.png"
 TITLES = ("image, hidden truth", "prompts before", "learned from", "prompts after")
 
 

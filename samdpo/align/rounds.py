@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from samdpo.align.judge import Judge, QualityJudge
-from samdpo.align.places_figure import draw_places
+from samdpo.align.places_figure import FIGURE, draw_places
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.errors import ConfigurationError
@@ -40,7 +40,6 @@ from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
 
-FIGURE = "places.png"
 _VERSION = 2  # raise when the code makes other prompts from the same settings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samdpo.align.answers import Answers
+from samdpo.align.answers import Answers, VirtualAnswers
 from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
@@ -87,6 +87,8 @@ class AlignTrainer(NextStageTrainer):
         if self.objective is not None and not self.objective.trains:
             self.num_epochs = 0
         self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
+        if self.places is not None:
+            self.unlabelled_keys = self.places.drawn(self.unlabelled_keys)
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this stage can use; whoever answers may know nothing about some of them."""
@@ -100,8 +102,8 @@ class AlignTrainer(NextStageTrainer):
 
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
-        if self.places is not None and self.stage.annotator.kind == "virtual":
-            self.processes.once(self.store_candidates)  # people have had theirs made by the page
+        if self.places is not None and isinstance(self.answers, VirtualAnswers):
+            self.processes.once(lambda: str(self.store_candidates().folder))  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
@@ -119,7 +121,7 @@ class AlignTrainer(NextStageTrainer):
     def learn_places(self) -> None:
         """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
         stored = StoredCandidates.open(self.candidate_set().folder)
-        self.answered = self.places.read(stored, self.answers.said(stored))
+        self.answered = self.places.read(stored, self.answers.said(stored), self.unlabelled_keys)
         self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
         self.samples = self.data.samples(self.stage.augmentation)
         self.unlabelled_keys = [key for key in self.unlabelled_keys if key in self.answered.slices]
@@ -259,5 +261,9 @@ class AlignTrainer(NextStageTrainer):
             self.data, self.samples = self.original, self.places.samples
 
     def describe(self) -> dict[str, Any]:
-        """Of places also which model was kept, and how far each agreed with the answers that were held back."""
-        return super().describe() | ({} if self.kept is None else {"kept": to_dict(self.kept)})
+        """Of places also which model was kept, how far each agreed with the answers held back, and what was asked."""
+        if self.kept is None:
+            return super().describe()
+        said = self.answered
+        asked = {"seconds": said.seconds, "counts": said.counts, "items": said.items}
+        return super().describe() | {"kept": to_dict(self.kept), "answers": asked}

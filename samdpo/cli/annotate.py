@@ -1,25 +1,32 @@
-"""``samdpo_annotate DATASET FOLD``: the page on which people rank candidates."""
+"""``samdpo_annotate DATASET FOLD``: the page on which people are asked; ``--review PREDICTIONS``: mend predictions."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samdpo.cli.common import log, parser, run_command
 from samdpo.errors import ConfigurationError
 from samdpo.paths import PLANS_NAME, number_of, plans_option
+
+if TYPE_CHECKING:
+    from samdpo.annotate.page.settings import PageSettings
+    from samdpo.annotate.page.start import Reception
+    from samdpo.preferences.records import Mode
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = parser(
         "Make candidates for the unlabelled images of a fold with its finetuned model, where they are missing, and "
-        "start a page on which people rank them in a browser. Ctrl-C ends it.",
+        "start a page on which people say in a browser which is right, which is better, or where the structure is. "
+        "With --review, look at predictions instead. Ctrl-C ends it.",
         "Then: samdpo_train DATASET align FOLD --annotator recorded",
     )
-    command.add_argument("dataset", help="id or name")
-    command.add_argument("fold", help="0 to 4, or all")
+    command.add_argument("dataset", nargs="?", default=None, help="id or name")
+    command.add_argument("fold", nargs="?", default=None, help="0 to 4, or all")
     command.add_argument("--mode", choices=("ranking", "rating", "best"), default=None,
                          help="order the candidates, give each 1 to 4 stars, or choose the best; default: the plan's")
     command.add_argument("--stage", default="align", help="configuration of the plan that will learn from it")
@@ -29,7 +36,14 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
                          help="any key of the plan, for example candidates.kind=hypotheses")
     command.add_argument("--max_slices", type=int, default=None, metavar="N",
-                         help="ask about the N slices whose candidates differ most")
+                         help="ask about the N slices whose candidates differ most; in a review about N slices of a "
+                         "structure of a volume at most")
+    review = command.add_argument_group("review, in place of DATASET and FOLD")
+    review.add_argument("--review", type=Path, default=None, metavar="PREDICTIONS",
+                        help="folder that samdpo_predict wrote: look at the cases that it flagged, accept or mend them")
+    review.add_argument("-i", type=Path, default=None, metavar="IMAGES", help="where the images are now")
+    review.add_argument("-m", type=Path, default=None, metavar="MODEL", help="folder of the model that mends; default: "
+                        "the one that predicted")
     people = command.add_argument_group("people")
     people.add_argument("--users", type=Path, default=None, metavar="FILE",
                         help="lines 'name token': who may sign in; default: anybody who has the token")
@@ -60,33 +74,76 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--max_slices is {args.max_slices}; expected at least 1.")
     if not args.lease > 0:
         raise ConfigurationError(f"--lease is {args.lease}; expected seconds above 0, a week at most.")
-    from samdpo.annotate.database.handing_out import OverlapRule
+    if args.review is not None:
+        _check_review(args)
+        _review(args)
+        return
+    if args.dataset is None or args.fold is None:
+        raise ConfigurationError(
+            "samdpo_annotate expects DATASET and FOLD, as in samdpo_annotate 3 0, or --review PREDICTIONS."
+        )
+    for flag, value in (("-i", args.i), ("-m", args.m)):
+        if value is not None:
+            raise ConfigurationError(f"{flag} {value} belongs to --review PREDICTIONS, which is not given.")
     from samdpo.annotate.database.locate import database_url
-    from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
-    from samdpo.annotate.page.start import Reception, run_page
-    from samdpo.annotate.page.tokens import make_tokens
+    from samdpo.annotate.page.start import run_page
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
 
     dataset = dataset_name(args.dataset)
     plans = load_plans(preprocessed_folder(dataset) / f"{args.p}.json").with_overrides(args.stage, args.set)
-    address, tokens = check_address(args.address), make_tokens(args.token, args.users)
-    check_reachable(args.host, address, tokens)
-    settings = PageSettings(
-        mode=args.mode or plans.stage(args.stage).annotator.scoring,
-        overlap=OverlapRule(args.overlap, args.overlap_people),
-        lease_seconds=args.lease,
-        host_names=names_of(args.host, address),
-        address=address,
-        next_command=training_command(args, number_of(dataset)),
-    )
-    reception = Reception.prepare(database_url(dataset, args.database), args.host, args.port, tokens)
+    mode = args.mode or plans.stage(args.stage).annotator.scoring
+    settings, reception = _prepare(args, database_url(dataset, args.database), mode,
+                                   training_command(args, number_of(dataset)))
 
     from samdpo.align.candidate_set import make_candidate_set
 
     stored = make_candidate_set(dataset, args.fold, args.stage, args.tr, args.p, args.device, args.set)
     log.info("%s", run_page(reception, stored, settings, args.max_slices, not args.no_browser, args.device))
     log.info("Next: %s", settings.next_command)
+
+
+def _prepare(
+    args: argparse.Namespace, url: str, mode: Mode, next_command: str = ""
+) -> tuple[PageSettings, Reception]:
+    """What can be refused before any work."""
+    from samdpo.annotate.database.handing_out import OverlapRule
+    from samdpo.annotate.page.settings import PageSettings, check_address, check_reachable, names_of
+    from samdpo.annotate.page.start import Reception
+    from samdpo.annotate.page.tokens import make_tokens
+
+    address, tokens = check_address(args.address), make_tokens(args.token, args.users)
+    check_reachable(args.host, address, tokens)
+    settings = PageSettings(
+        mode=mode,
+        overlap=OverlapRule(args.overlap, args.overlap_people),
+        lease_seconds=args.lease,
+        host_names=names_of(args.host, address),
+        address=address,
+        next_command=next_command,
+    )
+    return settings, Reception.prepare(url, args.host, args.port, tokens)
+
+
+def _check_review(args: argparse.Namespace) -> None:
+    others = {"DATASET": args.dataset, "--mode": args.mode, "--set": args.set or None,
+              "--overlap": args.overlap or None}
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigurationError(f"{name} ({value}) means nothing beside --review PREDICTIONS; leave it out.")
+    if not args.review.is_dir():
+        raise ConfigurationError(f"--review {args.review} is not a folder; expected one that samdpo_predict wrote.")
+
+
+def _review(args: argparse.Namespace) -> None:
+    from samdpo.annotate.page.start import run_review
+    from samdpo.annotate.review import ANSWERS, REVIEW, Predictions, asked_of
+
+    folder = args.review.absolute()
+    asked_of(folder)  # before anything is written into it
+    settings, reception = _prepare(args, args.database or f"sqlite:///{folder / REVIEW / ANSWERS}", "best")
+    predictions = Predictions.open(folder, args.i, args.m, args.device, args.tr)
+    log.info("%s", run_review(reception, predictions, settings, args.max_slices, not args.no_browser))
 
 
 def training_command(args: argparse.Namespace, number: int) -> str:

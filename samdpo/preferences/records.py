@@ -162,7 +162,7 @@ class Item:
         slice_index: of the case, counted from 0.
         structure: name of the structure.
         position: the items of highest position are worked on first: 1 - mean pairwise IoU of the candidates.
-        candidates: how many there are.
+        candidates: how many there are; 1 in a review of predictions.
     """
 
     id: ItemId
@@ -171,7 +171,7 @@ class Item:
     slice_index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     structure: Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_printable)]
     position: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
-    candidates: Annotated[int, Field(strict=True, ge=2, le=MOST_CANDIDATES)]
+    candidates: Annotated[int, Field(strict=True, ge=1, le=MOST_CANDIDATES)]
 
 
 @dataclass(frozen=True)

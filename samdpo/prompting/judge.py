@@ -143,8 +143,15 @@ class JudgeSettings:
     shape: PlaceShape = field(default_factory=PlaceShape)
     blobs: int = 18
     kept: int = 32
-    columns: int = 0
+    columns: int = len(MEASURES) + len(RELATIVE) + 512
     doubtful: float = 0.0
+
+    def __post_init__(self) -> None:
+        least, most = len(MEASURES) + len(RELATIVE), 1 << 14
+        if not least < self.columns <= most:
+            raise ValueError(f"'columns' is {self.columns}; expected more than {least}, at most {most}")
+        if not (0 <= self.blobs <= 256 and 1 <= self.kept <= 256):
+            raise ValueError(f"'blobs' is {self.blobs} and 'kept' {self.kept}; expected up to 256")
 
 
 class PlaceJudge(nn.Module):

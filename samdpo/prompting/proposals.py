@@ -21,6 +21,7 @@ from torch import Tensor
 
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
+from samdpo.plan_sections import LARGEST_IMAGE
 from samdpo.prompting.saliency import SALIENCY_SIZE
 
 HYPOTHESIS, BLOB, AGAIN = "hypothesis", "blob", "again"
@@ -45,6 +46,12 @@ class PlaceShape:
     radii: tuple[float, ...] = (9.0, 14.0, 21.0, 32.0, 48.0, 72.0)
     aspect: float = 1.0
     dark: bool = True
+
+    def __post_init__(self) -> None:  # it comes out of a model folder, perhaps somebody else's
+        if not (1 <= len(self.radii) <= 32 and all(1 <= radius <= LARGEST_IMAGE for radius in self.radii)):
+            raise ValueError(f"'radii' is {list(self.radii)[:32]}; expected 1 to 32 of 1 to {LARGEST_IMAGE} pixels")
+        if not 0.02 <= self.aspect <= 50:
+            raise ValueError(f"'aspect' is {self.aspect}; expected 0.02 to 50")
 
     @classmethod
     def of(cls, masks: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> PlaceShape:

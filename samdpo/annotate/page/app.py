@@ -159,7 +159,7 @@ def api_routes(page: RankingPage, access: Access) -> APIRouter:
 
     @router.get("/items/{item}")
     def item(item: ItemId, _: Session = reader) -> JSONResponse:
-        return JSONResponse(page.views.content(page.item(item)))
+        return JSONResponse(page.content(page.item(item)))
 
     @router.get("/items/{item}/pixels", dependencies=[reader])
     def pixels(item: ItemId) -> Response:

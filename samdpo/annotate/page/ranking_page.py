@@ -54,6 +54,18 @@ class Segmenter(Protocol):
         ...
 
 
+class Reviewer(Protocol):
+    """What a page that reviews predictions does beside storing answers."""
+
+    def note(self, item: Item) -> str:
+        """Why a person should look at an item."""
+        ...
+
+    def answered(self, item: Item) -> None:
+        """An answer to an item was stored or taken back; returns at once."""
+        ...
+
+
 class RankingPage:
     """The page's work, apart from the web. Threads may share one.
 
@@ -65,6 +77,7 @@ class RankingPage:
         views: of its items.
         settings: mode, overlap, lease.
         segmenter: makes masks of boxes and points; without one these are stored and no mask is shown.
+        reviewer: of a page that shows predictions, one a case, which are accepted or mended.
 
     Raises:
         ConfigurationError: an item has more candidates than the page has keys.
@@ -77,12 +90,13 @@ class RankingPage:
         views: ItemViews,
         settings: PageSettings,
         segmenter: Segmenter | None = None,
+        reviewer: Reviewer | None = None,
     ) -> None:
         self.candidate_set = candidate_set
         self.settings = settings
         self.views = views
         self.database = database
-        self.segmenter = segmenter
+        self.segmenter, self.reviewer = segmenter, reviewer
         items = database.items(candidate_set.id)
         self._items = {item.id: item for item in items}
         self.volumes = any(item.slice_index > 0 for item in items)
@@ -111,13 +125,19 @@ class RankingPage:
         if item is not None and self.segmenter is not None:
             self.segmenter.prepare([item, *(self._items[one] for one in upcoming)])
         progress = self._progress.of(annotator)
-        seen = outlook(self.database.latest(self.candidate_set.id, LATEST), progress.left)
+        says_when = self.settings.ordered and self.reviewer is None
+        seen = outlook(self.database.latest(self.candidate_set.id, LATEST), progress.left) if says_when else None
         return {
             "item": None if item is None else item.id,
             "progress": asdict(progress),
             "upcoming": upcoming,
             "outlook": seen and {"sentence": seen.sentence, "stop": seen.stop},
         }
+
+    def content(self, item: Item) -> dict[str, Any]:
+        """What the browser needs to show an item, but for its pixels."""
+        note = "" if self.reviewer is None else self.reviewer.note(item)
+        return {**self.views.content(item), "note": note}
 
     def segment(self, item: Item, place: ReceivedPlace) -> list[list[int]]:
         """The outline of what a person's box or point is decoded to; see :func:`item_views.outlines`.
@@ -151,6 +171,8 @@ class RankingPage:
         try:
             if self.database.record(judgement, self.settings.overlap):
                 self._progress.count(judgement)
+            if self.reviewer is not None:
+                self.reviewer.answered(item)
         except (AlreadyJudgedError, EnoughJudgedError):
             self._progress.forget(annotator)  # others have done more than the board knows
             raise
@@ -169,6 +191,8 @@ class RankingPage:
         answer = None
         if judgement is not None:
             answer = {"item": judgement.item, **shown_answer(judgement)}
+            if self.reviewer is not None:
+                self.reviewer.answered(self.item(judgement.item))
         return {"undone": answer, **self.next(annotator)}
 
 

@@ -89,9 +89,13 @@ class ModelSegmenter:
                 self._waiting.popitem(last=False)
             self._lock.notify()
 
-    @torch.inference_mode()
     def segment(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
         """See :class:`~samdpo.annotate.page.ranking_page.Segmenter`."""
+        return self.probability(item, box, point) > self._predictor().mask_cut
+
+    @torch.inference_mode()
+    def probability(self, item: Item, box: Box | None, point: Point | None) -> np.ndarray:
+        """(H, W) float32 of what :meth:`segment` cuts."""
         predictor, seen = self._predictor(), self._of_slice(item)
         if self._published:
             size = (predictor.plans.preprocessing.image_size,) * 2
@@ -107,7 +111,7 @@ class ModelSegmenter:
             batch = given.batch(size, texts.get(item.structure), text_dim).to(predictor.device)
             logits, _ = fold.network.decode(embeddings, batch)
             found.append(logits[0].sigmoid().cpu().numpy())
-        return np.mean(found, axis=0) > predictor.mask_cut
+        return np.mean(found, axis=0)
 
     def _predictor(self) -> Predictor:
         try:

@@ -26,6 +26,7 @@ class PageSettings:
         lease_seconds: how long an item waits for the person who sees it; a week at most.
         host_names: names, lower case and without port, that a request's ``Host`` may hold beside IP addresses.
         address: ``https://annotate.example.org`` where a reverse proxy leads to the page, else None.
+        ordered: whether the first candidate is the model's own choice, so that it may be asked whether that is right.
         next_command: what to type once there are enough answers.
 
     Raises:
@@ -37,6 +38,7 @@ class PageSettings:
     lease_seconds: float = 900.0
     host_names: frozenset[str] = frozenset({"localhost"})
     address: str | None = None
+    ordered: bool = True
     next_command: str = ""
 
     def __post_init__(self) -> None:

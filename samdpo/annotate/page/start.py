@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from samdpo.annotate.database.database import PreferenceDatabase
+from samdpo.annotate.database.exchange import export_jsonl
 from samdpo.annotate.outlook import LATEST, outlook
 from samdpo.annotate.page.app import create_app
 from samdpo.annotate.page.item_views import ItemViews, aspect_ratios
@@ -16,6 +17,7 @@ from samdpo.annotate.page.segmenter import ModelSegmenter, load_maker
 from samdpo.annotate.page.serve import address_of, listen, serve
 from samdpo.annotate.page.settings import PageSettings, is_loopback
 from samdpo.annotate.page.tokens import Tokens
+from samdpo.annotate.review import REVIEW, Predictions, Review, store_flagged
 from samdpo.errors import ConfigurationError
 from samdpo.paths import preprocessed_folder
 from samdpo.preferences.records import Item
@@ -83,6 +85,8 @@ def run_page(
     if len(known) > len(items):
         log.info("The database holds %d items of these candidates already; all of them are handed out.", len(known))
     store = SliceStore(preprocessed_folder(candidate_set.dataset) / stored.description["data_identifier"])
+    # Candidates of one place come in random order.
+    settings = replace(settings, ordered=stored.description.get("proposer") == "places")
     segmenter = ModelSegmenter(partial(load_maker, candidate_set, stored.folder, device), stored,
                                published=stored.description.get("proposer") == "places")
     page = RankingPage(database, candidate_set, ItemViews(stored, aspect_ratios(store)), settings, segmenter)
@@ -94,8 +98,48 @@ def run_page(
               behind_proxy=settings.address is not None)
     finally:
         segmenter.close()
-    said = summary(database, candidate_set.id, before)
+    said = summary(database, candidate_set.id, before, forecast=settings.ordered)
     database.close()
+    return said
+
+
+def run_review(
+    reception: Reception, predictions: Predictions, settings: PageSettings, max_slices: int | None = None,
+    open_browser: bool = False,
+) -> str:
+    """Show the predictions that a person should look at until Ctrl-C, and write what is mended.
+
+    Args:
+        reception: see :meth:`Reception.prepare`; its database is of the answers to these predictions alone.
+        predictions: the folder.
+        settings: how people are asked.
+        max_slices: of a structure of a volume at most so many slices.
+        open_browser: open the page in this machine's browser.
+
+    Returns:
+        what was stored and written, as a sentence.
+    """
+    stored, database = store_flagged(predictions, max_slices), reception.database
+    candidate_set = stored.candidate_set
+    database.add_candidate_set(candidate_set, stored.items)
+    before = len(database.judgements(candidate_set.id))
+    segmenter = ModelSegmenter(lambda: predictions.predictor, stored)
+    review = Review(predictions, stored, database, segmenter)
+    page = RankingPage(database, candidate_set, ItemViews(stored, review.aspect), settings, segmenter, review)
+    address = settings.address or address_of(reception.listening, reception.host)
+    _announce(address, reception, settings, len(stored.items), before)
+    try:
+        serve(create_app(page, reception.tokens), reception.listening, address if open_browser else None,
+              behind_proxy=settings.address is not None)
+    finally:
+        problems = review.close()
+        segmenter.close()
+    said = f"{summary(database, candidate_set.id, before, forecast=False)} {review.summary()}"
+    export_jsonl(database, predictions.folder / REVIEW / "answers.jsonl", [candidate_set])
+    database.close()
+    if problems:
+        told = f"{said} The answers are stored, but some masks could not be written. Type the same command again:"
+        raise ConfigurationError("\n  ".join([told, *problems]))
     return said
 
 
@@ -106,7 +150,7 @@ def of_first_slices(items: list[Item], count: int | None) -> list[Item]:
     return [item for item in items if (item.case, item.slice_index) in kept]
 
 
-def summary(database: PreferenceDatabase, candidate_set: str, before: int) -> str:
+def summary(database: PreferenceDatabase, candidate_set: str, before: int, forecast: bool = True) -> str:
     """What was stored since there were ``before`` judgements, by whom all of them are, and what more would bring."""
     judgements = database.judgements(candidate_set)
     people: dict[str, int] = {}
@@ -116,7 +160,7 @@ def summary(database: PreferenceDatabase, candidate_set: str, before: int) -> st
     said = f"Judgements stored this time: {len(judgements) - before}; in all: {len(judgements)} ({by})."
     answered = {judgement.item for judgement in judgements if judgement.verdict != "skipped"}
     left = sum(item.id not in answered for item in database.items(candidate_set))
-    seen = outlook(database.latest(candidate_set, LATEST), left)
+    seen = outlook(database.latest(candidate_set, LATEST), left) if forecast else None
     if seen is not None:
         said += f" {seen.sentence}{' It is time to stop.' if seen.stop else ''}"
     return said

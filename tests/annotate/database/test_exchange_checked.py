@@ -140,7 +140,7 @@ def test_a_large_file_is_read_in_parts(tmp_path, write):
     ("kind", "field", "values"),
     [
         ("item", "position", [float("nan"), float("inf"), "0.5", True, None, -1, 10**30, [0.5]]),
-        ("item", "candidates", [-1, 0, 1, 9, 2.5, 4.0, "4", True, None, 10**30]),
+        ("item", "candidates", [-1, 0, 9, 2.5, 4.0, "4", True, None, 10**30]),
         ("item", "slice_index", [-1, "0", 0.0, False, 2**31, 10**30]),
         ("item", "case", ["../x", "/abs", "a/b", "", ".", "a\nb", 5, "x" * 1000]),
         ("item", "structure", ["", "a\x00", "x" * 10**6, 5]),

@@ -34,7 +34,7 @@ class Screen:
 
     def __init__(
         self, browser: Any, address: str, name: str = "anna", width: int = 1280, height: int = 800, token: str = TOKEN,
-        **context,
+        ready: str = "body:not(.busy) .candidate", **context,
     ):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
         self.page = self.context.new_page()
@@ -45,11 +45,12 @@ class Screen:
         self.page.fill("#name", name)
         self.page.fill("#token", token)
         self.page.click("button[type=submit]")
+        self.ready = ready
         self.wait_for_item()
 
     def wait_for_item(self, case: str | None = None) -> None:
         """Until an item is on the screen and nothing is under way; a certain one where its case is given."""
-        self.page.wait_for_selector("body:not(.busy) .candidate")
+        self.page.wait_for_selector(self.ready)
         if case is not None:
             # Not wait_for_function: the page's policy forbids eval, also to tests.
             self.page.locator("#case", has_text=case).wait_for()

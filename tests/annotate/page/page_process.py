@@ -30,11 +30,14 @@ class PageProcess:
 
 
 @contextmanager
-def running_page(folder: Path, url: str, mode: str = "ranking", port: int | None = None) -> Iterator[PageProcess]:
+def running_page(
+    folder: Path, url: str, mode: str = "ranking", port: int | None = None, ordered: bool = True
+) -> Iterator[PageProcess]:
     """A page on a drawn candidate set, once it answers; it is ended at the end of the block."""
     port = port or free_port()
     script = Path(__file__).with_name("serve_drawn.py")
-    process = subprocess.Popen([sys.executable, str(script), str(folder), url, str(port), TOKEN, mode])
+    order = [] if ordered else ["in-no-order"]
+    process = subprocess.Popen([sys.executable, str(script), str(folder), url, str(port), TOKEN, mode, *order])
     try:
         address = f"http://127.0.0.1:{port}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -19,6 +21,9 @@ from page_process import free_port
 from waiting import PATIENCE, wait_until
 
 from samdpo.cli import annotate
+from samdpo.dataset.images import read_label
+from samdpo.files import read_json, write_json
+from samdpo.inference.run import predict_folder
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> str:
@@ -54,6 +59,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *
         (("--stage", "nothing"), "no stage 'nothing'"),
         (("--host", "not.an.address.invalid"), "not an address"),
         (("--no_browser",), "samdpo_train 901 finetune 0"),
+        (("-i", "images"), "belongs to --review"),
+        (("--review", "."), "DATASET (901) means nothing beside --review"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence_before_any_work(
@@ -72,11 +79,27 @@ def test_a_port_in_use_is_told_before_candidates_are_made(
         assert f"port {port}" in refused(monkeypatch, caplog, "901", "0", "--port", str(port))
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "expects DATASET and FOLD"), (("901",), "expects DATASET and FOLD"),
+        (("--review", "nowhere"), "is not a folder"),
+        (("--review", "empty"), "is not a folder that samdpo_predict wrote"),
+        (("--review", "empty", "--mode", "best"), "--mode (best) means nothing"),
+    ],
+)
+def test_what_is_to_be_looked_at_must_be_said(monkeypatch, caplog, tmp_path: Path, words, sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(monkeypatch, caplog, *words)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 @contextmanager
-def typed(phantoms, *words: str) -> Iterator[tuple[str, str, list[str]]]:
+def typed(phantoms, *words: str, of: tuple[str, ...] = ("901", "0")) -> Iterator[tuple[str, str, list[str]]]:
     """``samdpo_annotate 901 0 WORDS`` until Ctrl-C: its address, its token, and what it says, whole at the end."""
     port = free_port()
-    process = phantoms.start("annotate", "901", "0", "--port", str(port), "--no_browser", "-device", "cpu", *words)
+    process = phantoms.start("annotate", *of, "--port", str(port), "--no_browser", "-device", "cpu", *words)
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
     reader.start()
@@ -119,6 +142,76 @@ def test_from_a_finetuned_model_to_stored_judgements(finetuned, tmp_path: Path) 
     assert "Judgements stored this time: 2; in all: 2 (anna 2)." in text
     assert "Next: samdpo_train 901 align 0 --annotator recorded" in text
     assert (finetuned.results / "preferences.sqlite").is_file()
+
+
+@pytest.fixture
+def predicted(finetuned, tmp_path: Path) -> Path:
+    """Predictions of three images, of which two are to be looked at."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in sorted((finetuned.raw / "imagesTr").iterdir())[:3]:
+        shutil.copy(file, images)
+    masks = predict_folder(images, tmp_path / "predictions", finetuned.finetuned, device="cpu")
+    for mask in masks:
+        report = read_json(mask.with_suffix(".json"))
+        looked = mask != masks[-1]
+        write_json(mask.with_suffix(".json"), {**report, "look_at": looked, "reasons": ["lung: doubtful"] * looked})
+    return tmp_path / "predictions"
+
+
+def test_predictions_that_are_flagged_are_accepted_or_mended(finetuned, predicted: Path) -> None:
+    masks = sorted(predicted.glob("*.png"))
+    before = [mask.read_bytes() for mask in masks]
+    with (
+        typed(finetuned, of=("--review", str(predicted))) as (address, token, said),
+        httpx.Client(base_url=address, headers={"origin": address}, follow_redirects=True, timeout=PATIENCE) as client,
+    ):
+        page = client.post("/sign-in", data={"name": "anna", "token": token}).text
+        client.headers["x-csrf-token"] = re.search(r'csrf-token" content="(\w+)"', page)[1]
+        first = client.post("/api/next", json={}).json()
+        shown = client.get(f"/api/items/{first['item']}").json()
+        assert (shown["note"], len(shown["candidates"]), first["progress"]["left"]) == ("lung: doubtful", 1, 2)
+        assert f"{shown['case']}.png" == masks[0].name
+        judgement = {"item": first["item"], "mode": "best", "verdict": "none_acceptable", "box": [60, 60, 190, 200],
+                     "seconds": 4, "client_key": "3c1c4bb6-6df5-4a4c-9a8b-0d4b3f6d2a13"}
+        second = client.post("/api/judgements", json=judgement).json()
+        judgement |= {"item": second["item"], "verdict": "accepted", "best": 0,
+                      "client_key": "3c1c4bb6-6df5-4a4c-9a8b-0d4b3f6d2a14"}
+        del judgement["box"]
+        assert client.post("/api/judgements", json=judgement).json()["item"] is None
+    after = [mask.read_bytes() for mask in masks]
+    assert after[0] != before[0] and after[1:] == before[1:]
+    assert (predicted / "before_review" / masks[0].name).read_bytes() == before[0]
+    assert read_label(masks[0]).shape == read_label(masks[1]).shape and read_label(masks[0]).any()
+    assert [read_json(mask.with_suffix(".json"))["look_at"] for mask in masks] == [False] * 3
+    assert "Of 2 cases 1 were mended" in "".join(said)
+    answers = [json.loads(line) for line in (predicted / "review" / "answers.jsonl").read_text().splitlines()]
+    assert [one["verdict"] for one in answers if one["kind"] == "judgement"] == ["none_acceptable", "accepted"]
+
+
+@pytest.mark.slow
+def test_a_review_in_a_browser(finetuned, predicted: Path) -> None:
+    with (
+        chromium() as browser,
+        typed(finetuned, of=("--review", str(predicted))) as (address, token, _),
+    ):
+        screen = Screen(browser, address, token=token, ready="body:not(.busy) #note")
+        screen.page.locator("#note", has_text="lung: doubtful").wait_for()
+        assert not screen.page.locator(".candidate").first.is_visible()
+        assert screen.text("[data-action=next] span") == "It is right"
+        screen.press("0")
+        assert screen.text("[data-action=next] span") == "It is not here"
+        box = screen.page.locator("#image").bounding_box()
+        screen.page.mouse.click(box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2 - 60)
+        screen.page.mouse.click(box["x"] + box["width"] / 2 + 60, box["y"] + box["height"] / 2 + 60)
+        screen.page.wait_for_selector("#image[data-outline=drawn]")
+        screen.press("Enter")
+        screen.page.locator("#judged", has_text="1").wait_for()
+        screen.seen()
+        screen.press("Space")
+        screen.page.locator(".nothing-left").wait_for()
+        assert screen.faults == []
+    assert len(list((predicted / "before_review").glob("*.png"))) == 1
 
 
 @pytest.mark.slow

@@ -278,6 +278,15 @@ def test_what_the_latest_answers_say_comes_with_the_next_item(client) -> None:
                                 "stop": False}
 
 
+def test_where_the_first_is_not_the_models_own_choice_nothing_is_foretold(make_client) -> None:
+    client = make_client(ordered=False)
+    client.sign_in()
+    reply = client.next()
+    for _ in range(11):
+        reply = client.judge(reply["item"], verdict="accepted", best=0).json()
+        assert reply["outlook"] is None
+
+
 def test_an_unknown_item_is_refused(client) -> None:
     assert client.judge(12345).status_code == 404
     assert client.get("/api/items/12345").status_code == 404

@@ -181,6 +181,18 @@ def test_one_key_accepts_the_first_and_two_another_one(browser, page, stored, ur
     assert screen.faults == []
 
 
+def test_candidates_in_no_order_are_compared_before_one_is_called_right(browser, stored, url) -> None:
+    with running_page(stored.folder, url, ordered=False) as page:
+        screen = Screen(browser, page.address)
+        screen.seen()
+        screen.press("Space")  # says nothing: none of them is in question
+        assert screen.text("#hint") == "Which one is best?" and held(url) == []
+        screen.press("3 Space")
+        screen.wait_for_item(stored.items[1].case)
+    assert [(judgement.verdict, judgement.best) for judgement in held(url)] == [("accepted", 2)]
+    assert screen.faults == []
+
+
 def test_a_key_that_is_pressed_twice_does_not_accept_what_nobody_has_seen(browser, page, stored, url) -> None:
     screen = Screen(browser, page.address)
     screen.seen()

@@ -4,8 +4,8 @@ import { range } from "./ranges.js";
 
 /** The best candidate alone. */
 export class Best {
-  constructor(count) {
-    this.count = count;
+  constructor(count, first) {
+    Object.assign(this, { count, first });
     this.best = null;
     this.none = false;
     this.accepted = null; // what was called right before an undo
@@ -28,7 +28,7 @@ export class Best {
 
   /** The candidate of whom "is right" would be said now, or null; `looked` is one that is looked at by the keyboard. */
   acceptable(looked) {
-    return this.none ? null : looked ?? this.accepted ?? this.best ?? 0;
+    return this.none ? null : looked ?? this.accepted ?? this.best ?? this.first;
   }
 
   answer() {
@@ -37,7 +37,7 @@ export class Best {
   }
 
   missing() {
-    return this.answer() ? "" : "If not: which is best, or is none right?";
+    return this.answer() ? "" : this.first === null ? "Which one is best?" : "If not: which is best, or is none right?";
   }
 
   restore({ verdict, best }) {

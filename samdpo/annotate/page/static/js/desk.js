@@ -21,8 +21,8 @@ const ALL = "all";
 const byId = (id) => document.getElementById(id);
 
 export class Desk {
-  constructor({ api, outbox, mode, volumes, decodes }) {
-    Object.assign(this, { api, outbox, mode });
+  constructor({ api, outbox, mode, volumes, decodes, reviews, ordered }) {
+    Object.assign(this, { api, outbox, mode, reviews, ordered });
     this.loader = new Loader(api, mode);
     this.clock = new Clock();
     this.status = new Status(this.clock, volumes);
@@ -119,6 +119,10 @@ export class Desk {
   /** Place a candidate, give it stars, or choose it as the best. */
   press(index, stars) {
     if (!this.item || this.busy || this.where.active) return;
+    if (this.reviews) {
+      this.accept(index);
+      return;
+    }
     this.change(() => (this.mode === "rating" ? this.judgement.press(stars, index) : this.judgement.press(index)));
     if (this.mode === "rating") this.selectNextOpen(index);
     if (this.mode === "best" && this.judgement.answer()) this.next();
@@ -231,7 +235,7 @@ export class Desk {
     this.where.close();
     this.item = item;
     Object.assign(this, { selected: 0, pointed: null, looked: null, shownAt: performance.now() });
-    this.judgement = item && newJudgement(this.mode, item.outlines.length);
+    this.judgement = item && newJudgement(this.mode, item.outlines.length, this.ordered ? 0 : null);
     if (back) this.judgement.restore(back);
     this.clock.restart(back?.seconds);
     this.status.showItem(item);
@@ -270,7 +274,9 @@ export class Desk {
     pressed("tie", judgement.tieNext === true);
     const { target } = this;
     const missing = judgement.missing();
+    byId("note").textContent = this.item.note;
     byId("hint").textContent = where.active ? where.hint()
+      : this.reviews ? "Is it right? If not, say where it is."
       : target !== null ? `Is ${this.labelOf(target)} right? ${missing}`
       : missing || "Complete – Enter stores it";
     byId("hint").classList.remove("urging");
@@ -281,8 +287,8 @@ export class Desk {
   /** What Enter does, on the large button. */
   showNext(target, missing) {
     const [key, text] = this.where.active
-      ? ["Enter", this.where.marked ? "Store this place" : "I cannot say where"]
-      : target !== null ? ["Space", `${this.labelOf(target)} is right`]
+      ? ["Enter", this.where.marked ? "Store this place" : this.reviews ? "It is not here" : "I cannot say where"]
+      : target !== null ? ["Space", `${this.reviews ? "It" : this.labelOf(target)} is right`]
       : ["Enter", { ranking: "Store the order", rating: "Store the stars", best: "Store the best" }[this.mode]];
     const button = document.querySelector("[data-action=next]");
     button.querySelector("kbd").textContent = key;

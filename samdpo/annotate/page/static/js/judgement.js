@@ -1,6 +1,7 @@
 // What a person has said so far about one item. No page, no server: just the rules.
 //
-// Ranking, Rating and Best are made with the number of candidates and have in common:
+// Ranking, Rating and Best are made with the number of candidates and the one that is in question while nothing is said
+// (null where none is), and have in common:
 //   press(…)        place a candidate, give it stars, choose it; again: take it back
 //   toggleNone()    none is acceptable, which takes the place of any marks
 //   marks()         what is shown at each candidate
@@ -15,7 +16,7 @@ import { Rating } from "./rating.js";
 
 const MODES = { ranking: Ranking, rating: Rating, best: Best };
 
-/** An empty judgement about this many candidates. */
-export function newJudgement(mode, count) {
-  return new MODES[mode](count);
+/** An empty judgement about this many candidates; see above. */
+export function newJudgement(mode, count, first) {
+  return new MODES[mode](count, first);
 }

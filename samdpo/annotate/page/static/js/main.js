@@ -6,10 +6,13 @@ import { showHelp } from "./dialogs.js";
 import { attachKeyboard } from "./keyboard.js";
 import { Outbox } from "./outbox.js";
 
-const { mode, name, set, volumes, decodes } = document.body.dataset;
+const { mode, name, set, volumes, decodes, reviews, ordered } = document.body.dataset;
 const api = new Api(document.querySelector("meta[name=csrf-token]").content);
 const outbox = new Outbox(window.localStorage, `samdpo outbox ${set} ${name}`, api.judge);
-const desk = new Desk({ api, outbox, mode, volumes: volumes === "true", decodes: decodes === "true" });
+const desk = new Desk({
+  api, outbox, mode, volumes: volumes === "true", decodes: decodes === "true", reviews: reviews === "true",
+  ordered: ordered === "true",
+});
 
 attachKeyboard({
   act: (action, shift) => desk.act(action, shift),

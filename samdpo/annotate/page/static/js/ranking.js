@@ -6,8 +6,8 @@ const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th"];
 
 /** Candidates in order, best first; those that tie share a place. */
 export class Ranking {
-  constructor(count) {
-    this.count = count;
+  constructor(count, first) {
+    Object.assign(this, { count, first });
     this.groups = []; // lists of candidates, best first
     this.tieNext = false;
     this.none = false;
@@ -52,8 +52,9 @@ export class Ranking {
 
   marks() {
     const open = this.unplaced;
+    const place = (rank) => ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : "");
     return this.ranks.map((rank, i) => ({
-      text: i === this.accepted ? "right" : rank === null ? "" : ORDINALS[rank - 1] + (this.completed[rank - 1].length > 1 ? " =" : ""),
+      text: i === this.accepted ? "right" : rank === null ? "" : place(rank),
       rank,
       byItself: rank !== null && open.includes(i),
     }));
@@ -63,7 +64,7 @@ export class Ranking {
   acceptable(looked) {
     const placed = this.groups.flat();
     if (this.none || this.tieNext || placed.length > 1 || this.answer()) return null;
-    return placed[0] ?? looked ?? this.accepted ?? 0;
+    return placed[0] ?? looked ?? this.accepted ?? this.first;
   }
 
   answer() {
@@ -73,7 +74,9 @@ export class Ranking {
 
   missing() {
     if (this.answer()) return "";
-    if (this.groups.length === 0) return "If not: number them, best first, or none is right.";
+    if (this.groups.length === 0) {
+      return this.first === null ? "Which one is best?" : "If not: number them, best first, or none is right.";
+    }
     return this.tieNext ? `Which one is ${ORDINALS[this.groups.length - 1]} too?`
       : `Which is ${ORDINALS[this.groups.length]}?`;
   }
