@@ -154,14 +154,14 @@ class Prompter:
         if self.judges and features is None:
             features = self.extractor(torch.from_numpy(image[None]))[0]
         raw = self.raw_saliency(image, features) if raw is None else raw
-        generator = np.random.default_rng(seed)
+        generator, of_places = np.random.default_rng(seed), np.random.default_rng(seed)  # as training draws them
         prompts = []
         for row, (name, plan) in enumerate(self.settings.structures.items()):
             calibration = self.settings.calibrations.get(name, StructureCalibration())
             logits = calibration.apply(raw[row])
             prompt = assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
             if name in self.judges and prompt.present:
-                prompt = self.judged(prompt, image, features, generator)
+                prompt = self.judged(prompt, image, features, of_places)
             prompts.append(prompt)
         return prompts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
@@ -21,12 +22,24 @@ from samdpo.files import read_json
 from samdpo.model.description import MANIFEST
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
+from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
+from samdpo.prompting import judge
+from samdpo.prompting.judge import ANSWER_STEPS, STEPS
 from samdpo.prompting.proposals import PlaceProposer, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
 
 RECORDED = "annotator.kind=recorded"
 ANSWERED_ALL = "places.minutes=0"
+
+
+@pytest.fixture(autouse=True)
+def _short_fits(monkeypatch):
+    """A tenth of the steps of every judge: what a judge learns is tested beside it."""
+    for name, steps in (("fit_to_outlines", STEPS // 10), ("learn_from_answers", ANSWER_STEPS // 10)):
+        short = functools.partial(getattr(judge, name), steps=steps)
+        for where in (judge, module):  # both call it
+            monkeypatch.setattr(where, name, short)
 
 
 def square(at: int, side: int = 8) -> np.ndarray:
@@ -271,7 +284,7 @@ def test_the_judge_is_in_the_model_and_prediction_is_what_was_validated(asked):
         np.testing.assert_array_equal(predicted.segmentation, read_label(file))
         (prompt,) = predicted.report["structures"]["lung"]["prompts"]
         own = trainer.data.prompts.get(file.stem, 0)[0]
-        assert prompt["boxes"] == own.boxes.tolist()
+        assert prompt["boxes"] == own.boxes.tolist() and prompt["points"] == own.points.tolist()
         assert prompt.get("place_confidence", 1) == pytest.approx(own.place_confidence, abs=1e-3)
     before = [file.read_bytes() for file in masks]
     asked.trainer("align", ONE_LUNG).train(only_validate=True)
@@ -368,13 +381,28 @@ def test_where_the_new_model_agrees_less_with_people_the_old_one_is_kept_and_sai
     assert (trainer.fold_folder / "validation" / "summary.json").is_file()
 
 
-def test_where_the_new_model_agrees_more_it_is_kept(asked, stored, monkeypatch, caplog):
+def test_where_people_agree_with_what_was_learned_the_old_model_is_not_kept(asked, stored, monkeypatch, caplog):
     heard(caplog, monkeypatch)
-    trainer = guarded(asked, stored, monkeypatch, corners(stored, stored.items[:4]), corners(stored, stored.items[4:]),
-                      "epochs=20")
+    trainer = guarded(asked, stored, monkeypatch, corners(stored, stored.items[:4]), corners(stored, stored.items[4:]))
     kept = read_json(trainer.fold_folder / "model.json")["kept"]
-    assert kept["name"] == "new" and kept["agreement"]["new"] > kept["agreement"]["before"]
-    assert "changes nothing" not in caplog.text
+    assert kept["name"] != "before" and kept["agreement"][kept["name"]] > kept["agreement"]["before"]
+    assert "changes nothing" not in caplog.text and (trainer.fold_folder / "prompts").is_dir()
+    assert (trainer.fold_folder / "prompter" / "judges.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("right", "kept"), [
+    (("new",), "new"), (("judge alone",), "judge alone"), (("before",), "before"), (("new", "before"), "new"),
+    (("judge alone", "before"), "judge alone"), ((), "new"),
+])
+def test_the_model_that_agrees_most_is_kept_and_of_equals_the_newest(tmp_path, monkeypatch, right, kept):
+    place = ("a", 0, "lung")
+    monkeypatch.setattr(PlaceLearning, "masks_of", lambda self, network, *_: {
+        place: square(2) if network in right else square(20)})
+    learning = PlaceLearning(None, StagePlan(), tmp_path, torch.device("cpu"), None, None)
+    models = {name: (name, None) for name in (module.NEW, module.JUDGE_ALONE, module.BEFORE)}
+    found = learning.best_of(models, {place: Chosen(square(2), 1.0, 2.0)}, 0.5, "fp32")
+    assert found.name == kept and found.held_back == 1
+    assert {name for name, value in found.agreement.items() if value > 0} == {*right}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
