@@ -127,13 +127,23 @@ def test_the_same_set_is_made_again_and_another_of_other_settings(asked, stored)
         assert np.array_equal(other.masks(item)[0], stored.masks(same)[0])
 
 
+def test_no_more_slices_are_asked_about_than_the_plan_says_and_new_images_displace_few(asked):
+    places = learning(asked, "places.slices=3")
+    keys = [(f"case_{number:02}", 0) for number in range(20)]
+    some = places.drawn(keys)
+    assert len(some) == 3 and some == [key for key in keys if key in some] and places.drawn(keys[:2]) == keys[:2]
+    more = places.drawn([*keys, *((f"new_{number}", 0) for number in range(20))])
+    assert len(more) == 3 and {key for key in more if key in keys} <= {*some}
+    assert places.drawn(list(reversed(keys))) == list(reversed(some))
+
+
 # ---- what is meant --------------------------------------------------------------------------------------------------
 
 
 def test_an_accepted_mask_is_the_label_and_its_likeness_is_preferred(asked, stored):
     places, item = learning(asked), stored.items[0]
     said = judgement(item, verdict="accepted", best=1)
-    answered = places.read(stored, [said])
+    answered = places.read(stored, [said], [])
     (chosen,) = answered.chosen.values()
     assert np.array_equal(chosen.mask, stored.masks(item)[1]) and chosen.weight == 1
     (preferred,) = answered.preferred["lung"]
@@ -147,7 +157,7 @@ def test_an_accepted_mask_is_the_label_and_its_likeness_is_preferred(asked, stor
 def test_an_order_is_learned_pair_by_pair_and_its_first_is_half_a_label(asked, stored):
     places, item = learning(asked), stored.items[0]
     ranks = tuple(range(item.candidates, 0, -1))  # the last one shown is the best
-    answered = places.read(stored, [judgement(item, ranks=ranks)])
+    answered = places.read(stored, [judgement(item, ranks=ranks)], [])
     (chosen,) = answered.chosen.values()
     assert np.array_equal(chosen.mask, stored.masks(item)[-1]) and chosen.weight == 0.5
     (preferred,) = answered.preferred["lung"]
@@ -162,7 +172,7 @@ def test_an_order_is_learned_pair_by_pair_and_its_first_is_half_a_label(asked, s
 def test_a_box_means_what_the_published_network_makes_of_it(asked, stored):
     places, item = learning(asked), stored.items[0]
     box = (40.0, 50.0, 150.0, 170.0)
-    answered = places.read(stored, [judgement(item, verdict="none_acceptable", box=box)])
+    answered = places.read(stored, [judgement(item, verdict="none_acceptable", box=box)], [])
     decoded = PlaceProposer(places.features.extractor.network).decode(
         places.features(item.case, item.slice_index), (256, 256), np.array([box]))
     (chosen,) = answered.chosen.values()
@@ -172,7 +182,7 @@ def test_a_box_means_what_the_published_network_makes_of_it(asked, stored):
 
 def test_a_point_means_a_mask_too(asked, stored):
     item = stored.items[0]
-    answered = learning(asked).read(stored, [judgement(item, verdict="none_acceptable", point=(120.0, 130.0))])
+    answered = learning(asked).read(stored, [judgement(item, verdict="none_acceptable", point=(120.0, 130.0))], [])
     assert answered.counts["boxed"] == 1 and all(one.weight == 1 for one in answered.chosen.values())
 
 
@@ -181,7 +191,7 @@ def test_a_point_means_a_mask_too(asked, stored):
     {"point": (0.0, 255.9)},
 ], ids=["the whole slice", "a corner", "half a pixel", "at the border"])
 def test_a_box_or_a_point_at_the_limit_is_read(asked, stored, where):
-    answered = learning(asked).read(stored, [judgement(stored.items[0], verdict="none_acceptable", **where)])
+    answered = learning(asked).read(stored, [judgement(stored.items[0], verdict="none_acceptable", **where)], [])
     assert answered.counts["boxed"] == 1 and all(one.mask.any() for one in answered.chosen.values())
 
 
@@ -196,7 +206,7 @@ def test_a_box_of_no_area_or_outside_never_reaches_the_training(stored, box, sen
 def test_none_and_skipped_say_nothing(asked, stored):
     one, two = stored.items[:2]
     said = [judgement(one, verdict="none_acceptable"), judgement(two, verdict="skipped")]
-    answered = learning(asked).read(stored, said)
+    answered = learning(asked).read(stored, said, [])
     assert not answered.chosen and not answered.slices and not answered.preferred["lung"]
     assert answered.counts == {"accepted": 0, "ordered": 0, "boxed": 0, "none": 1, "skipped": 1}
 
@@ -205,7 +215,7 @@ def test_two_people_who_accept_other_places_give_no_label_and_both_are_heard(ask
     places = learning(asked)
     item, one, other = next((item, *apart) for item in stored.items if (apart := far_apart(stored.masks(item))))
     said = [judgement(item, name, verdict="accepted", best=best) for name, best in (("ann", one), ("bob", other))]
-    answered = places.read(stored, said)
+    answered = places.read(stored, said, [])
     (chosen,) = answered.chosen.values()
     assert chosen.mask is None and chosen.weight == 0 and not answered.slices
     assert len(answered.preferred["lung"]) == 2 and answered.counts["accepted"] == 2
@@ -220,7 +230,7 @@ def far_apart(masks: np.ndarray) -> tuple[int, int] | None:
 
 def test_answers_about_another_set_are_passed_over(asked, stored):
     foreign = dataclasses.replace(stored.items[0], id=item_id("another", "case", 0, "lung"))
-    answered = learning(asked).read(stored, [judgement(foreign, verdict="accepted", best=0)])
+    answered = learning(asked).read(stored, [judgement(foreign, verdict="accepted", best=0)], [])
     assert not answered.chosen and sum(answered.counts.values()) == 0 and answered.seconds == 0
 
 
@@ -229,7 +239,7 @@ def test_answers_are_held_back_by_patient_and_nothing_is_learned_from_them(asked
     cases = sorted({item.case for item in stored.items})
     assert len(cases) >= 6
     places.data = dataclasses.replace(places.data, groups={**places.data.groups, cases[0]: "twins", cases[1]: "twins"})
-    answered = places.read(stored, [judgement(item, verdict="accepted", best=0) for item in stored.items])
+    answered = places.read(stored, [judgement(item, verdict="accepted", best=0) for item in stored.items], [])
     held, learned = ({place[0] for place in of} for of in (answered.held_back, answered.chosen))
     groups = {places.data.groups.get(case, case) for case in held}
     assert len(groups) == round(0.7 * (len(cases) - 1)) and not held & learned and held | learned == {*cases}
@@ -240,7 +250,7 @@ def test_answers_are_held_back_by_patient_and_nothing_is_learned_from_them(asked
 
 def test_of_few_answers_none_is_held_back(asked, stored):
     places = learning(asked)  # a fifth of seven is one
-    answered = places.read(stored, [judgement(item, verdict="accepted", best=0) for item in stored.items])
+    answered = places.read(stored, [judgement(item, verdict="accepted", best=0) for item in stored.items], [])
     assert not answered.held_back and len(answered.chosen) == len(stored.items)
 
 
@@ -443,7 +453,7 @@ def test_mixed_answers_are_people_s_where_there_are_any(asked, stored):
     place = (stored.items[0].case, stored.items[0].slice_index, "lung")
     x0, y0, x1, y1 = boxes_of_masks(torch.from_numpy(trainer.answered.chosen[place].mask)[None])[0]
     assert sum(trainer.answered.counts.values()) > 1
-    alone = trainer.places.read(stored, corners(stored, stored.items[:1])).chosen[place]
+    alone = trainer.places.read(stored, corners(stored, stored.items[:1]), []).chosen[place]
     assert np.array_equal(trainer.answered.chosen[place].mask, alone.mask) and x0 < x1 and y0 < y1
 
 

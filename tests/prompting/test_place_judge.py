@@ -153,7 +153,7 @@ def test_it_moves_towards_an_order_and_the_reference_stays(judge):
     def follows(by: PlaceJudge) -> float:
         return float(np.mean([np.corrcoef(scores(by, one), one.measured[:, LIKED])[0, 1] for one in NEW]))
 
-    assert follows(after) > 0.6 > abs(follows(judge)) + 0.2
+    assert follows(after) > 0.4 > abs(follows(judge)) + 0.2
     assert all(torch.equal(before[name], value) for name, value in judge.state_dict().items())
 
 

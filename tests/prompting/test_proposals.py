@@ -65,6 +65,21 @@ def test_an_outline_of_the_whole_slice_has_no_ring_and_still_a_shape():
     assert PlaceShape.of([whole], [np.zeros((SIZE, SIZE))]).radii[-1] > SIZE / 2
 
 
+@pytest.mark.parametrize("line", [np.s_[10, :], np.s_[:, 10], np.s_[10, 10]], ids=["row", "column", "pixel"])
+def test_an_outline_as_thin_as_a_line_has_a_shape_too(line):
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[line] = True
+    shape = PlaceShape.of([mask], [picture(mask)])
+    assert 0 < shape.aspect < SIZE and len(blob_boxes(picture(mask), shape, 6)) <= 6
+
+
+@pytest.mark.parametrize("wrong", [{"radii": ()}, {"radii": (0.0,)}, {"radii": (1e9,)}, {"aspect": 0.0},
+                                   {"aspect": float("nan")}])
+def test_a_shape_of_a_foreign_file_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PlaceShape(**wrong)
+
+
 def test_a_shape_comes_back_from_json():
     shape = PlaceShape.of([ellipse(100, 100, 40, 20)], [picture(ellipse(100, 100, 40, 20))])
     assert from_dict(PlaceShape, json.loads(json.dumps(to_dict(shape)))) == shape
