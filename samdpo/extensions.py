@@ -71,6 +71,7 @@ OURS: dict[str, dict[str, str]] = {
     # Who says which proposals are better: samdpo.align.answers.Answers.
     "annotator": {
         "virtual": "samdpo.align.answers:VirtualAnswers",
+        "judge": "samdpo.align.answers:OwnAnswers",
         "recorded": "samdpo.align.answers:RecordedAnswers",
         "mixed": "samdpo.align.answers:MixedAnswers",
     },

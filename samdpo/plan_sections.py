@@ -315,10 +315,11 @@ class PlacesPlan:
 class AnnotatorPlan:
     """Who ranks. ``virtual`` scores by overlap with the truth of simulated unlabelled images (paper Sec. 3.2)."""
 
-    kind: Literal["virtual", "recorded", "mixed"] = "virtual"  # recorded: people; mixed: virtual where no one has been
+    # recorded: people; mixed: virtual where no one has been; judge: a control, places in the judge's own order
+    kind: Literal["virtual", "recorded", "mixed", "judge"] = "virtual"
     scoring: Literal["ranking", "rating", "best"] = "ranking"
     rating_bins: tuple[float, ...] = (0.4, 0.55, 0.7)  # IoU, paper's supplement
-    noise: float = 0.0  # share of adjacent ranks flipped
+    noise: float = 0.0  # share of adjacent ranks flipped; of answers about places, share drawn at random
 
 
 @dataclass(frozen=True)

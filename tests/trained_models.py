@@ -64,7 +64,11 @@ class Phantoms:
 
     @property
     def aligned(self) -> Path:
-        return self.results / "AlignTrainer__samdpoPlans__align"
+        return self.folder("align")
+
+    def folder(self, stage: str) -> Path:
+        """The models of a stage that AlignTrainer trains."""
+        return self.results / f"AlignTrainer__samdpoPlans__{stage}"
 
     def environment(self) -> dict[str, str]:
         return {name: str(self.root / name) for name in VARIABLES}
@@ -217,10 +221,24 @@ def _aligned(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> 
 def _placed(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     def make(folder: Path) -> None:
         with _as_current(copied(_finetuned, folder / "roots")) as made:
-            for stage in ("align", "align_self_training"):
+            for stage in ("align_preferences", "align_self_training"):
                 begun(made, stage, *PLACE_ROUNDS)
 
     return Phantoms(made_once(tmp_path_factory, "placed", make) / "roots")
+
+
+@pytest.fixture(scope="session")
+def _asked(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    def make(folder: Path) -> None:
+        from ellipses import propose_ellipses
+
+        from samdpo.align.candidate_set import make_candidate_set
+
+        with _as_current(copied(_finetuned, folder / "roots")), pytest.MonkeyPatch.context() as patch:
+            propose_ellipses(patch)
+            make_candidate_set(NUMBER, 0, device="cpu", overrides=[ONE_LUNG])
+
+    return Phantoms(made_once(tmp_path_factory, "asked", make) / "roots")
 
 
 @pytest.fixture
@@ -239,8 +257,18 @@ def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 @pytest.fixture
 def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
-    """As ``finetuned``; ``align`` and ``align_self_training`` have made their prompts of a round about places."""
+    """As ``finetuned``; ``align_preferences`` and ``align_self_training`` have made prompts of a round about places."""
     with _as_current(copied(_placed, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
+def asked(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``; with ``ONE_LUNG`` the proposals of ``align``, ellipses, and what is shown of them are made."""
+    from ellipses import propose_ellipses
+
+    with _as_current(copied(_asked, tmp_path / "roots")) as own, pytest.MonkeyPatch.context() as patch:
+        propose_ellipses(patch)
         yield own
 
 

@@ -27,7 +27,7 @@ from samdpo.preferences.agreement import mean_tau, scores_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.as_json import judgement_from_json, judgement_to_json
 from samdpo.preferences.losses import candidate_weights
-from samdpo.preferences.page_annotator import PageAnnotator
+from samdpo.preferences.page_annotator import PageAnnotator, own_order
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
@@ -147,6 +147,38 @@ class VirtualAnswers(Answers):
         # Proposals agree on ignored pixels, which nobody can judge, so that these carry no signal.
         proposals = dataclasses.replace(proposals, masks=known_part(proposals.masks, slices.batch.counted))
         return proposals.masks, self.judge.rank(proposals, slices, generator)
+
+
+class OwnAnswers(VirtualAnswers):
+    """Control: the judge's own order of what is shown stands for the answers. Nobody is asked, no truth is looked at.
+
+    Without it nobody could say whether ``align`` learns from what somebody said, or from its own guesses once more.
+    Answers to hold back there are none: a model always agrees with itself (``places.held_back`` is to be 0).
+    """
+
+    def usable(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
+        """All of them.
+
+        Raises:
+            TrainingError: the stage asks about pixels, of which no judge has an order, or holds answers back.
+        """
+        command = f"samdpo_train {number_of(self.data.plans.dataset_name)} STAGE {self.data.fold}"
+        if self.stage.candidates.kind != "places":
+            raise TrainingError(
+                f"'annotator.kind' is 'judge' where 'candidates.kind' is {self.stage.candidates.kind!r}; a judge has "
+                f"an order of places alone. Choose a stage about places, or: {command} --set annotator.kind=virtual"
+            )
+        if self.stage.places.held_back:
+            raise TrainingError(
+                f"'annotator.kind' is 'judge' where 'places.held_back' is {self.stage.places.held_back:g}; expected "
+                "0, since its own answers held back would always be for the model before. Type: "
+                f"{command} --set annotator.kind=judge places.held_back=0"
+            )
+        return list(keys)
+
+    def said(self, stored: StoredCandidates) -> list[Judgement]:
+        """Of every item the order in which it is shown, the model's own mask first; it takes no time."""
+        return [own_order(item) for item in stored.items]
 
 
 class RecordedAnswers(Answers):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samdpo.align.answers import Answers
+from samdpo.align.answers import Answers, VirtualAnswers
 from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
@@ -102,7 +102,7 @@ class AlignTrainer(NextStageTrainer):
 
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
-        if self.places is not None and self.stage.annotator.kind == "virtual":
+        if self.places is not None and isinstance(self.answers, VirtualAnswers):
             self.processes.once(lambda: str(self.store_candidates().folder))  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
@@ -256,9 +256,14 @@ class AlignTrainer(NextStageTrainer):
         if self.kept.name != NEW:
             self.network.load_state_dict(before.state_dict())
         if self.kept.name == BEFORE and self.data is not self.original:
-            shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
-            self.data = self.original
+            self.processes.meet()  # another may still read them
+            self.processes.once(lambda: shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True))
+            self.data, self.samples = self.original, self.places.samples
 
     def describe(self) -> dict[str, Any]:
-        """Of places also which model was kept, and how far each agreed with the answers that were held back."""
-        return super().describe() | ({} if self.kept is None else {"kept": to_dict(self.kept)})
+        """Of places also which model was kept, how far each agreed with the answers held back, and what was asked."""
+        if self.kept is None:
+            return super().describe()
+        said = self.answered
+        asked = {"seconds": said.seconds, "counts": said.counts, "items": said.items}
+        return super().describe() | {"kept": to_dict(self.kept), "answers": asked}

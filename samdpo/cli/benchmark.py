@@ -39,7 +39,10 @@ def arguments() -> argparse.ArgumentParser:
                          help="this many for every training, without a limit of minutes")
     command.add_argument("--ablations", nargs="*", default=None, metavar="GROUP",
                          help="run variants too: components, scoring, unlabelled, candidates, noise, beta, reduction, "
-                         "loss; without a name, all of them")
+                         "loss, answers, random_answers; without a name, all of them")
+    command.add_argument("--effort", action="store_true",
+                         help="run the effort study: Dice against an annotator's minutes, for four kinds of answers; "
+                         "without --methods, only these and what the figure shows beside them")
     command.add_argument("--plans", nargs="+", default=[PLANS_NAME], metavar="PLANS", help="names of plans")
     command.add_argument("-pl", default=None, metavar="PLANNER", help="that makes the plans; default: LitePlanner")
     command.add_argument("-backbone", default=None, metavar="NAME", help="network of the plans; default: the planner's")
@@ -48,13 +51,14 @@ def arguments() -> argparse.ArgumentParser:
                          help="run on a Dask cluster, for example tcp://host:8786; its workers see the same folders")
     command.add_argument("--retry", action="store_true", help="also run again what failed before")
     command.add_argument("--only_collect", action="store_true", help="run nothing, write tables and figures")
-    command.add_argument("--dry_run", action="store_true", help="only say what would be run")
+    command.add_argument("--dry_run", "--dry-run", action="store_true",
+                         help="only say what would be run, and how long it takes at most")
     add_processes(command)
     return command
 
 
 def _run(args: argparse.Namespace) -> None:
-    from samdpo.lab.benchmark.methods import GROUPS, chosen_ablations, chosen_methods
+    from samdpo.lab.benchmark.methods import EFFORT, EFFORT_METHODS, GROUPS, chosen_ablations, chosen_methods
     from samdpo.lab.benchmark.report import collect, write_report
     from samdpo.lab.benchmark.run import check_networks, ndim_of, overview, run_here, run_on_dask
     from samdpo.lab.benchmark.settings import Settings, seeds_of
@@ -64,15 +68,19 @@ def _run(args: argparse.Namespace) -> None:
     datasets = [dataset_name(dataset) for dataset in args.d]
     for dataset in datasets:
         raw_folder(dataset)
+    methods = [*(args.methods or ()), *EFFORT_METHODS] if args.effort else args.methods
     settings = Settings(
         root=(args.o or results_root(writable=True) / "benchmark").resolve(), datasets=datasets,
-        methods=chosen_methods(args.methods), labelled=args.labelled, seeds=seeds_of(args.seeds, args.seed_list),
+        methods=chosen_methods(methods), labelled=args.labelled, seeds=seeds_of(args.seeds, args.seed_list),
         fold=args.f, minutes=args.minutes, epochs=args.epochs, plans=args.plans, planner=args.pl,
         backbone=args.backbone, device=args.device, processes=args.np,
     )
     ablations = chosen_ablations(GROUPS if args.ablations == [] else args.ablations or ())
+    ablations += EFFORT if args.effort else ()
     check_networks(settings)
     ndims = {dataset: ndim_of(dataset, settings) for dataset in datasets}
+    for dataset in [name for name, ndim in ndims.items() if args.effort and ndim == 3]:
+        log.warning("%s: no effort study of volumes, whose align asks about pixels.", dataset)
     steps = all_steps(settings, ablations, ndims)
     for line in overview(steps, settings, args.retry):
         log.info("%s", line)

@@ -326,7 +326,8 @@ class LitePlanner:
             PlansError: two of them give a stage of the same name.
         """
         stages = {"finetune": self.plan_finetune(), "align": self.plan_align()}
-        preferences = self.because("align_preferences", self.plan_align_preferences(), "Eq. 5 over drawn masks")
+        apart = copy.copy(self)  # its reasons would replace those for align
+        preferences = self.because("align_preferences", apart.plan_align_preferences(), "Eq. 5 over drawn masks")
         stages["align_preferences"] = preferences
         stages["align_paper"] = self.because("align_paper", as_in_the_paper(preferences), "the paper's own stage 2")
         for objective in ("self_training", "best_candidate"):

@@ -251,6 +251,12 @@ def shrunk(logits: Tensor) -> Tensor:
     return F.interpolate(logits[:, None].float(), size=(SMALL, SMALL), mode="bilinear", align_corners=False)[:, 0] > 0
 
 
+def thinned(masks: Tensor) -> Tensor:
+    """(M, H, W) bool -> (M, h, w) bool of about SMALL pixels a side: of masks whose logits are not kept."""
+    step = max(1, masks.shape[-1] // SMALL)
+    return masks[:, ::step, ::step].contiguous()
+
+
 def overlaps(masks: Tensor, others: Tensor) -> Tensor:
     """IoU of every mask (M, H, W) with every other (K, H, W), bool -> (M, K) float32; 0 where both are empty."""
     one, other = masks.flatten(1).float(), others.flatten(1).float()

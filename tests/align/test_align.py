@@ -66,19 +66,19 @@ def test_only_the_mask_decoder_changes(aligned):
 
 
 def test_the_first_loss_is_ln_2_and_the_rewards_are_zero(finetuned):
-    metrics = step(finetuned, "align")
+    metrics = step(finetuned, "align_preferences")
     assert metrics["loss/preference"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_history_has_the_metric_names_of_every_preference_method(finetuned):
-    trainer = finetuned.train("align", "epochs=1")
+    trainer = finetuned.train("align_preferences", "epochs=1")
     assert set(REWARD_METRICS) <= set(trainer.run_log.history)
     assert {"loss", "loss/preference", "loss/anchor"} <= set(trainer.run_log.history)
 
 
 def test_preferences_are_followed_better_after_some_epochs(finetuned):
-    trainer = finetuned.trainer("align", "epochs=6", "lr=0.0005", "loss.anchor_weight=0")
+    trainer = finetuned.trainer("align_preferences", "epochs=6", "lr=0.0005", "loss.anchor_weight=0")
     trainer.initialize()
     trainer.run_training()
     history = trainer.run_log.history
@@ -109,12 +109,12 @@ def test_the_controls_train_on_the_same_images(finetuned, stage):
     ],
 )
 def test_a_setting_is_one_word_on_the_command_line(finetuned, override):
-    assert np.isfinite(step(finetuned, "align", override)["loss"])
+    assert np.isfinite(step(finetuned, "align_preferences", override)["loss"])
 
 
 def test_a_variant_of_the_plan_is_a_stage_of_its_own(finetuned):
     content = {"inherits_from": "samdpoPlans", "configurations": {
-        "align_sum": {"inherits_from": "align", "epochs": 1, "loss": {"reduction": "sum"}}}}
+        "align_sum": {"inherits_from": "align_preferences", "epochs": 1, "loss": {"reduction": "sum"}}}}
     write_json(finetuned.preprocessed / "mine.json", content)
     shutil.copytree(finetuned.preprocessed / "samdpoPlans_prompts", finetuned.preprocessed / "mine_prompts")
     with pytest.raises(TrainingError, match="samdpo_train 901 finetune 0 -p mine"):

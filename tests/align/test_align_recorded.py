@@ -1,4 +1,4 @@
-"""Stage 2 on what people said: which judgements count, what is refused, and that they are followed."""
+"""Eq. 5 over pixels on what people said: which judgements count, what is refused, and that they are followed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ LEARN = ("lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")
 def stored(finetuned, monkeypatch):
     """The candidates of the finetuned phantoms' fold 0."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    return make_candidate_set(NUMBER, 0, device="cpu")
+    return make_candidate_set(NUMBER, 0, "align_preferences", device="cpu")
 
 
-def begun(phantoms, *overrides: str, stage: str = "align"):
+def begun(phantoms, *overrides: str, stage: str = "align_preferences"):
     """A trainer just before its first epoch."""
     trainer = phantoms.trainer(stage, "epochs=1", *overrides)
     trainer.initialize()
@@ -54,7 +54,7 @@ def decoded(trainer, batch) -> EncodedBatch:
 
 def refused(phantoms, *overrides: str) -> str:
     """What a training says that does not start; it has written nothing."""
-    trainer = phantoms.trainer("align", *overrides)
+    trainer = phantoms.trainer("align_preferences", *overrides)
     trainer.initialize()
     with pytest.raises((TrainingError, DatabaseError)) as error:
         trainer.run_training()
@@ -67,7 +67,7 @@ def refused(phantoms, *overrides: str) -> str:
 
 def test_the_margins_rise_on_rankings_of_images_that_have_no_label(finetuned, stored):
     people_rank(stored, without_label(stored))
-    trainer = finetuned.train("align", "epochs=5", RECORDED, *LEARN)
+    trainer = finetuned.train("align_preferences", "epochs=5", RECORDED, *LEARN)
     assert {case for case, _ in trainer.unlabelled_keys} == {"xray_ul_001", "xray_ul_002"}
     assert not any(trainer.data.slices.has_label(case) for case, _ in trainer.unlabelled_keys)
     history = trainer.run_log.history
@@ -165,7 +165,7 @@ def test_without_judgements_it_says_how_many_there_are_and_what_to_type(finetune
 
 def test_judgements_that_prefer_nothing_are_not_enough(finetuned, stored):
     keep(stored, [judgement(stored.items[0], verdict="none_acceptable"), judgement(stored.items[1], verdict="skipped")])
-    assert "0 ranked, 1 with none acceptable, 1 skipped" in refused(finetuned, RECORDED)
+    assert "0 ranked, 0 accepted, 1 with none acceptable, 1 skipped" in refused(finetuned, RECORDED)
 
 
 def test_candidates_of_another_model_are_refused(finetuned, stored):
@@ -196,7 +196,7 @@ def test_the_virtual_annotator_names_the_people_where_it_has_no_truth(finetuned,
     splits[0]["unlabelled"] = ["xray_ul_001"]
     write_json(file, splits)
     with pytest.raises(TrainingError, match="samdpo_annotate 901 0"):
-        finetuned.trainer("align").initialize()
+        finetuned.trainer("align_preferences").initialize()
 
 
 # ---- stop and go on -------------------------------------------------------------------------------------------------
@@ -214,18 +214,18 @@ def test_a_continued_training_ends_with_the_same_bytes_whatever_people_said_mean
     fold = stopped_after_two_epochs(finetuned)
     people_rank(stored, stored.items[3:], smaller_first)
     people_rank(stored, stored.items[:3], smaller_first, "bob")
-    resumed = finetuned.train("align", "epochs=4", RECORDED, resume=True)
+    resumed = finetuned.train("align_preferences", "epochs=4", RECORDED, resume=True)
     assert len(resumed.unlabelled_keys) == 3 and len(resumed.run_log.history["loss"]) == 4
     for name, value in other.environment().items():
         monkeypatch.setenv(name, value)
-    uninterrupted = other.train("align", "epochs=4", RECORDED)
+    uninterrupted = other.train("align_preferences", "epochs=4", RECORDED)
     assert (fold / FINAL).read_bytes() == (uninterrupted.fold_folder / FINAL).read_bytes()
     assert read_json(fold / "judgements.json") == read_json(uninterrupted.fold_folder / "judgements.json")
 
 
 def stopped_after_two_epochs(phantoms) -> Path:
     """A training on recorded judgements that is interrupted in its third epoch; its fold."""
-    trainer = interrupt(phantoms, "align", "epochs=4", RECORDED, after=2)
+    trainer = interrupt(phantoms, "align_preferences", "epochs=4", RECORDED, after=2)
     assert checkpoints.load_latest(trainer.fold_folder)[1]["epoch"] == 2
     return trainer.fold_folder
 
@@ -254,8 +254,8 @@ def test_the_command_takes_annotator_and_database(finetuned, stored, tmp_path, m
     elsewhere = tmp_path / "elsewhere.sqlite"
     (finetuned.results / "preferences.sqlite").rename(elsewhere)
     monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.setattr("sys.argv", ["samdpo_train", "901", "align", "0", "-device", "cpu", "--annotator", "recorded",
-                                     "--database", f"sqlite:///{elsewhere}", "--epochs", "1"])
+    monkeypatch.setattr("sys.argv", ["samdpo_train", "901", "align_preferences", "0", "-device", "cpu", "--annotator",
+                                     "recorded", "--database", f"sqlite:///{elsewhere}", "--epochs", "1"])
     main()
-    assert len(read_json(finetuned.aligned / "fold_0" / "judgements.json")["judgements"]) == 2
-    assert (finetuned.aligned / "fold_0" / FINAL).is_file()
+    assert len(read_json(finetuned.folder("align_preferences") / "fold_0" / "judgements.json")["judgements"]) == 2
+    assert (finetuned.folder("align_preferences") / "fold_0" / FINAL).is_file()

@@ -16,12 +16,12 @@ from samdpo.preferences.stored_candidates import CandidateWriter
 
 
 def make(*overrides: str):
-    return make_candidate_set(NUMBER, 0, device="cpu", overrides=overrides)
+    return make_candidate_set(NUMBER, 0, "align_preferences", device="cpu", overrides=overrides)
 
 
 def test_every_unlabelled_slice_gets_candidates_whether_there_is_a_truth_or_not(finetuned):
     stored = make()
-    unlabelled = finetuned.trainer("align").data.split.unlabelled
+    unlabelled = finetuned.trainer("align_preferences").data.split.unlabelled
     assert {item.case for item in stored.items} == set(unlabelled) and "xray_ul_001" in unlabelled
     assert stored.folder == finetuned.finetuned / "fold_0" / "candidates" / stored.candidate_set.id
     for item in stored.items:
@@ -72,7 +72,7 @@ def test_other_candidate_settings_are_another_set_beside_it(finetuned):
 
 
 def test_other_prompts_are_another_set(finetuned):
-    trainer = finetuned.trainer("align")
+    trainer = finetuned.trainer("align_preferences")
     trainer.initialize()
     before = trainer.candidate_set()
     trainer.data.prompts.key = "of other towers"

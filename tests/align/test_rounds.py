@@ -20,13 +20,13 @@ from samdpo.preferences.annotators import iou
 from samdpo.prompting.prompt_store import PromptStore
 
 
-def begun(phantoms, stage: str = "align", *overrides: str):
+def begun(phantoms, stage: str = "align_preferences", *overrides: str):
     """A trainer just before its first epoch."""
     return trained_models.begun(phantoms, stage, *PLACE_ROUNDS, *overrides)
 
 
 def test_the_refitted_prompts_are_other_prompts_of_the_same_cases(placed):
-    before = placed.trainer("align", ONE_LUNG).data
+    before = placed.trainer("align_preferences", ONE_LUNG).data
     after = begun(placed).data
     every = sorted({*before.split.labelled, *before.split.unlabelled, *before.split.val})
     judged = [case for case in every if after.slices.has_label(case)]
@@ -65,7 +65,7 @@ def test_self_training_takes_the_models_own_choice_and_needs_no_truth(placed):
 
 
 def test_validation_and_prediction_use_the_refitted_prompts(placed):
-    trainer = placed.train("align", *PLACE_ROUNDS)
+    trainer = placed.train("align_preferences", *PLACE_ROUNDS)
     fold = trainer.fold_folder
     own, fitted = load_weights(fold / "prompter" / "towers.safetensors"), load_weights(
         fold / "prompts" / "prompter" / "towers.safetensors")
@@ -78,7 +78,7 @@ def test_validation_and_prediction_use_the_refitted_prompts(placed):
         predictor.set_image(placed.raw / "imagesTr" / f"{file.stem}_0000.png")
         np.testing.assert_array_equal(predictor.predict().segmentation, read_label(file))
     before = [file.read_bytes() for file in masks]
-    placed.trainer("align", *PLACE_ROUNDS).train(only_validate=True)
+    placed.trainer("align_preferences", *PLACE_ROUNDS).train(only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 
@@ -88,21 +88,22 @@ def test_a_training_begun_again_finds_its_prompts(placed, monkeypatch):
 
     monkeypatch.setattr(rounds, "fit_prompter", again)
     prompts = begun(placed).data.prompts
-    assert prompts.key == read_json(next((placed.aligned / "fold_0" / "prompts").glob("xray_*.json")))["key"]
+    written = placed.folder("align_preferences") / "fold_0" / "prompts"
+    assert prompts.key == read_json(next(written.glob("xray_*.json")))["key"]
     with pytest.raises(AssertionError, match="second time"):
-        begun(placed, "align", "annotator.noise=0.3")
+        begun(placed, "align_preferences", "annotator.noise=0.3")
 
 
 def test_without_rounds_the_prompts_are_those_of_the_plan(placed):
-    fold = placed.aligned / "fold_0"
+    fold = placed.folder("align_preferences") / "fold_0"
     assert PromptStore(fold / "prompts").cases()
-    trainer = begun(placed, "align", "prompt_rounds=0")
+    trainer = begun(placed, "align_preferences", "prompt_rounds=0")
     assert not (fold / "prompts").exists()
     assert trainer.data.prompts.folder.is_relative_to(placed.preprocessed)
 
 
 def test_two_lungs_are_not_somewhere_else(finetuned):
-    trainer = finetuned.trainer("align", "prompt_rounds=2", "epochs=1")
+    trainer = finetuned.trainer("align_preferences", "prompt_rounds=2", "epochs=1")
     trainer.initialize()
     trainer.on_train_start()
     trainer.run_log.close()
@@ -112,7 +113,7 @@ def test_two_lungs_are_not_somewhere_else(finetuned):
 def test_where_nothing_is_preferred_the_prompts_stay(placed, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
     monkeypatch.setattr(rounds.PlaceRounds, "preferred_masks", lambda *_: {})
-    trainer = begun(placed, "align", "seed=7")  # whose prompts are not made
+    trainer = begun(placed, "align_preferences", "seed=7")  # whose prompts are not made
     assert "nothing is preferred" in caplog.text
     assert trainer.data.prompts.folder.is_relative_to(placed.preprocessed)
     trainer.run_training()

@@ -13,7 +13,7 @@ from samdpo.align import rounds
 from samdpo.files import read_json, write_json
 from samdpo.schema import merge
 
-MADE = ("align", "align_self_training")
+MADE = ("align_preferences", "align_self_training")
 
 
 def begun(phantoms, stage: str, *overrides: str):
@@ -23,7 +23,7 @@ def begun(phantoms, stage: str, *overrides: str):
 
 @pytest.fixture
 def made(placed: Phantoms, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
-    """Phantoms on which ``align`` and ``align_self_training`` have made their prompts; no more can be made."""
+    """Phantoms on which ``align_preferences`` and ``align_self_training`` have made prompts; no more can be made."""
 
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
@@ -33,7 +33,7 @@ def made(placed: Phantoms, monkeypatch: pytest.MonkeyPatch) -> Phantoms:
 
 
 def fold_of(phantoms: Phantoms, stage: str) -> Path:
-    return phantoms.results / f"AlignTrainer__samdpoPlans__{stage}" / "fold_0"
+    return phantoms.folder(stage) / "fold_0"
 
 
 def key_of(fold: Path) -> str:
@@ -50,7 +50,8 @@ def test_annotator_and_model_choose_otherwise(made):
 
 @pytest.mark.parametrize(
     ("stage", "of"),
-    [("align_best_candidate", "align"), ("mean_teacher", "align_self_training"), ("fixmatch", "align_self_training")],
+    [("align_best_candidate", "align_preferences"), ("mean_teacher", "align_self_training"),
+     ("fixmatch", "align_self_training")],
 )
 def test_a_stage_of_the_same_choice_takes_the_prompts_over(made, stage, of):
     trainer, sibling = begun(made, stage), fold_of(made, of)
@@ -75,7 +76,7 @@ def test_what_the_annotator_would_be_is_nothing_to_a_stage_that_asks_none(made):
 
 
 def test_prompts_that_are_not_whole_are_not_taken_over(made):
-    (fold_of(made, "align") / "prompts" / "prompter" / "prompter.json").unlink()
+    (fold_of(made, "align_preferences") / "prompts" / "prompter" / "prompter.json").unlink()
     with pytest.raises(AssertionError, match="second time"):
         begun(made, "align_best_candidate")
 
@@ -86,7 +87,7 @@ def test_where_files_cannot_be_linked_they_are_copied(made, monkeypatch):
 
     monkeypatch.setattr(os, "link", refused)
     ours = begun(made, "align_best_candidate").fold_folder / "prompts"
-    theirs = fold_of(made, "align") / "prompts"
+    theirs = fold_of(made, "align_preferences") / "prompts"
     assert content(theirs) == content(ours)
     assert not any(os.path.samefile(ours / name, theirs / name) for name in content(ours))
 

@@ -42,7 +42,7 @@ def encoded(trainer, key) -> EncodedBatch:
 
 def begun(phantoms, *overrides: str, **arguments):
     """A trainer just before its first epoch."""
-    trainer = phantoms.trainer("align", "epochs=1", *overrides, **arguments)
+    trainer = phantoms.trainer("align_preferences", "epochs=1", *overrides, **arguments)
     trainer.initialize()
     trainer.on_train_start()
     trainer.run_log.close()
@@ -71,7 +71,8 @@ def test_training_learns_from_what_another_proposer_proposes(example):
 
 
 def test_people_are_shown_what_another_proposer_proposes_in_a_set_of_its_own(example):
-    own, other = (make_candidate_set(NUMBER, 0, device="cpu", trainer=trainer) for trainer in (None, EXAMPLE))
+    own, other = (make_candidate_set(NUMBER, 0, "align_preferences", device="cpu", trainer=trainer)
+                  for trainer in (None, EXAMPLE))
     assert own.candidate_set.model_hash == other.candidate_set.model_hash
     assert own.candidate_set.plan_hash != other.candidate_set.plan_hash and own.folder != other.folder
     assert other.description["proposer"] == "box_size_proposer:BoxSizeProposer"
@@ -80,16 +81,16 @@ def test_people_are_shown_what_another_proposer_proposes_in_a_set_of_its_own(exa
 
 
 def test_judgements_of_another_proposers_set_are_not_learned_from(example):
-    stored = make_candidate_set(NUMBER, 0, device="cpu")
+    stored = make_candidate_set(NUMBER, 0, "align_preferences", device="cpu")
     people_rank(stored, stored.items)
-    trainer = example.trainer("align", "annotator.kind=recorded", trainer=EXAMPLE)
+    trainer = example.trainer("align_preferences", "annotator.kind=recorded", trainer=EXAMPLE)
     trainer.initialize()
     with pytest.raises(TrainingError, match="who proposes have changed"):
         trainer.run_training()
 
 
 def test_sets_that_older_versions_made_are_found_under_their_ids(finetuned):
-    trainer = finetuned.trainer("align")
+    trainer = finetuned.trainer("align_preferences")
     trainer.initialize()
     plans, described = trainer.plans, trainer.candidate_set()
     plan_hash = hash_of(1, trainer.stage.candidates, trainer.data.prompts.key, plans.structures, plans.preprocessing,
@@ -99,7 +100,7 @@ def test_sets_that_older_versions_made_are_found_under_their_ids(finetuned):
 
 
 def test_another_setting_of_ones_own_proposer_is_another_set(example):
-    trainer = example.trainer("align", trainer=EXAMPLE)
+    trainer = example.trainer("align_preferences", trainer=EXAMPLE)
     trainer.initialize()
     before = trainer.candidate_set().id
     trainer.proposer.settings = lambda: {"scales": (1.0, 2.0)}
@@ -166,4 +167,4 @@ def test_a_trainer_may_build_its_own_objective_and_nobody_is_asked(finetuned, mo
     trainer.run_training()
     sizes = trainer.run_log.history["size"]
     assert sizes[-1] < sizes[0]
-    assert read_json(trainer.fold_folder / "model.json")["stage"] == "align"
+    assert read_json(trainer.fold_folder / "model.json")["stage"] == "align_preferences"

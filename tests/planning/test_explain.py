@@ -54,7 +54,8 @@ def test_every_decision_of_our_planners_has_a_reason(
 ) -> None:
     table = explain(fingerprint, contents, planner, labelled_slices=6, unlabelled_slices=50)
     assert {key for key, (_, why) in table.items() if not why or why.startswith("set by")} == set()
-    stages = {"finetune.epochs", "align.epochs", "align_self_training", "unet", "fixmatch"}
+    stages = {"finetune.epochs", "align.epochs", "align_preferences", "align_paper", "align_self_training", "unet",
+              "fixmatch"}
     assert stages | {"preprocessing.slicing_axis", "structures.lung.components"} <= table.keys()
 
 

@@ -52,19 +52,46 @@ def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
     assert load_plans(tmp_path / "p.json") == made
     assert made.ndim == 2
     assert list(made.configurations) == [
-        "finetune", "align", "align_self_training", "align_best_candidate", "unet", "nnunet", "sam", "sam_med2d",
-        "self_prompt", "prompt_only", "mean_teacher", "fixmatch",
+        "finetune", "align", "align_preferences", "align_paper", "align_self_training", "align_best_candidate", "unet",
+        "nnunet", "sam", "sam_med2d", "self_prompt", "prompt_only", "mean_teacher", "fixmatch",
     ]
-    for name, objective in (("align", "preferences"), ("align_self_training", "self_training"),
-                            ("align_best_candidate", "best_candidate")):
+    for name, objective in (("align", "chosen"), ("align_preferences", "preferences"), ("align_paper", "preferences"),
+                            ("align_self_training", "self_training"), ("align_best_candidate", "best_candidate")):
         assert made.stage(name).objective == objective
         assert made.stage(name).previous_stage == "finetune"
         assert made.stage(name).trainer == "AlignTrainer"
 
 
-def test_the_controls_cost_what_align_costs() -> None:
-    stages = [s for s in plan(unlabelled_slices=51).configurations.values() if s.previous_stage == "finetune"]
-    assert len(stages) == 5 and len({(s.epochs, s.batch_size, s.lr, s.prompt_rounds) for s in stages}) == 1
+def test_the_controls_cost_what_preferences_over_pixels_cost() -> None:
+    made = plan(unlabelled_slices=51).configurations
+    stages = [s for name, s in made.items() if s.previous_stage == "finetune" and name != "align"]
+    assert len(stages) == 6 and len({(s.epochs, s.batch_size, s.lr, s.prompt_rounds) for s in stages}) == 1
+
+
+def test_of_pictures_align_asks_about_places_and_of_volumes_it_orders_pixels() -> None:
+    stage = plan(unlabelled_slices=51).stage("align")
+    assert (stage.objective, stage.candidates.kind, stage.slices_per_epoch) == ("chosen", "places", 0)
+    assert stage.labelled_per_step > 0 and stage.places.asks == "mixture"
+    volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
+    made = plan(volumes, unlabelled_slices=51)
+    assert made.stage("align") == made.stage("align_preferences")
+    assert made.stage("align").candidates.kind != "places"
+
+
+@pytest.mark.parametrize(("answers", "epochs"), [(0, 40), (10, 40), (70, 13), (100, 9), (1000, 6)])
+def test_fewer_answers_get_more_epochs(answers: int, epochs: int) -> None:
+    assert schedule.chosen_epochs(answers) == epochs
+
+
+def test_an_image_is_asked_about_once_and_ten_minutes_end() -> None:
+    assert plan(unlabelled_slices=10).stage("align").epochs == schedule.chosen_epochs(10)
+    most = schedule.chosen_epochs(schedule.ANSWERS)
+    assert plan(unlabelled_slices=5000).stage("align").epochs == plan().stage("align").epochs == most
+
+
+def test_the_paper_s_own_stage_2_is_there_beside_it() -> None:
+    stage = plan(unlabelled_slices=51).stage("align_paper")
+    assert (stage.candidates.kind, stage.loss.reduction, stage.labelled_per_step) == ("thresholds", "sum", 0)
 
 
 def test_baselines_of_sam_train_as_long_as_stage_1() -> None:
@@ -198,11 +225,12 @@ def test_alignment_sees_about_as_many_images_whatever_their_number(slices: int, 
 
 
 def test_the_prompts_are_refitted_where_something_of_one_component_can_be_elsewhere() -> None:
-    controls = ("align", "align_self_training", "align_best_candidate")
+    controls = ("align_preferences", "align_self_training", "align_best_candidate")
     assert {plan().stage(name).prompt_rounds for name in controls} == {0}  # two lungs
     mass = dataset(hints={"lung": StructureHints(components=1)})
     assert {plan(contents=mass).stage(name).prompt_rounds for name in controls} == {2}
     assert plan(contents=mass).inference.choose_place
+    assert plan(contents=mass).stage("align").prompt_rounds == 0, "its judge chooses the place"
     volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
     assert plan(volumes, mass).stage("align").prompt_rounds == 0
     assert not plan(volumes, mass).inference.choose_place

@@ -163,7 +163,7 @@ def test_training_and_prediction_from_the_model_folder(with_clip, model_folder):
 def test_align_does_not_refit_a_pretrained_model_and_says_so(with_clip, heard):
     one_component = "structures.lung.components=1"
     with_clip.train("finetune", one_component, "epochs=1")
-    trainer = with_clip.trainer("align", one_component, "prompt_rounds=2")
+    trainer = with_clip.trainer("align_preferences", one_component, "prompt_rounds=2")
     trainer.initialize()
     trainer.on_train_start()
     trainer.run_log.close()

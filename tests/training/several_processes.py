@@ -24,7 +24,7 @@ EQUAL = {  # stage -> settings under which a step draws nothing but its slices a
     "finetune": ("batch_size=2",),
     "align_self_training": ("batch_size=2", "labelled_per_step=2"),
     "align_best_candidate": ("batch_size=2", "labelled_per_step=2", "candidates.kind=thresholds"),
-    "align": ("batch_size=2", "labelled_per_step=2", "candidates.kind=thresholds"),
+    "align_preferences": ("batch_size=2", "labelled_per_step=2", "candidates.kind=thresholds"),
     "mean_teacher": ("batch_size=2", "labelled_per_step=2"),
     "unet": ("batch_size=2", "slices_per_epoch=4"),
     "self_prompt": ("batch_size=2",),
@@ -105,7 +105,8 @@ def whole(folder: Path) -> dict:
         return fit_prompter(*arguments, **named)
 
     prompt_store.fit_prompter = rounds.fit_prompter = counted
-    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", *ROUNDS)}
+    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", ROUNDS[0]),
+            "align_preferences": trained("align_preferences", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()
     own.run_training()

@@ -120,7 +120,7 @@ def test_an_objective_that_the_trainer_does_not_read_is_refused(planned):
     planned.train("finetune", "epochs=1")
     with pytest.raises(PlansError, match="'supervised', which AlignTrainer does not read"):
         planned.trainer("align", "objective=supervised")
-    assert planned.trainer("align", "objective=self_training").stage.objective == "self_training"
+    assert planned.trainer("align_preferences", "objective=self_training").stage.objective == "self_training"
 
 
 def test_align_finds_the_only_finetuned_model_of_another_trainer(planned, outside):

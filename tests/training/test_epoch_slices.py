@@ -32,7 +32,7 @@ def test_few_slices_are_all_seen(most: int):
 
 
 def test_align_keeps_embeddings_of_what_it_sees_only(finetuned):
-    trainer = finetuned.trainer("align", "slices_per_epoch=2", "epochs=1", "augmentation.flip=false")
+    trainer = finetuned.trainer("align_preferences", "slices_per_epoch=2", "epochs=1", "augmentation.flip=false")
     trainer.initialize()
     trainer.run_training()
     kept = [file.stem for file in trainer.features.store.folder.glob("*.npy")]

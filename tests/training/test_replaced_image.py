@@ -21,7 +21,9 @@ from samdpo.preprocessing.store import SliceStore
 from samdpo.training.kept_features import FeatureCache
 
 KEPT = ("prompt_rounds=1", "epochs=1", ONE_LUNG, "network.train=decoder")  # every kept thing is used
-STAGES = {"finetune": ("network.train=decoder", ONE_LUNG), "align": KEPT, "fixmatch": KEPT, "unet": ("epochs=1",)}
+PLACES = ("epochs=1", ONE_LUNG, "network.train=decoder")
+STAGES = {"finetune": PLACES[1:], "align": PLACES, "align_preferences": KEPT, "fixmatch": KEPT,
+          "unet": ("epochs=1",)}
 
 
 def replace(phantoms: Phantoms, case: str) -> None:

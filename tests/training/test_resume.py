@@ -18,7 +18,8 @@ from samdpo.schema import to_dict
 from samdpo.training import checkpoints
 from samdpo.training.checkpoints import FINAL
 
-PLACES = ("structures.lung.components=1", "prompt_rounds=1")  # stage 2 with prompts of its own
+ONE_LUNG = ("structures.lung.components=1",)  # stage 2 with a judge that chooses the place
+ROUNDS = (*ONE_LUNG, "prompt_rounds=1")  # or with refitted prompts
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
         yield own
 
 
-@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", PLACES)])
+@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", ONE_LUNG),
+                                              ("align_preferences", ROUNDS)])
 def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage, more):
     settings = ("epochs=4", *more)
     fold = finetuned.trainer(stage, *more).fold_folder

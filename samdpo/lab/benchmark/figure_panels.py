@@ -37,12 +37,14 @@ class MethodStyle:
     """Colour and marker tell methods apart, both for themselves; the line tells what a method was given."""
 
     colour: str
-    marker: str
+    marker: str | tuple
     line: str | tuple = "-"
 
 
 _STYLES = {
     "align": MethodStyle(BLUE, "o"),
+    "align_preferences": MethodStyle("#117733", (4, 1, 0)),
+    "align_paper": MethodStyle("#DDCC77", "H"),
     "finetune": MethodStyle(ORANGE, "s"),
     "best_candidate": MethodStyle(PURPLE, "D"),
     "self_training": MethodStyle(GREEN, "^"),

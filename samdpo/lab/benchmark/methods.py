@@ -1,8 +1,9 @@
 """The methods that are compared: what each learns from, who must do what for it, and where its masks lie.
 
-Ablations are methods whose plans inherit: the paper's Tables 1 and 2, and what its supplement varies. Variants of
-``align`` are further stages of one plan file, so that they start from the very same ``finetune``. Variants of the
-prompts have a plan of their own, since a plan keeps one set of prompts a fold.
+Ablations are methods whose plans inherit: the paper's Tables 1 and 2, what its supplement varies, and what is asked
+about places. Variants of ``align`` and ``align_preferences`` are further stages of one plan file, so that they start
+from the very same ``finetune``; so are the points of the effort study. Variants of the prompts have a plan of their
+own, since a plan keeps one set of prompts a fold.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from samdpo.errors import ConfigurationError
 from samdpo.files import read_json, write_json
 from samdpo.lab.benchmark.cells import Cell
 
-STAGES_FILE = "_ablations"  # suffix of the plan file that holds the variants of align
+STAGES_FILE = "_ablations"  # suffix of the plan file that holds the variants of stages
+EFFORT_FILE = "_effort"  # likewise, the points of the effort study
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ _ROWS = (
     Method("mean_teacher", "mean_teacher", "Mean teacher", "images", "finetune"),
     Method("fixmatch", "fixmatch", "FixMatch", "images", "finetune"),
     Method("best_candidate", "align_best_candidate", "Best candidate", "judgements", "finetune"),
-    Method("align", "align", "Ours (align)", "judgements", "finetune"),
+    Method("align_paper", "align_paper", "The paper's stage 2", "judgements", "finetune"),
+    Method("align_preferences", "align_preferences", "Eq. 5 over pixels", "judgements", "finetune", ndims=(2,)),
+    Method("align", "align", "Ours (align)", "judgements", "finetune"),  # of volumes it is Eq. 5 over pixels
     _baseline("prompt_only", "Prompt-only, all labels", all_labels=True),  # makes prompts of its own
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
@@ -132,14 +136,18 @@ class Ablation:
     Attributes:
         method: its row.
         group: as typed after ``--ablations``.
-        change: of the plan, or of the stage ``align`` where the variant is a stage.
+        change: of the plan, or of the stage ``base`` where the variant is a stage.
         unlabelled: share of the training cases to take as unlabelled; None for all the rest.
+        base: stage that a variant inherits from.
+        ndims: of the data sets it suits.
     """
 
     method: Method
     group: str
     change: dict[str, Any] = field(default_factory=dict)
     unlabelled: float | None = None
+    base: str = "align"
+    ndims: tuple[int, ...] = (2, 3)
 
 
 def _prompts(name: str, title: str, **switches: bool) -> Ablation:
@@ -148,9 +156,26 @@ def _prompts(name: str, title: str, **switches: bool) -> Ablation:
                     {"prompting": switches})
 
 
-def _align(group: str, name: str, title: str, change: dict[str, Any], unlabelled: float | None = None) -> Ablation:
-    method = Method(name, f"align_{name}", title, "judgements", "finetune", file_suffix=STAGES_FILE)
-    return Ablation(method, group, change, unlabelled)
+def _stage(group: str, name: str, title: str, change: dict[str, Any], file_suffix: str = STAGES_FILE, **more: Any
+           ) -> Ablation:
+    method = Method(name, f"align_{name}", title, "judgements", "finetune", file_suffix=file_suffix)
+    return Ablation(method, group, change, **more)
+
+
+def _pixels(group: str, name: str, title: str, change: dict[str, Any], unlabelled: float | None = None) -> Ablation:
+    """A variant of Eq. 5 over pixels."""
+    return _stage(group, name, title, change, unlabelled=unlabelled, base="align_preferences")
+
+
+def _places(group: str, name: str, title: str, change: dict[str, Any], file_suffix: str = STAGES_FILE) -> Ablation:
+    """A variant of what is asked about places, which only pictures are."""
+    return _stage(group, name, title, change, file_suffix, ndims=(2,))
+
+
+def _ranking(group: str, unlabelled: float) -> tuple[Ablation, ...]:
+    """The paper's ranking with fewer unlabelled images: of volumes, ``align`` is this very stage."""
+    return (Ablation(METHODS["align_preferences"], group, unlabelled=unlabelled, ndims=(2,)),
+            Ablation(METHODS["align"], group, unlabelled=unlabelled))
 
 
 _NO_VISUAL = {"use_boxes": False, "use_points": False, "use_saliency": False}  # all of them come from the saliency map
@@ -159,32 +184,66 @@ _BETAS = ((2.0, 1.0), (1.5, 0.75))  # paper's supplement; its best pair, 1 and 0
 _CUTS = {"candidates": {"kind": "thresholds"}}
 _REDUCTIONS = ("sum", "mean")
 _LOSSES = ("ipo", "hinge", "robust")
+_RANDOM = (0.1, 0.2, 0.3, 0.5)
 ABLATIONS: tuple[Ablation, ...] = (
     # Table 1: every row leaves out more than the one before, the last all that comes from the saliency map.
     Ablation(METHODS["align"], "components", unlabelled=0.1),
     _prompts("no_answers", "- alignment - answers", use_answers=False),
     _prompts("no_texts", "- alignment - answers - descriptions", use_answers=False, use_descriptions=False),
     _prompts("no_saliency", "- alignment - answers - saliency", use_answers=False, **_NO_VISUAL),
-    # Table 2
+    # Table 2 is about Eq. 5 over pixels; align stands beside it
     Ablation(METHODS["best_candidate"], "scoring", unlabelled=0.1),
-    _align("scoring", "rating", "Rating", {"annotator": {"scoring": "rating"}}, unlabelled=0.1),
-    Ablation(METHODS["align"], "scoring", unlabelled=0.1),
-    Ablation(METHODS["align"], "unlabelled", unlabelled=0.2),
-    Ablation(METHODS["align"], "unlabelled", unlabelled=0.4),
+    _pixels("scoring", "rating", "Rating", {"annotator": {"scoring": "rating"}}, unlabelled=0.1),
+    *_ranking("scoring", 0.1),
+    *_ranking("unlabelled", 0.2),
+    *_ranking("unlabelled", 0.4),
     # What is ranked: the paper's cuts of one mask, or masks of other places, instead of the plan's random fields
-    _align("candidates", "thresholds", "Candidates: cuts of one mask at four thresholds", _CUTS),
-    _align("candidates", "hypotheses", "Candidates: masks of other places", {"candidates": {"kind": "hypotheses"}}),
-    _align("candidates", "best_threshold", "Best of four cuts as a label", {"objective": "best_candidate", **_CUTS}),
+    _pixels("candidates", "thresholds", "Candidates: cuts of one mask at four thresholds", _CUTS),
+    _pixels("candidates", "hypotheses", "Candidates: masks of other places", {"candidates": {"kind": "hypotheses"}}),
+    _pixels("candidates", "best_threshold", "Best of four cuts as a label", {"objective": "best_candidate", **_CUTS}),
     # The paper's supplement, and what its Eq. 5 leaves open
-    *(_align("noise", f"noise_{share * 100:02.0f}", f"{share:.0%} of neighbours flipped",
-             {"annotator": {"noise": share}}) for share in _NOISE),
-    *(_align("beta", f"beta_{a:g}_{b:g}", f"beta {a:g} and {b:g}", {"loss": {"beta1": a, "beta2": b}})
+    *(_pixels("noise", f"noise_{share * 100:02.0f}", f"{share:.0%} of neighbours flipped",
+              {"annotator": {"noise": share}}) for share in _NOISE),
+    *(_pixels("beta", f"beta_{a:g}_{b:g}", f"beta {a:g} and {b:g}", {"loss": {"beta1": a, "beta2": b}})
       for a, b in _BETAS),
-    *(_align("reduction", f"reduction_{name}", f"reward: {name} over pixels", {"loss": {"reduction": name}})
+    *(_pixels("reduction", f"reduction_{name}", f"reward: {name} over pixels", {"loss": {"reduction": name}})
       for name in _REDUCTIONS),
-    *(_align("loss", f"loss_{name}", f"loss: {name}", {"loss": {"type": name}}) for name in _LOSSES),
+    *(_pixels("loss", f"loss_{name}", f"loss: {name}", {"loss": {"type": name}}) for name in _LOSSES),
+    # What is asked about places, and whether it is the answers that teach
+    _places("answers", "judge_only", "The judge alone learns", {"objective": "judge_only"}),
+    _places("answers", "orders", "Orders alone", {"places": {"asks": "orders"}}),
+    _places("answers", "boxes", "Boxes alone", {"places": {"asks": "boxes"}}),
+    _places("answers", "own_order", "Nobody asked: the judge's own order",
+            {"annotator": {"kind": "judge"}, "places": {"held_back": 0.0}}),
+    *(_places("random_answers", f"random_{share * 100:02.0f}", f"{share:.0%} of the answers drawn at random",
+              {"annotator": {"noise": share}}) for share in _RANDOM),
 )
 GROUPS = tuple(dict.fromkeys(ablation.group for ablation in ABLATIONS))
+
+# Dice against an annotator's minutes
+ASKS = {"outlines": "outlines", "boxes": "boxes", "orders": "orders", "mixture": "accept one, else a box"}
+MINUTES_ASKED = (2, 5, 10, 20, 60)
+EFFORT: tuple[Ablation, ...] = tuple(
+    _places("effort", f"effort_{asks}_{minutes:02d}", f"{title}, {minutes} minutes",
+            {"places": {"asks": asks, "minutes": float(minutes)}}, EFFORT_FILE)
+    for asks, title in ASKS.items() for minutes in MINUTES_ASKED
+)
+ASKING = ("align", "align_orders", "align_boxes")  # stages that differ from a point in its minutes at most
+EFFORT_METHODS = ("finetune", "mean_teacher", "fixmatch", "prompt_only")  # that the study's figure shows beside them
+ASKED = {point.method.stage: (point.change["places"]["asks"], point.change["places"]["minutes"]) for point in EFFORT}
+VARIANTS = (*ABLATIONS, *EFFORT)
+
+
+def covering(stage: str) -> tuple[str, ...]:
+    """Stages that may have asked what a point of the effort study would ask: where one has, it need not be trained.
+
+    They are those that ask the same in fewer minutes, since they may have asked about everything there is, and those
+    that ask the same for as long as the plan says.
+    """
+    if stage not in ASKED:
+        return ()
+    asks, minutes = ASKED[stage]
+    return (*(name for name, (other, fewer) in ASKED.items() if other == asks and fewer < minutes), *ASKING)
 
 
 def chosen_ablations(groups: Sequence[str]) -> list[Ablation]:
@@ -209,11 +268,13 @@ def cells_of(ablation: Ablation, cells: Sequence[Cell]) -> list[Cell]:
 
 def write_plans(cell: Cell, dataset: str, plans: str) -> None:
     """Write the variants' plan files beside the plan they inherit from; those that are there as wanted stay."""
-    stages = {
-        a.method.stage: {"inherits_from": "align", **a.change} for a in ABLATIONS if a.method.file_suffix == STAGES_FILE
-    }
-    # The stages keep the plan's name: their folders lie beside those of finetune and align, and they find both.
-    contents = {STAGES_FILE: {"inherits_from": plans, "plans_name": plans, "configurations": stages}}
+    # The stages keep the plan's name: their folders lie beside those of finetune and align, and they find both, and all
+    # of them share the proposals on disk.
+    contents: dict[str, Any] = {}
+    for name in (STAGES_FILE, EFFORT_FILE):
+        of_file = [variant for variant in VARIANTS if variant.method.file_suffix == name]
+        stages = {one.method.stage: {"inherits_from": one.base, **one.change} for one in of_file}
+        contents[name] = {"inherits_from": plans, "plans_name": plans, "configurations": stages}
     for ablation in ABLATIONS:
         suffix = ablation.method.plans_suffix
         if suffix:

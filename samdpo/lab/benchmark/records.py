@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.lab.benchmark.cells import Cell, is_tested, log_file
-from samdpo.lab.benchmark.effort import judgement_bits, outline_bits
+from samdpo.lab.benchmark.effort import Asked, asked_about_places, judgement_bits, outline_bits
 from samdpo.lab.benchmark.execute import cost_of
 from samdpo.lab.benchmark.methods import Method
 from samdpo.names import ending_of
@@ -58,7 +58,9 @@ class Record:
         n_labelled: cases whose labels were trained on.
         n_unlabelled: cases of the fold that count as unlabelled; None where the run does not say.
         outline_bits: of an annotator's effort for one labelled case, see :mod:`samdpo.lab.benchmark.effort`.
-        judgement_bits: likewise for one unlabelled image, over the whole training; 0 where nobody is asked.
+        judgement_bits: likewise for one unlabelled image, over the whole training, of stages over pixels; 0 where
+            nobody is asked.
+        asked: what was asked about places, and how long it took; None for other stages.
         labelled_hash: of the sorted cases whose labels were trained on.
         val_hash: of the sorted cases that were tested on.
         reason: last line of the error where it failed.
@@ -87,6 +89,7 @@ class Record:
     n_unlabelled: int | None = None
     outline_bits: float | None = None
     judgement_bits: float | None = None
+    asked: Asked | None = None
     labelled_hash: str | None = None
     val_hash: str | None = None
     reason: str = ""
@@ -104,12 +107,14 @@ class Record:
     def to_json(self, root: Path) -> dict[str, Any]:
         """As JSON has it: paths as they are below ``root``, the benchmark's folder, so that it may be moved."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["asked"] = None if self.asked is None else asdict(self.asked)
         return {**content, **{name: _below(content[name], root) for name in ("folder", "summary")}}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], root: Path) -> Record:
         """The inverse of :meth:`to_json`."""
-        record = cls(**content)
+        asked = content.get("asked")
+        record = cls(**{**content, "asked": None if asked is None else Asked(**asked)})
         summary = None if record.summary is None else root / record.summary
         return replace(record, folder=root / record.folder, summary=summary)
 
@@ -203,6 +208,7 @@ def _description(folder: Path, preprocessed: Path) -> dict[str, Any]:
     cases = sorted(model.get("labelled_cases") or [])
     found: dict[str, Any] = {
         "epochs": model.get("epochs"), "n_labelled": len(cases), "labelled_hash": hash_of(cases),
+        "asked": asked_about_places(folder),
     }
     if (folder / "cost.json").is_file():
         found["train_minutes"] = read_json(folder / "cost.json").get("train_minutes")

@@ -7,15 +7,17 @@ components left out one by one; the second is the paper's Table 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from samdpo.lab.benchmark.cells import Cell, cells_on_disk
-from samdpo.lab.benchmark.methods import ABLATIONS, METHODS, Ablation, Method, cells_of, suits
+from samdpo.lab.benchmark.effort import is_covered
+from samdpo.lab.benchmark.effort_study import effort_table
+from samdpo.lab.benchmark.methods import ABLATIONS, ASKED, METHODS, VARIANTS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.records import METRICS, Record, assert_same_cases, collect_run, save_records
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.statistics import Comparison, against_best, spread
-from samdpo.lab.benchmark.tables import Entry, Section, Table, write_table
+from samdpo.lab.benchmark.tables import Entry, Notes, Section, Table, write_table
 from samdpo.paths import PLANS_NAME
 
 # What the paper itself reports, of its own data and splits: beside our numbers and never among them. Table 1, Table 2,
@@ -71,7 +73,7 @@ def collect(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str, 
     cells = [*asked, *(c for c in cells_on_disk(settings.root) if c not in asked and c.unlabelled is None)]
     cells.sort(key=lambda cell: cell.labelled)  # seeds stay in the order in which they were asked for
     wanted_variants = {(a.method.name, a.unlabelled) for a in ablations}
-    variants = {(a.method.name, a.unlabelled): a for a in ABLATIONS if a.unlabelled or a.method.name not in METHODS}
+    variants = {(a.method.name, a.unlabelled): a for a in VARIANTS if a.unlabelled or a.method.name not in METHODS}
     records: list[Record] = []
     for dataset in settings.datasets:
         for cell in cells:
@@ -80,12 +82,13 @@ def collect(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str, 
                 record = collect_run(cell, dataset, plans, method, settings.fold)
                 records += [record] if record.status != "missing" or (wanted and cell in asked) else []
         for key, ablation in variants.items():
-            for cell in cells_of(ablation, cells):
+            for cell in cells_of(ablation, cells) if ndims[dataset] in ablation.ndims else ():
                 base = Cell(cell.root, cell.labelled, cell.seed)
                 record = collect_run(cell, dataset, plans, ablation.method, settings.fold)
-                wanted = key in wanted_variants and base in asked
+                wanted = key in wanted_variants and base in asked and not is_covered(
+                    cell, dataset, record.plans_name, record.stage, settings.fold)
                 records += [record] if record.status != "missing" or wanted else []
-    assert_same_cases(records, {**METHODS, **{a.method.name: a.method for a in ABLATIONS}})
+    assert_same_cases(records, {**METHODS, **{a.method.name: a.method for a in VARIANTS}})
     return records
 
 
@@ -104,19 +107,21 @@ def write_report(settings: Settings, records_of: dict[str, list[Record]]) -> lis
         files += write_table(table, settings.root, name)
     for plans, records in records_of.items():
         folder = settings.root if plans == PLANS_NAME else settings.root / plans
-        tables = {"table1": table1(records, settings.root), "table2": table2(records, settings.root)}
+        tables = {"table1": table1(records, settings.root), "table2": table2(records, settings.root),
+                  "effort": effort_table(records, settings.root)}
         files += [file for name, table in tables.items() if table for file in write_table(table, folder, name)]
         files += _figures(records, cells_on_disk(settings.root), folder)
     return files
 
 
 def _figures(records: Sequence[Record], cells: Sequence[Cell], folder: Path) -> list[Path]:
+    from samdpo.lab.benchmark.effort_study import draw_effort
     from samdpo.lab.benchmark.figure3 import draw_figure3
     from samdpo.lab.benchmark.figure4 import draw_figure4
     from samdpo.lab.benchmark.figure5 import draw_figure5
 
     return [*draw_figure3(records, folder), *draw_figure4(records, cells, folder),
-            *draw_figure5(records, cells, folder)]
+            *draw_figure5(records, cells, folder), *draw_effort(records, folder)]
 
 
 def published_tables() -> dict[str, Table]:
@@ -164,27 +169,32 @@ def table1(records: Sequence[Record], root: Path) -> Table | None:
 
 def table2(records: Sequence[Record], root: Path) -> Table | None:
     """Who says what about candidates, how many unlabelled images there are (the paper's Table 2), and further variants
-    of ``align``."""
+    of Eq. 5 over pixels and of what is asked about places, each beside the stage that it varies."""
     notes, sections = Notes(), []
     variants = {a.method.name: a for a in ABLATIONS if a.group not in ("components", "scoring", "unlabelled")}
     for (dataset, labelled, unlabelled), runs in _grouped(records).items():
         by_method = _by_method(runs)
-        scoring = [n for n in ("finetune", "best_candidate", "rating", "align") if n in by_method]
+        scoring = [n for n in ("finetune", "best_candidate", "rating", "align_preferences", "align") if n in by_method]
+        about = {bool(r.asked) for r in by_method.get("align", ()) if r.done}
+        over_pixels = about == {False} and "align_preferences" not in by_method  # so is align of volumes
+        own = "ranking" if over_pixels else "answers about places (align)" if True in about else "align"
+        called = {**_SCORING, "align": own}
         title = _section_title(dataset, labelled, unlabelled, runs)
         if set(scoring) - {"finetune"}:
-            rows = [row_of(_method(n), by_method[n], None, notes, _SCORING.get(n)) for n in scoring]
+            rows = [row_of(_method(n), by_method[n], None, notes, called[n]) for n in scoring]
             sections.append(Section(f"{title}: preference scoring", rows))
-        found = [n for n in variants if n in by_method]
-        if found:
-            rows = [row_of(_method(n), by_method[n], None, notes) for n in ("align", *found) if n in by_method]
-            sections.append(Section(f"{title}: variants of align", rows))
+        for base, what in (("align_preferences", "variants of Eq. 5 over pixels"), ("align", "variants of align")):
+            found = [n for n, variant in variants.items() if variant.base == base and n in by_method]
+            first = "align" if over_pixels else base
+            rows = [row_of(_method(n), by_method[n], None, notes) for n in (first, *found) if n in by_method]
+            sections += [Section(f"{title}: {what}", rows)] if found else []
     return _table("Preference scoring and unlabelled images (the paper's Table 2)", sections, notes,
-                  [r for r in records if r.method not in METHODS or METHODS[r.method].stage.startswith("align")
-                   or r.method == "finetune"], root)
+                  [r for r in records if r.stage not in ASKED and (r.method not in METHODS
+                   or METHODS[r.method].stage.startswith("align") or r.method == "finetune")], root)
 
 
 _SCORING = {"finetune": "no alignment", "best_candidate": "best candidate as a label", "rating": "rating",
-            "align": "ranking"}
+            "align_preferences": "ranking"}
 _LEFT_OUT = ("no_answers", "no_texts", "no_saliency")
 
 
@@ -234,7 +244,7 @@ def _section_title(dataset: str, labelled: float, unlabelled: float | None, runs
 
 
 def _method(name: str) -> Method:
-    return METHODS[name] if name in METHODS else next(a.method for a in ABLATIONS if a.method.name == name)
+    return METHODS[name] if name in METHODS else next(a.method for a in VARIANTS if a.method.name == name)
 
 
 def _grouped(records: Sequence[Record]) -> dict[tuple[str, float, float | None], list[Record]]:
@@ -245,24 +255,11 @@ def _grouped(records: Sequence[Record]) -> dict[tuple[str, float, float | None],
 
 
 def _by_method(records: Sequence[Record]) -> Mapping[str, list[Record]]:
-    order: Callable[[str], int] = [*METHODS, *(a.method.name for a in ABLATIONS)].index
+    order: Callable[[str], int] = [*METHODS, *(a.method.name for a in VARIANTS)].index
     found: dict[str, list[Record]] = {}
     for record in records:
         found.setdefault(record.method, []).append(record)
     return {name: found[name] for name in sorted(found, key=order)}
-
-
-@dataclass
-class Notes:
-    """Footnotes, each once."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, text: str) -> str:
-        """``[2]``: the number of a footnote, which is added where it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return f"[{self.texts.index(text) + 1}]"
 
 
 def row_of(method: Method, runs: Sequence[Record], test: Comparison | None, notes: Notes, title: str | None = None
@@ -289,7 +286,7 @@ def _mean_minutes(values: Sequence[float | None]) -> str | None:
 
 
 def _asked(runs: Sequence[Record]) -> str | None:
-    """``11 masks (12.6 kbit), 100 images judged (1.4 kbit)``: means over the runs."""
+    """``11 masks (12.6 kbit), 100 images judged (1.4 kbit)`` or ``57 answers (8.4 minutes)``: means over the runs."""
     parts = []
     outlines = [(r.n_labelled, r.outline_bits) for r in runs if r.n_labelled and r.outline_bits is not None]
     if outlines:
@@ -297,6 +294,9 @@ def _asked(runs: Sequence[Record]) -> str | None:
     judged = [(r.n_unlabelled, r.judgement_bits) for r in runs if r.n_unlabelled and r.judgement_bits]
     if judged:
         parts.append(f"{_mean_count(judged)} images judged ({_mean_kbit(judged)})")
+    asked = [(r.asked.answers, r.asked.minutes) for r in runs if r.asked and r.asked.asks]
+    if asked:
+        parts.append(f"{_mean_count(asked)} answers ({fmean(minutes for _, minutes in asked):.3g} minutes)")
     return ", ".join(parts) or None
 
 
@@ -322,7 +322,8 @@ def remarks_on(records: Sequence[Record]) -> list[str]:
         "A dash: the run was not measured.",
         "Bits: an outline's Freeman chain code, 3 per boundary pixel at 256 x 256 and where it starts; log2 K! for an "
         "order of K candidates, log2 K for the best, in every epoch, since candidates are drawn anew; log2 of the "
-        "places for each round about places.",
+        "places for each round about places. Answers about places have the seconds that they take: the virtual "
+        "annotator's are those of people in published studies.",
         "SAM is one that has seen no medical image (MobileSAM with the default planner); Medical SAM, the paper's "
         "SAM-Med2D, is the plan's own network.",
         f"Budget of a training: {_budgets(records)}.",

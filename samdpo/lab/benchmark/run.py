@@ -15,7 +15,7 @@ from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import read_json
 from samdpo.lab.benchmark.cells import environment, link_dataset, link_from_base, link_from_other_shares, link_tree
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed, run_logged
-from samdpo.lab.benchmark.methods import write_plans
+from samdpo.lab.benchmark.methods import ASKED, write_plans
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.steps import Step
 from samdpo.paths import PLANS_NAME, preprocessed_root, raw_root
@@ -70,12 +70,29 @@ def overview(steps: Sequence[Step], settings: Settings, retry: bool) -> list[str
     lines.append(f"{len(trainings)} trainings: {said}.{hint}")
     left = counts[_TO_RUN] + counts[_TO_GO_ON]
     if left and settings.minutes and settings.epochs is None:
-        lines.append(f"At most {left * settings.minutes / 60:.1f} h of training on an idle machine; prompts and the "
-                     "prediction of test cases come on top.")
+        hours = left * settings.minutes / 60
+        lines.append(f"At most {hours:.1f} h of training on an idle machine: {left} trainings of {settings.minutes:g} "
+                     f"minutes{_core_hours(hours, settings.device)}. Prompts, proposals and the prediction of test "
+                     "cases come on top.")
+    if any(step.stage in ASKED and states[step.key] == _TO_RUN for step in trainings):
+        lines.append("A point of the effort study is left out where a run of fewer minutes has asked about every image "
+                     "already.")
     return lines
 
 
-_STATES = _THERE, _TO_RUN, _TO_GO_ON, _FAILED = "there", "to run", "to go on", "failed"
+def _core_hours(hours: float, device: str) -> str:
+    """A CPU's minutes are its time over its threads."""
+    import torch  # heavy
+
+    if device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available()):
+        return ""
+    threads = torch.get_num_threads()
+    return f" on {threads} thread{'s' * (threads > 1)}, or {hours * threads:.1f} core-hours"
+
+
+_STATES = _THERE, _COVERED, _TO_RUN, _TO_GO_ON, _FAILED = (
+    "there", "covered by a run of fewer minutes", "to run", "to go on", "failed"
+)
 
 
 def _place(step: Step) -> str:
@@ -91,7 +108,7 @@ def _name(step: Step) -> str:
 
 def _state(step: Step, retry: bool) -> str:
     if step.is_done:
-        return _THERE
+        return _THERE if step.is_trained else _COVERED
     if has_failed(step) and not retry:
         return _FAILED
     cost = cost_of(step.log)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from samdpo.lab.benchmark.cells import Cell, is_planned, is_tested, log_file, tested_folders, variants_of_user
+from samdpo.lab.benchmark.effort import is_covered
 from samdpo.lab.benchmark.methods import METHODS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.paths import PLANS_NAME, number_of
@@ -63,6 +64,11 @@ class Step:
         if self.kind == "prompt":
             folder = self.cell.preprocessed / self.dataset / f"{self.plans_name}_prompts" / f"fold_{self.fold}"
             return (folder / "prompter" / "prompter.json").is_file()
+        return self.is_trained or is_covered(self.cell, self.dataset, self.plans_name, self.stage, self.fold)
+
+    @property
+    def is_trained(self) -> bool:
+        """Of ``train``: whether its own run is there; a point of the effort study may be done without one."""
         found = tested_folders(self.cell, self.dataset, self.plans_name, self.stage, self.fold)
         return any(all(is_tested(folder, name) for name in self.validations) for folder in found)
 
@@ -98,7 +104,7 @@ def all_steps(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str
                 chosen = [m for m in settings.methods if suits(m, ndims[dataset], cell.labelled == 1)]
                 wanted.setdefault((cell, dataset, plans), []).extend(chosen)
             for ablation in ablations:
-                for cell in cells_of(ablation, settings.cells()):
+                for cell in cells_of(ablation, settings.cells()) if ndims[dataset] in ablation.ndims else ():
                     if cell.unlabelled is not None:  # finetune is trained in the cell it is taken over from
                         wanted.setdefault((_base(cell), dataset, plans), []).append(METHODS["finetune"])
                     wanted.setdefault((cell, dataset, plans), []).append(ablation.method)

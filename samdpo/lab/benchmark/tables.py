@@ -47,6 +47,19 @@ class Table:
     sources: Sequence[str] = field(default=())
 
 
+@dataclass
+class Notes:
+    """Footnotes, each once."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """``[2]``: the number of a footnote, which is added where it is new."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
+
+
 def write_table(table: Table, folder: Path, name: str) -> list[Path]:
     """Write ``name.md``, ``name.csv`` and ``name.tex``; returns the files."""
     texts = {".md": as_markdown(table), ".csv": as_csv(table), ".tex": as_tex(table)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from samdpo.files import hash_of, write_json
 from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.effort import Asked
 from samdpo.lab.benchmark.methods import METHODS, Method
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StagePlan, StructurePlan, save_plans
 
@@ -29,22 +30,31 @@ def fake_run(
     tested: Sequence[str] = TESTED,
     data: Mapping[str, str] | None = None,
     minutes: float = 6.0,
+    asked: Asked | None = None,
 ) -> Path:
     """Write a finished run; returns its fold folder.
 
-    ``data`` are the hashes of model.json; None writes none, as older versions did.
+    ``data`` are the hashes of model.json; None writes none, as older versions did. ``asked`` is what a stage about
+    places asked.
     """
     row = METHODS[method] if isinstance(method, str) else method
     folder = fold_folder(cell, row)
     (folder / row.validation).mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint_final.safetensors").write_bytes(b"weights")
-    write_json(folder / "model.json", {"labelled_cases": list(labelled), "epochs": 3, "seed": cell.seed,
+    said = {} if asked is None else {
+        "kept": {"name": asked.kept, "agreement": {}, "held_back": 0},
+        "answers": {"seconds": 60 * asked.minutes, "counts": {"accepted": asked.answers}, "items": asked.items},
+    }
+    write_json(folder / "model.json", {"labelled_cases": list(labelled), "epochs": 3, "seed": cell.seed, **said,
                                        **({} if data is None else {"data": dict(data)})})
     write_json(folder / "cost.json", {"train_minutes": 1.5, "minutes_allowed": minutes})
-    objective = "preferences" if row.stage == "align" else "supervised"
+    over_pixels = asked is None and row.learns_from == "judgements"
+    objective = "preferences" if over_pixels else "supervised" if asked is None else "chosen"
+    places = {} if asked is None else {"places": {"asks": asked.asks or "mixture", "minutes": asked.minutes_allowed}}
     write_json(folder / "debug.json", {"settings": {
-        "objective": objective, "minutes": minutes, "prompt_rounds": 0, "candidates": {"count": 4},
-        "annotator": {"kind": "virtual", "scoring": "ranking", "rating_bins": [0.4, 0.55, 0.7]},
+        "objective": objective, "minutes": minutes, "prompt_rounds": 0, "candidates": {"count": 4}, **places,
+        "annotator": {"kind": "virtual" if asked is None or asked.asks else "judge", "scoring": "ranking",
+                      "rating_bins": [0.4, 0.55, 0.7]},
     }})
     write_json(folder.parent / "plans.json", {
         "structures": {"lung": {"components": 2}}, "prompting": {"n_hypotheses": 5},

@@ -6,8 +6,10 @@ import logging
 import sys
 
 import pytest
+import torch
 
 from samdpo.cli import benchmark
+from samdpo.lab.benchmark.methods import GROUPS
 from samdpo.lab.benchmark.settings import MINUTES
 
 
@@ -41,7 +43,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(monkeypatch, ca
 def test_a_dry_run_says_what_would_be_run_and_makes_nothing(monkeypatch, caplog, roots):
     words = "-d 901 --labelled 0.1 1 --seeds 2 --minutes 2 --dry_run"
     said = typed(monkeypatch, caplog, *words.split())
-    assert "Budget: 2 minutes of computing" in said and "38 trainings: 38 to run." in said
+    assert "Budget: 2 minutes of computing" in said and "42 trainings: 42 to run." in said
     assert "labelled_0.1/seed_12345" in said and "labelled_1/seed_1" in said and "sam_med3d" not in said
     assert not list(roots.results.iterdir()) and not list(roots.preprocessed.iterdir())
 
@@ -53,6 +55,21 @@ def test_the_help_names_the_settings_own_minutes():
 def test_ablations_without_a_name_are_all_of_them(monkeypatch, caplog):
     said = typed(monkeypatch, caplog, "-d", "901", "--seeds", "1", "--methods", "align", "--ablations", "--dry_run")
     assert "align_noise_30" in said and "align_loss_ipo" in said and "labelled_0.1_unlabelled_0.4/seed_12345" in said
+    assert "align_own_order" in said and "align_random_50" in said and "effort" not in said
+
+
+def test_the_help_names_every_group():
+    text = " ".join(benchmark.arguments().format_help().split()).replace("- ", "-")
+    assert all(group in text for group in GROUPS)
+
+
+def test_an_effort_study_alone_runs_what_its_figure_shows(monkeypatch, caplog, roots):
+    said = typed(monkeypatch, caplog, "-d", "901", "--seeds", "1", "--effort", "--dry-run", "-device", "cpu")
+    assert "24 trainings: 24 to run." in said and "align_effort_outlines_60" in said and "unet" not in said
+    threads = torch.get_num_threads()
+    assert f"24 trainings of 3 minutes on {threads} thread" in said and f"or {1.2 * threads:.1f} core-hours" in said
+    said = typed(monkeypatch, caplog, "-d", "901", "--seeds", "1", "--effort", "--methods", "align", "--dry_run")
+    assert "25 trainings: 25 to run." in said and not list(roots.results.iterdir())
 
 
 def test_collecting_where_nothing_was_run_says_so(monkeypatch, caplog, roots):

@@ -25,16 +25,16 @@ def collected(cell: Cell, method: str = "finetune"):
 
 
 def test_a_finished_run_is_read_whole(cell):
-    folder = fake_run(cell, "align", dice=[0.2, 0.4, 0.9])
+    folder = fake_run(cell, "align_preferences", dice=[0.2, 0.4, 0.9])
     plan_cell(cell)
-    record = collected(cell, "align")
+    record = collected(cell, "align_preferences")
     assert record.done and record.folder == folder and record.summary == folder / "validation" / "summary.json"
     assert record.metrics["Dice"] == pytest.approx(0.5) and set(record.metrics) == {"Dice", "IoU", "SurfaceDice"}
     assert record.per_case == {"x": 0.2, "y": 0.4, "z": 0.9}
     assert (record.n_labelled, record.n_unlabelled, record.epochs) == (2, 2, 3)
     assert (record.minutes_allowed, record.train_minutes, record.cpu_minutes) == (6, 1.5, None)
     assert record.labelled_hash == hash_of(LABELLED) and record.val_hash == hash_of(TESTED)
-    assert record.judgement_bits == pytest.approx(3 * math.log2(24))
+    assert record.judgement_bits == pytest.approx(3 * math.log2(24)) and record.asked is None
 
 
 @pytest.mark.parametrize("missing", ["checkpoint_final.safetensors", "model.json", "validation/summary.json"])

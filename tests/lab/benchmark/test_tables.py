@@ -10,6 +10,7 @@ import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 
 from samdpo.lab.benchmark.cells import Cell
+from samdpo.lab.benchmark.effort import Asked
 from samdpo.lab.benchmark.execute import failed
 from samdpo.lab.benchmark.methods import ABLATIONS, METHODS
 from samdpo.lab.benchmark.records import collect_run
@@ -66,16 +67,21 @@ def test_table1_compares_methods_with_their_spread_and_their_test(cells):
     for cell, shift in zip(cells, (0.0, 0.1)):
         plan_cell(cell)
         fake_run(cell, "finetune", dice=[0.3 + shift, 0.4 + shift, 0.5 + shift])
-        fake_run(cell, "align", dice=[0.5 + shift, 0.6 + shift, 0.7 + shift])
-    table = made(cells, "finetune", "align")
+        fake_run(cell, "align", dice=[0.5 + shift, 0.6 + shift, 0.7 + shift],
+                 asked=Asked("mixture", 10.0, 8.0 + 10 * shift, 57, 57, "new"))
+        fake_run(cell, "align_preferences", dice=[0.4 + shift, 0.5 + shift, 0.6 + shift])
+    table = made(cells, "finetune", "align_preferences", "align")
     assert [s.title for s in table.sections] == [f"{DATASET}, 50% labelled, fold 0, 3 test cases"]
     ours = rows_of(table)["Ours (align)"]
     assert ours["Dice"].mean == pytest.approx(0.65) and ours["Dice"].sd == pytest.approx(0.0707, abs=1e-4)
     assert (ours["seeds"], ours["n"], ours["training minutes"]) == ("2", 3, "1.5")
-    assert ours["against"] == "Ours, stage 1 (finetune)" and ours["difference"] == pytest.approx(0.2)
-    assert ours["p"] == pytest.approx(0.25) and ours["p (Holm)"] == pytest.approx(0.5)
-    assert ours["asked of an annotator"] == "2 images judged (0.0275 kbit)"
-    assert table.remarks[-1] == "Budget of a training: 6 minutes: finetune (3 epochs), align (3 epochs)."
+    assert ours["against"] == "Eq. 5 over pixels" and ours["difference"] == pytest.approx(0.1)
+    assert ours["p"] == pytest.approx(0.25) and ours["p (Holm)"] == pytest.approx(0.75)
+    assert ours["asked of an annotator"] == "57 answers (8.5 minutes)"
+    assert rows_of(table)["Eq. 5 over pixels"]["asked of an annotator"] == "2 images judged (0.0275 kbit)"
+    assert table.remarks[-1] == (
+        "Budget of a training: 6 minutes: finetune (3 epochs), align_preferences (3 epochs), align (3 epochs)."
+    )
     assert sum("finetune, seed 1: Dice 0.4000: `labelled_0.5/seed_1/results/" in line for line in table.sources) == 1
 
 
@@ -129,22 +135,54 @@ def test_components_left_out_follow_as_in_the_paper(cells):
     assert rows["all of it, +10% unlabelled"]["Dice"].mean == pytest.approx(0.9)
 
 
+ASKED = Asked("mixture", 10.0, 8.0, 57, 57, "new")
+
+
 def test_table2_has_scoring_for_each_share_of_unlabelled_images(cells):
     rating = next(a.method for a in ABLATIONS if a.method.name == "rating")
     fewer = [Cell(cell.root, cell.labelled, cell.seed, 0.1) for cell in cells]
+    ranked = ("align_preferences", "best_candidate", rating)
     for cell in cells:
-        fake_run(cell, "align")
+        fake_run(cell, "align_preferences")
     for cell in fewer:
-        for method in ("align", "best_candidate", rating):
+        for method in ranked:
             fake_run(cell, method)
-    records = [collect_run(c, DATASET, "samdpoPlans", m, "0") for c in fewer
-               for m in (METHODS["align"], METHODS["best_candidate"], rating)]
-    records += [collect_run(c, DATASET, "samdpoPlans", METHODS["align"], "0") for c in cells]
+        fake_run(cell, "align", asked=ASKED)
+    rows = [METHODS[m] if isinstance(m, str) else m for m in (*ranked, "align")]
+    records = [collect_run(c, DATASET, "samdpoPlans", m, "0") for c in fewer for m in rows]
+    records += [collect_run(c, DATASET, "samdpoPlans", METHODS["align_preferences"], "0") for c in cells]
     table = table2(records, cells[0].root)
     assert [s.title.partition(", fold")[0] for s in table.sections] == [
         f"{DATASET}, 50% labelled + 10% unlabelled", f"{DATASET}, 50% labelled"
     ]
-    assert [row[0] for row in table.sections[0].rows] == ["best candidate as a label", "rating", "ranking"]
+    assert [row[0] for row in table.sections[0].rows] == [
+        "best candidate as a label", "rating", "ranking", "answers about places (align)"
+    ]
+    assert [row[0] for row in table.sections[1].rows] == ["ranking"]
+
+
+def test_align_of_volumes_is_the_papers_ranking_and_the_base_of_its_variants(cells):
+    noisy = next(a.method for a in ABLATIONS if a.group == "noise")
+    for cell in cells:
+        fake_run(cell, "align")
+        fake_run(cell, noisy)
+    table = made(cells, "align", noisy, tables=table2)
+    assert [row[0] for row in table.sections[0].rows] == ["ranking"]
+    assert table.sections[1].title.endswith("variants of Eq. 5 over pixels")
+    assert [row[0] for row in table.sections[1].rows] == ["Ours (align)", "5% of neighbours flipped"]
+
+
+def test_variants_stand_below_the_stage_that_they_vary(cells):
+    of = {a.method.name: a.method for a in ABLATIONS}
+    for cell in cells:
+        fake_run(cell, "align", asked=ASKED)
+        fake_run(cell, of["boxes"], asked=Asked("boxes", 10.0, 8.6, 57, 57, "new"))
+        fake_run(cell, "align_preferences")
+        fake_run(cell, of["noise_05"])
+    table = made(cells, "align", "align_preferences", of["boxes"], of["noise_05"], tables=table2)
+    variants = {s.title.rpartition(": ")[2]: [row[0] for row in s.rows] for s in table.sections}
+    assert variants["variants of align"] == ["Ours (align)", "Boxes alone"]
+    assert variants["variants of Eq. 5 over pixels"] == ["Eq. 5 over pixels", "5% of neighbours flipped"]
 
 
 def test_without_a_run_there_is_no_table(tmp_path):
