@@ -511,8 +511,8 @@ class PlaceLearning:
 
     def key(self, answered: Answered, cases: Sequence[str]) -> str:
         """Of what makes the prompts of some cases."""
-        said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex()[:64])
-                for place, one in sorted(answered.chosen.items())]
+        said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex())
+                for place, one in sorted(answered.chosen.items(), key=lambda item: item[0])]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
         return hash_of("judged", VERSION, self.proposals.key, self.stage.seed, self.labelled, said, pairs,
                        self.data.plans.prompting, {case: self.data.slices.hash_of_case(case) for case in cases})

@@ -215,7 +215,8 @@ def effort_table(records: Sequence[Record], root: Path) -> Table | None:
         sources += dict.fromkeys(_source(run, root) for runs in every for run in runs.values())
     if not sections:
         return None
-    return Table("Dice against an annotator's minutes", COLUMNS, sections, notes.texts, _REMARKS, sources)
+    return Table("Dice against an annotator's minutes", COLUMNS, sections, notes.texts,
+                 [*_REMARKS, f"Computing: {_computing(records)}."], sources)
 
 
 _REMARKS = (
@@ -236,13 +237,21 @@ def _row(title: str, study: Study, runs: BySeed, point: Point | None = None) -> 
     share = None if runs is study.start else study.share(runs)
     said = None if share is None else f"{share:.0%}"
     if point is None:
-        return [title, None, "0", "0", str(len(runs)), n, dice, gain, said, None]
+        nothing = None if runs is study.everything else "0"
+        return [title, None, nothing, nothing, str(len(runs)), n, dice, gain, said, None]
     asked = [run.asked for run in point.runs.values()]
     kept = [one.kept for one in asked if one.kept]
     counts = ", ".join(f"{name} {kept.count(name)}" for name in dict.fromkeys(kept))
     allowed = f"{point.minutes_allowed:g}" if point.minutes_allowed else "no limit"
     return [title, allowed, f"{point.minutes:.1f}", f"{fmean(one.answers for one in asked):.0f}", str(len(runs)), n,
             dice, gain, said, counts or None]
+
+
+def _computing(records: Iterable[Record]) -> str:
+    """What every point of the study could spend."""
+    minutes = sorted({r.minutes_allowed or 0.0 for r in records if r.stage in ASKED and r.done})
+    said = " or ".join(f"at most {value:g} minutes" if value else "as long as its plan says" for value in minutes)
+    return f"each point was trained {said}, from the finetune of its seed"
 
 
 def _tested(runs: BySeed) -> int:
@@ -380,5 +389,5 @@ def _notes(studies: Sequence[Study]) -> list[str]:
     least, most = min(counts), max(counts)
     seeds = f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
     shaded = " Shaded: least to greatest seed." if most > 1 else ""
-    return [f"Line: mean over {seeds}, at the minutes that the answers took.{shaded} A line ends where every image was "
-            "asked about. The labelled cases' outlines come before."]
+    return [f"Line: mean over {seeds}, at the minutes that the answers took.{shaded} A line ends early where every "
+            "image was asked about. The labelled cases' outlines come before."]

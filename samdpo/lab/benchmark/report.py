@@ -107,7 +107,8 @@ def write_report(settings: Settings, records_of: dict[str, list[Record]]) -> lis
         files += write_table(table, settings.root, name)
     for plans, records in records_of.items():
         folder = settings.root if plans == PLANS_NAME else settings.root / plans
-        tables = {"table1": table1(records, settings.root), "table2": table2(records, settings.root),
+        others = [r for r in records if r.stage not in ASKED]  # than points of the effort study
+        tables = {"table1": table1(others, settings.root), "table2": table2(others, settings.root),
                   "effort": effort_table(records, settings.root)}
         files += [file for name, table in tables.items() if table for file in write_table(table, folder, name)]
         files += _figures(records, cells_on_disk(settings.root), folder)
@@ -189,8 +190,8 @@ def table2(records: Sequence[Record], root: Path) -> Table | None:
             rows = [row_of(_method(n), by_method[n], None, notes) for n in (first, *found) if n in by_method]
             sections += [Section(f"{title}: {what}", rows)] if found else []
     return _table("Preference scoring and unlabelled images (the paper's Table 2)", sections, notes,
-                  [r for r in records if r.stage not in ASKED and (r.method not in METHODS
-                   or METHODS[r.method].stage.startswith("align") or r.method == "finetune")], root)
+                  [r for r in records if r.method not in METHODS or METHODS[r.method].stage.startswith("align")
+                   or r.method == "finetune"], root)
 
 
 _SCORING = {"finetune": "no alignment", "best_candidate": "best candidate as a label", "rating": "rating",

@@ -96,14 +96,14 @@ def test_what_align_itself_asked_is_not_asked_again(tmp_path):
     assert not is_covered(cell, DATASET, "samdpoPlans", "fixmatch", "0")
 
 
-def test_volumes_have_no_such_study(tmp_path):
+def test_volumes_have_no_such_study(tmp_path, roots):
     settings = Settings(tmp_path, [DATASET], chosen_methods(["finetune"]), labelled=(0.5,), seeds=(1,))
     stages = {s.stage for s in all_steps(settings, (*EFFORT, *ABLATIONS), {DATASET: 3}) if s.kind == "train"}
     assert "align_noise_10" in stages and not any("effort" in stage or "random" in stage for stage in stages)
     assert "align" in stages and "align_preferences" not in stages
 
 
-def test_the_budget_of_a_study_is_said_first(tmp_path):
+def test_the_budget_of_a_study_is_said_first(tmp_path, roots):
     settings = Settings(tmp_path, [DATASET], chosen_methods(EFFORT_METHODS), labelled=(0.1,), seeds=(1,), device="cuda")
     said = "\n".join(overview(all_steps(settings, EFFORT, TWO), settings, False))
     assert "At most 1.2 h of training on an idle machine: 24 trainings of 3 minutes. Prompts" in said
@@ -196,6 +196,9 @@ def test_the_table_has_what_was_spent_and_what_it_gained(tmp_path):
     assert rows["nobody: finetune", None]["minutes spent"] == "0"
     assert rows["nobody: FixMatch", None]["share of the full-label gain"] == "5%"
     assert ("boxes", "20") not in rows
+    assert table.remarks[-1] == (
+        "Computing: each point was trained at most 6 minutes, from the finetune of its seed."
+    )
     assert table.sections[0].title == f"{DATASET}, 10% labelled, fold 0, 3 test cases"
     assert sum("effort_boxes_10, seed 1: `labelled_0.1/seed_1/results/" in line for line in table.sources) == 1
 
