@@ -216,7 +216,8 @@ def test_a_review_in_a_browser(finetuned, predicted: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_pressed_in_a_browser_is_what_align_learns(finetuned) -> None:
-    with chromium() as browser, typed(finetuned, "--max_slices", "4", "--stage", "align_preferences") as (address, token, said):
+    words = ("--max_slices", "4", "--stage", "align_preferences")
+    with chromium() as browser, typed(finetuned, *words) as (address, token, said):
         screen = Screen(browser, address, token=token)
         for number in range(1, 5):
             screen.wait_for_item()
