@@ -227,6 +227,20 @@ def _placed(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> P
     return Phantoms(made_once(tmp_path_factory, "placed", make) / "roots")
 
 
+@pytest.fixture(scope="session")
+def _asked(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    def make(folder: Path) -> None:
+        from ellipses import propose_ellipses
+
+        from samdpo.align.candidate_set import make_candidate_set
+
+        with _as_current(copied(_finetuned, folder / "roots")), pytest.MonkeyPatch.context() as patch:
+            propose_ellipses(patch)
+            make_candidate_set(NUMBER, 0, device="cpu", overrides=[ONE_LUNG])
+
+    return Phantoms(made_once(tmp_path_factory, "asked", make) / "roots")
+
+
 @pytest.fixture
 def planned(_planned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """The test's own copy of the planned dataset, and the environment variables that name it."""
@@ -245,6 +259,16 @@ def finetuned(_finetuned: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """As ``finetuned``; ``align_preferences`` and ``align_self_training`` have made prompts of a round about places."""
     with _as_current(copied(_placed, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
+def asked(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``; with ``ONE_LUNG`` the proposals of ``align``, ellipses, and what is shown of them are made."""
+    from ellipses import propose_ellipses
+
+    with _as_current(copied(_asked, tmp_path / "roots")) as own, pytest.MonkeyPatch.context() as patch:
+        propose_ellipses(patch)
         yield own
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -292,7 +293,6 @@ class PlaceLearning:
         """
         self.fit_outlines(unlabelled)
         items = {item.id: item for item in stored.items}
-        proposer = PlaceProposer(self.features.extractor.network)
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
         by_place: dict[Place, list[Chosen]] = {}
         preferred: dict[Place, list[Preferred]] = {}
@@ -302,7 +302,7 @@ class PlaceLearning:
                 continue
             place = (item.case, item.slice_index, item.structure)
             masks = stored.masks(item)
-            meant, kind = self._meant(said, masks, item, proposer)
+            meant, kind = self._meant(said, masks, item)
             counts[kind] += 1
             if meant is not None:
                 by_place.setdefault(place, []).append(meant)
@@ -323,9 +323,7 @@ class PlaceLearning:
                  len(found.slices), len(found.held_back))
         return found
 
-    def _meant(
-        self, said: Judgement, masks: np.ndarray, item: Item, proposer: PlaceProposer
-    ) -> tuple[Chosen | None, str]:
+    def _meant(self, said: Judgement, masks: np.ndarray, item: Item) -> tuple[Chosen | None, str]:
         if said.verdict == "skipped":
             return None, "skipped"
         if said.verdict == "accepted":
@@ -340,6 +338,7 @@ class PlaceLearning:
         if self.stage.places.asks == "outlines" and said.annotator == VIRTUAL:  # it stands for a whole outline
             label = self.data.slices.label(item.case, item.slice_index)
             return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
+        proposer = PlaceProposer(self.features.extractor.network)
         decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
         mask = decoded.masks[0].numpy()
         return (Chosen(mask, 1.0, said.seconds) if mask.any() else None), "boxed"
@@ -463,6 +462,8 @@ class PlaceLearning:
         split = self.data.split
         cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
         if not self.judges:
+            # of a training with other settings
+            self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder), ignore_errors=True))
             return self.data
         seed, full, held_out, settings = self.stage.seed, {}, {}, {}
         for name, judge in self.judges.items():
@@ -482,12 +483,13 @@ class PlaceLearning:
             self._log_choices(name, judge, full[name], unlabelled)
         old = self.data.prompter
         prompter = Prompter(dataclasses.replace(old.settings, judges=settings), old.model, old.device, full)
-        store = PromptStore(own_prompts(self.folder), self.key(answered))
+        store = PromptStore(own_prompts(self.folder), self.key(answered, cases))
 
         def write() -> None:
-            self.proposals.prepare(cases)
-            for case in cases:
-                if not store.has(case):
+            if not all(store.has(case) for case in cases):
+                shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
+                self.proposals.prepare(cases)
+                for case in cases:
                     self._write_prompts(store, case, full, held_out, prompter)
             prompter.save(store.prompter_folder)
             self._draw(store, answered)
@@ -507,13 +509,13 @@ class PlaceLearning:
             draw_places(self.data.slices, self.data.prompts, store, learned, file)
             log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
 
-    def key(self, answered: Answered) -> str:
-        """Of what makes the prompts."""
-        said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex()[:64])
-                for place, one in sorted(answered.chosen.items())]
+    def key(self, answered: Answered, cases: Sequence[str]) -> str:
+        """Of what makes the prompts of some cases."""
+        said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex())
+                for place, one in sorted(answered.chosen.items(), key=lambda item: item[0])]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
         return hash_of("judged", VERSION, self.proposals.key, self.stage.seed, self.labelled, said, pairs,
-                       self.data.plans.prompting)
+                       self.data.plans.prompting, {case: self.data.slices.hash_of_case(case) for case in cases})
 
     def _write_prompts(
         self, store: PromptStore, case: str, full: Mapping[str, PlaceJudge],

@@ -256,8 +256,9 @@ class AlignTrainer(NextStageTrainer):
         if self.kept.name != NEW:
             self.network.load_state_dict(before.state_dict())
         if self.kept.name == BEFORE and self.data is not self.original:
-            shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True)
-            self.data = self.original
+            self.processes.meet()  # another may still read them
+            self.processes.once(lambda: shutil.rmtree(own_prompts(self.fold_folder), ignore_errors=True))
+            self.data, self.samples = self.original, self.places.samples
 
     def describe(self) -> dict[str, Any]:
         """Of places also which model was kept, how far each agreed with the answers held back, and what was asked."""

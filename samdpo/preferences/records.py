@@ -194,7 +194,7 @@ class Judgement:
         undone: when its author took it back, or None.
         box: x0, y0, x1, y1 of the structure in pixels of the slice, x1 and y1 just outside, where none was acceptable
             and its author has said where it is; or None.
-        point: x, y of a place on the structure in pixels of the slice, likewise; at most one of the two is given.
+        point: x, y of a pixel on the structure, counted from 0, likewise; at most one of the two is given.
 
     Raises:
         ValueError: the fields contradict each other; the text says how.

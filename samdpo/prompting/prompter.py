@@ -27,7 +27,7 @@ from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.proposals import PlaceProposer
+from samdpo.prompting.proposals import PlaceProposer, thinned
 from samdpo.prompting.saliency import raw_saliency
 from samdpo.prompting.text_encoder import TextEncoder, shared_text_encoder
 from samdpo.schema import from_dict, to_dict
@@ -154,14 +154,14 @@ class Prompter:
         if self.judges and features is None:
             features = self.extractor(torch.from_numpy(image[None]))[0]
         raw = self.raw_saliency(image, features) if raw is None else raw
-        generator = np.random.default_rng(seed)
+        generator, of_places = np.random.default_rng(seed), np.random.default_rng(seed)  # as training draws them
         prompts = []
         for row, (name, plan) in enumerate(self.settings.structures.items()):
             calibration = self.settings.calibrations.get(name, StructureCalibration())
             logits = calibration.apply(raw[row])
             prompt = assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
             if name in self.judges and prompt.present:
-                prompt = self.judged(prompt, image, features, generator)
+                prompt = self.judged(prompt, image, features, of_places)
             prompts.append(prompt)
         return prompts
 
@@ -182,7 +182,7 @@ class Prompter:
         if not len(proposals):
             return prompt
         measured = measure(image, features, prompt.saliency, prompt.coarse_mask, proposals)
-        said = judge.judge(measured, proposals.small)
+        said = judge.judge(measured, thinned(proposals.masks))  # as in training
         plan = self.settings.structures[prompt.structure]
         return prompt_at(prompt, proposals.masks[said.first].numpy(), proposals.saliency[said.first], plan,
                          self.settings.prompting, generator, said.confidence)

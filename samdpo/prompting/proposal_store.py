@@ -18,7 +18,7 @@ from samdpo.prompting.frozen_features import SliceFeatures
 from samdpo.prompting.judge import measure
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.prompting.proposals import SMALL, PlaceProposer, PlaceShape, Proposals
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape, Proposals, thinned
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ class MeasuredProposals:
     @property
     def small(self) -> torch.Tensor:
         """(M, h, w) bool: the masks as they are compared with each other."""
-        step = max(1, self.masks.shape[-1] // SMALL)
-        return torch.from_numpy(np.ascontiguousarray(self.masks[:, ::step, ::step]))
+        return thinned(torch.from_numpy(self.masks))
 
 
 class ProposalStore:

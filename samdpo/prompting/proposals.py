@@ -30,6 +30,7 @@ SPECK = 4e-4  # of the slice; smaller masks are none
 _MOST_SHARE = 0.9
 _SUREST = 6.0  # logit of a mask prompt: the network learnt on those of a calibrated saliency
 _N_SCALES = 6
+_WIDEST = 50.0  # width over height, or height over width, of a box
 _BEYOND = 1.35  # how much larger and smaller than the outlines blobs are looked for
 
 
@@ -50,8 +51,8 @@ class PlaceShape:
     def __post_init__(self) -> None:  # it comes out of a model folder, perhaps somebody else's
         if not (1 <= len(self.radii) <= 32 and all(1 <= radius <= LARGEST_IMAGE for radius in self.radii)):
             raise ValueError(f"'radii' is {list(self.radii)[:32]}; expected 1 to 32 of 1 to {LARGEST_IMAGE} pixels")
-        if not 0.02 <= self.aspect <= 50:
-            raise ValueError(f"'aspect' is {self.aspect}; expected 0.02 to 50")
+        if not 1 / _WIDEST <= self.aspect <= _WIDEST:
+            raise ValueError(f"'aspect' is {self.aspect}; expected {1 / _WIDEST:g} to {_WIDEST:g}")
 
     @classmethod
     def of(cls, masks: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> PlaceShape:
@@ -69,7 +70,8 @@ class PlaceShape:
             return cls()
         least, most = min(sizes) / _BEYOND, max(sizes) * _BEYOND
         radii = np.geomspace(max(least, 3.0), max(most, 6.0), _N_SCALES)
-        return cls(tuple(round(float(r), 2) for r in radii), round(float(np.median(aspects)), 3),
+        aspect = float(np.clip(np.median(aspects), 1 / _WIDEST, _WIDEST))
+        return cls(tuple(round(float(r), 2) for r in radii), round(aspect, 3),
                    bool(np.median(contrasts) <= 0))
 
 
@@ -249,6 +251,12 @@ def shrunk(logits: Tensor) -> Tensor:
     if not len(logits):
         return torch.zeros(0, SMALL, SMALL, dtype=torch.bool)
     return F.interpolate(logits[:, None].float(), size=(SMALL, SMALL), mode="bilinear", align_corners=False)[:, 0] > 0
+
+
+def thinned(masks: Tensor) -> Tensor:
+    """(M, H, W) bool -> (M, h, w) bool of about SMALL pixels a side: of masks whose logits are not kept."""
+    step = max(1, masks.shape[-1] // SMALL)
+    return masks[:, ::step, ::step].contiguous()
 
 
 def overlaps(masks: Tensor, others: Tensor) -> Tensor:

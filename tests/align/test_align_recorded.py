@@ -165,7 +165,7 @@ def test_without_judgements_it_says_how_many_there_are_and_what_to_type(finetune
 
 def test_judgements_that_prefer_nothing_are_not_enough(finetuned, stored):
     keep(stored, [judgement(stored.items[0], verdict="none_acceptable"), judgement(stored.items[1], verdict="skipped")])
-    assert "0 ranked, 1 with none acceptable, 1 skipped" in refused(finetuned, RECORDED)
+    assert "0 ranked, 0 accepted, 1 with none acceptable, 1 skipped" in refused(finetuned, RECORDED)
 
 
 def test_candidates_of_another_model_are_refused(finetuned, stored):

@@ -69,9 +69,9 @@ def test_another_choice_is_made_anew(made, override):
 
 def test_what_the_annotator_would_be_is_nothing_to_a_stage_that_asks_none(made):
     file = made.preprocessed / "samdpoPlans.json"
-    write_json(file, merge(read_json(file), {"configurations": {"align_preferences": {"annotator": {"noise": 0.3}}}}))
+    write_json(file, merge(read_json(file), {"configurations": {"align": {"annotator": {"noise": 0.3}}}}))
     trainer = begun(made, "fixmatch", "seed=7")
-    assert trainer.stage.annotator.noise == 0.3  # inherited from align_preferences
+    assert trainer.stage.annotator.noise == 0.3  # inherited from align
     assert trainer.data.prompts.key == key_of(fold_of(made, "align_self_training"))
 
 

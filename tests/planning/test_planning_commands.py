@@ -82,11 +82,11 @@ def test_planning_again_keeps_configurations_that_were_added(run: Run, roots, ti
     run("-d", "901", "--no_pp")
     file = roots.preprocessed / TINY / "samdpoPlans.json"
     content = json.loads(file.read_text())
-    content["configurations"]["align_sum"] = {"inherits_from": "align", "loss": {"reduction": "sum"}}
+    content["configurations"]["align_sum"] = {"inherits_from": "align_preferences", "loss": {"reduction": "sum"}}
     file.write_text(json.dumps(content))
     assert "Kept from the old plan: align_sum" in run("-d", "901", command=commands.main_plan_experiment)
     assert load_plans(file).stage("align_sum").loss.reduction == "sum"
-    assert json.loads(file.read_text())["configurations"]["align_sum"]["inherits_from"] == "align"
+    assert json.loads(file.read_text())["configurations"]["align_sum"]["inherits_from"] == "align_preferences"
 
 
 def test_an_added_configuration_that_does_not_fit_is_named_and_the_plan_left_alone(

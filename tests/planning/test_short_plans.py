@@ -18,7 +18,7 @@ from samdpo.files import hash_of
 from samdpo.model.description import PREDICTED_WITH
 from samdpo.planning.paper_planner import PaperPlanner
 from samdpo.planning.run import save_with_additions
-from samdpo.plans import Plans, StagePlan, load_plans, parse_plans, save_plans, short_plans, write_plans
+from samdpo.plans import PlacesPlan, Plans, StagePlan, load_plans, parse_plans, save_plans, short_plans, write_plans
 from samdpo.schema import leaves, merge, to_dict
 
 OLD_PLANS = Path(__file__).parent / "old_plans"  # as samdpo wrote them when a plan held every value
@@ -40,7 +40,10 @@ def settings(plans: Plans) -> dict[str, dict[str, Any]]:
 
 
 def test_an_old_plan_loads_value_by_value(old: Path) -> None:
-    assert to_dict(load_plans(old)) == json.loads(old.read_text())
+    content = json.loads(old.read_text())
+    for stage in content["configurations"].values():
+        stage["places"] = to_dict(PlacesPlan())  # which there was not
+    assert to_dict(load_plans(old)) == content
 
 
 def test_a_short_plan_means_what_the_old_one_did(old: Path, tmp_path: Path) -> None:
@@ -91,8 +94,7 @@ def test_controls_are_a_line_that_inherits_and_sections_stand_in_stages_of_their
 
 def test_what_a_stage_inherits_can_be_the_default_again(tmp_path: Path) -> None:
     made = plan(unlabelled_slices=51)
-    changes = {"align_preferences": {"prompt_rounds": 2, "augmentation": {"flip": False}},
-               "finetune": {"plan": {"ndim": 2}}}
+    changes = {"align": {"prompt_rounds": 2, "augmentation": {"flip": False}}, "finetune": {"plan": {"ndim": 2}}}
     plans = parse_plans(merge(short_plans(made), {"configurations": changes}), tmp_path / "p.json")
     stages = {**plans.configurations, "align_best_candidate": made.stage("align_best_candidate")}
     stages["sam"] = made.stage("sam")  # without what finetune has under 'plan', so that it cannot inherit from it

@@ -86,7 +86,7 @@ def test_a_structure_that_is_not_there_is_none(asks):
 
 @pytest.mark.parametrize(("widths", "which"), [((92, 90), 0), ((90, 75), 1), ((90, 40), 2)])
 def test_two_masks_are_mistaken_for_each_other_by_the_gap_of_their_overlaps(widths, which):
-    plan, draws = PlacesPlan(asks="orders"), 2000
+    plan, draws = PlacesPlan(asks="orders", none_below=0.0), 2000
     wrong = sum(answer(*widths, plan=plan, number=number).ranks == (2, 1) for number in range(draws))
     expected = plan.errs[which]
     assert abs(wrong / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)

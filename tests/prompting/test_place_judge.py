@@ -32,16 +32,17 @@ from samdpo.prompting.proposals import Proposals, boxes_of_masks
 
 CHANNELS = 20
 COLUMNS = n_measures(CHANNELS)
-RIGHT, LIKED = MEASURES.index("contrast"), MEASURES.index("texture")
+TELLING = [MEASURES.index(name) for name in ("quality", "contrast", "edge", "votes", "saliency_contrast")]
+LIKED = MEASURES.index("texture")
 
 
 def images(count: int, seed: int, proposals: int = 6) -> list[Outlined]:
-    """Images of which the proposal of highest ``contrast`` is right, and nothing else says so."""
+    """Images of which the right proposal stands out in what is TELLING; everything else is noise."""
     generator, found = np.random.default_rng(seed), []
     for number in range(count):
         measured = generator.normal(0, 1, (proposals, COLUMNS)).astype(np.float32)
         right = generator.integers(proposals)
-        measured[right, RIGHT] = measured[:, RIGHT].max() + 1.5
+        measured[right, TELLING] += 2.5
         overlap = generator.uniform(0, 0.3, proposals).astype(np.float32)
         overlap[right] = 0.85
         found.append(Outlined(measured, overlap, f"patient {number // 2}"))
@@ -67,7 +68,7 @@ def right_choices(judge: PlaceJudge, of: list[Outlined]) -> float:
     return float(np.mean([scores(judge, one).argmax() == one.overlap.argmax() for one in of]))
 
 
-OUTLINED, NEW = images(16, 0), images(60, 1)
+OUTLINED, NEW = images(40, 0), images(60, 1)
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +117,12 @@ def test_inputs_far_outside_what_was_seen_give_finite_scores(judge):
 
 def test_an_outline_is_judged_by_a_judge_that_has_not_seen_its_patient():
     measured = np.concatenate([one.measured for one in OUTLINED])
-    before = cross_fitted(OUTLINED, 0, measured)
-    assert before.keys() == {one.group for one in OUTLINED} and len({id(one) for one in before.values()}) == 4
+    before = cross_fitted(OUTLINED, 0, measured, n_folds=2)
+    assert before.keys() == {one.group for one in OUTLINED} and len({id(one) for one in before.values()}) == 2
     held = OUTLINED[0].group
     lied = [Outlined(one.measured, one.overlap[::-1].copy(), one.group) if one.group == held else one
             for one in OUTLINED]
-    after = cross_fitted(lied, 0, measured)
+    after = cross_fitted(lied, 0, measured, n_folds=2)
     assert np.array_equal(scores(before[held], NEW[0]), scores(after[held], NEW[0]))
     changed = [group for group in before if not np.array_equal(scores(before[group], NEW[0]),
                                                                scores(after[group], NEW[0]))]
@@ -152,7 +153,7 @@ def test_it_moves_towards_an_order_and_the_reference_stays(judge):
     def follows(by: PlaceJudge) -> float:
         return float(np.mean([np.corrcoef(scores(by, one), one.measured[:, LIKED])[0, 1] for one in NEW]))
 
-    assert follows(after) > 0.6 > abs(follows(judge)) + 0.2
+    assert follows(after) > 0.4 > abs(follows(judge)) + 0.2
     assert all(torch.equal(before[name], value) for name, value in judge.state_dict().items())
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from ellipses import SIZE, EllipseNetwork, ellipse, of_three_channels, picture
 
 from samdpo.networks.registry import build_network
 from samdpo.plans import NetworkPlan
@@ -26,20 +26,7 @@ from samdpo.prompting.proposals import (
 )
 from samdpo.schema import from_dict, to_dict
 
-SIZE = 256
 FEATURES = torch.zeros(4, 16, 16)
-
-
-def ellipse(x: float, y: float, across: float, down: float) -> np.ndarray:
-    """(SIZE, SIZE) bool."""
-    rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
-    return ((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 < 1
-
-
-def picture(mask: np.ndarray, inside: float = 0.2, outside: float = 0.7) -> np.ndarray:
-    """(SIZE, SIZE) with a little noise."""
-    noise = np.random.default_rng(0).normal(0, 0.02, mask.shape)
-    return np.where(mask, inside, outside) + noise
 
 
 def box_overlaps(boxes: np.ndarray, other: tuple[float, float, float, float]) -> np.ndarray:
@@ -48,28 +35,6 @@ def box_overlaps(boxes: np.ndarray, other: tuple[float, float, float, float]) ->
     inside = np.clip(high - low, 0, None).prod(1)
     area = np.prod(np.array(other[2:]) - other[:2])
     return inside / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + area - inside)
-
-
-class EllipseNetwork(nn.Module):
-    """Stands for a network: of each box it makes the ellipse that fills it, of each point a small disc."""
-
-    def __init__(self, grown: float = 1.0) -> None:
-        super().__init__()
-        self.mask_decoder, self.text_projection = nn.Linear(1, 1), nn.Linear(8, 4)
-        self.grown, self.seen = grown, []
-
-    def decode(self, embedding, batch):
-        self.seen.append(batch)
-        masks = []
-        for row in range(len(batch.image_index)):
-            if batch.boxes_valid[row].any():
-                x0, y0, x1, y1 = batch.boxes[row, 0].tolist()
-                masks.append(ellipse((x0 + x1) / 2, (y0 + y1) / 2, self.grown * (x1 - x0) / 2,
-                                     self.grown * (y1 - y0) / 2))
-            else:
-                masks.append(ellipse(*batch.points[row, 0].tolist(), 9, 9))
-        logits = torch.from_numpy(np.stack(masks)).float() * 16 - 8
-        return logits, torch.linspace(0.9, 0.5, len(logits))
 
 
 def proposals_of(*masks: np.ndarray) -> Proposals:
@@ -98,6 +63,21 @@ def test_without_an_outline_the_usual_shape_is_looked_for():
 def test_an_outline_of_the_whole_slice_has_no_ring_and_still_a_shape():
     whole = np.ones((SIZE, SIZE), bool)
     assert PlaceShape.of([whole], [np.zeros((SIZE, SIZE))]).radii[-1] > SIZE / 2
+
+
+@pytest.mark.parametrize("line", [np.s_[10, :], np.s_[:, 10], np.s_[10, 10]], ids=["row", "column", "pixel"])
+def test_an_outline_as_thin_as_a_line_has_a_shape_too(line):
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[line] = True
+    shape = PlaceShape.of([mask], [picture(mask)])
+    assert 0 < shape.aspect < SIZE and len(blob_boxes(picture(mask), shape, 6)) <= 6
+
+
+@pytest.mark.parametrize("wrong", [{"radii": ()}, {"radii": (0.0,)}, {"radii": (1e9,)}, {"aspect": 0.0},
+                                   {"aspect": float("nan")}])
+def test_a_shape_of_a_foreign_file_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PlaceShape(**wrong)
 
 
 def test_a_shape_comes_back_from_json():
@@ -183,7 +163,7 @@ def test_nothing_but_specks_leaves_no_proposal():
 
 def test_proposals_come_from_every_maker_and_no_two_are_alike():
     disc = ellipse(140, 110, 32, 32)
-    image = np.repeat(picture(disc)[None], 3, 0).astype(np.float32)
+    image = of_three_channels(picture(disc))
     hypotheses = np.array([[20, 30, 80, 90], [21, 30, 80, 90]], np.float32)
     proposer = PlaceProposer(EllipseNetwork(grown=0.8), blobs=18, kept=32)
     found = proposer.propose(image, FEATURES, hypotheses, PlaceShape())

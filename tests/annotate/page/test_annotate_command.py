@@ -216,7 +216,8 @@ def test_a_review_in_a_browser(finetuned, predicted: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_pressed_in_a_browser_is_what_align_learns(finetuned) -> None:
-    with chromium() as browser, typed(finetuned, "--max_slices", "4") as (address, token, said):
+    words = ("--max_slices", "4", "--stage", "align_preferences")
+    with chromium() as browser, typed(finetuned, *words) as (address, token, said):
         screen = Screen(browser, address, token=token)
         for number in range(1, 5):
             screen.wait_for_item()
@@ -224,7 +225,7 @@ def test_what_is_pressed_in_a_browser_is_what_align_learns(finetuned) -> None:
             screen.page.locator("#judged", has_text=str(number)).wait_for()
     assert "Judgements stored this time: 4" in "".join(said)
     settings = ("epochs=5", "lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")
-    trainer = finetuned.train("align", "annotator.kind=recorded", *settings)
+    trainer = finetuned.train("align_preferences", "annotator.kind=recorded", *settings)
     margins = trainer.run_log.history["rewards/margins"]
     assert all(later > earlier for earlier, later in pairwise(margins)), margins
 

@@ -259,6 +259,7 @@ def test_where_none_is_right_a_box_or_a_click_says_where_it_is(browser, page, st
     click(screen, 5, 5)
     screen.press("Backspace")
     assert screen.text("[data-action=next] span") == "I cannot say where"
+    screen.seen()
     screen.press("Escape Space")
     ask(6)  # keys alone: the cursor begins in the middle
     screen.press("Space Shift+ArrowLeft ArrowUp Space Shift+ArrowRight ArrowRight Shift+ArrowDown Space")
