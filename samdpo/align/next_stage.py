@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.errors import TrainingError
 from samdpo.model.batches import Batch
 from samdpo.model.description import check_fold, read_description
 from samdpo.model.slice_labels import SliceKey
-from samdpo.model.views import View, draw_kept
+from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
 from samdpo.training import checkpoints, manifest
+from samdpo.training.finetune import batch_dice
 from samdpo.training.kept_features import FeatureCache
-from samdpo.training.trainer import Trainer
+from samdpo.training.trainer import Metrics, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,79 @@ class NextStageTrainer(Trainer):
         """Kept embeddings of a batch and the logits (N, H, W) of the network that is trained."""
         embeddings = self.embeddings(batch)
         return embeddings, self.network.decode(embeddings, batch.prompts.to(self.device))[0]
+
+
+class UnlabelledTrainer(NextStageTrainer):
+    """Base of the stages that learn from unlabelled slices, beside labelled ones as an anchor."""
+
+    unlabelled_keys: list[SliceKey]  # that an epoch is drawn from
+
+    def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
+        """Those of the fold's unlabelled slices that this stage can use; it refuses to start without any."""
+        if not keys:
+            raise TrainingError(
+                f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "
+                f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
+                f"samdpo_plan_and_preprocess -d {number_of(self.plans.dataset_name)} --labelled 0.1"
+            )
+        return keys
+
+    def fill_features(self) -> None:
+        """Embeddings of every slice that an epoch sees or that is held back, where they are missing."""
+        self.keep_features([*self.confidence_keys(), *self.held_back_keys], kept_views(self.stage.augmentation))
+
+    def recipes(self, epoch: int) -> list[AlignRecipe]:
+        """Shuffled unlabelled slices, with each batch some labelled ones for the anchor."""
+        generator = self.generator(epoch)
+        anchors = endless(self.epoch_slices.of(self.train_keys, epoch), generator)
+        drawn = []
+        for keys in self.epoch_slices.batches(self.unlabelled_keys, epoch, generator):
+            labelled = [next(anchors) for _ in range(self.stage.labelled_per_step * self.processes.world)]
+            unlabelled = self.draw_unlabelled(keys, generator)
+            drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
+        return drawn
+
+    def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[Any]:
+        """How one step sees unlabelled slices: what :meth:`unlabelled_maker` gives takes, one item a slice."""
+        return list(zip(keys, self.draw_views(len(keys), generator)))
+
+    def share(self, recipe: AlignRecipe) -> AlignRecipe:
+        """This process's part of both parts of a recipe."""
+        return AlignRecipe(self.processes.share(recipe.unlabelled), self.processes.share(recipe.labelled))
+
+    def maker(self) -> AlignMaker:
+        """Reads both parts of a recipe."""
+        return AlignMaker(self.unlabelled_maker(), self.samples.batch)
+
+    def unlabelled_maker(self) -> Callable[[list[Any]], Any]:
+        """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
+        return self.samples.batch
+
+    def train_step(self, batch: AlignBatch) -> Metrics:
+        """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
+        loss, metrics = self.replicated(self.step_loss, batch)
+        self.optimizer_step(loss)
+        return {"loss": loss.detach(), **metrics}
+
+    def step_loss(self, batch: AlignBatch) -> tuple[torch.Tensor, Metrics]:
+        """Loss of a whole step, and what to log."""
+        loss, metrics = self.unlabelled_loss(batch.unlabelled)
+        if batch.labelled is not None:
+            logits, counted = self.decode(batch.labelled)[1], batch.labelled.counted
+            truth = batch.labelled.truth.to(self.device)
+            anchors = self.loss(logits, truth, counted)
+            anchor = anchors.sum() / self.processes.divisor(len(anchors))
+            loss = loss + self.stage.loss.anchor_weight * anchor
+            metrics |= {"loss/anchor": anchor.detach(), "train_dice": batch_dice(logits.detach(), truth, counted)}
+        return loss, metrics
+
+    def unlabelled_loss(self, batch: Any) -> tuple[torch.Tensor, Metrics]:
+        """Loss on the unlabelled slices of a step, weighted as it is summed, and what to log."""
+        raise NotImplementedError
+
+    def confidence_keys(self) -> list[SliceKey]:
+        """The unlabelled slices too: the decoder has learned from them."""
+        return [*self.epoch_slices.seen(self.train_keys), *self.epoch_slices.seen(self.unlabelled_keys)]
 
 
 def previous_fold_folder(plans: Plans, stage: str, fold: int | str) -> Path:

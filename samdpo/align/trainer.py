@@ -5,30 +5,26 @@ from __future__ import annotations
 import logging
 import shutil
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from samdpo.align.answers import Answers, VirtualAnswers
-from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.align.candidate_set import CandidateMaker, PlaceSetMaker, describe_set
 from samdpo.align.judge import Judge, QualityJudge
-from samdpo.align.next_stage import NextStageTrainer
+from samdpo.align.next_stage import UnlabelledTrainer
 from samdpo.align.objectives import Objective, ObjectiveNames
 from samdpo.align.places import BEFORE, JUDGE_ALONE, NEW, Answered, Kept, PlaceLearning
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
-from samdpo.errors import TrainingError
 from samdpo.extensions import find
 from samdpo.files import content_hash
 from samdpo.model.batches import Batch
 from samdpo.model.slice_labels import SliceKey
-from samdpo.model.views import IDENTITY, kept_views
-from samdpo.paths import number_of
+from samdpo.model.views import IDENTITY
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
@@ -40,7 +36,7 @@ from samdpo.training.trainer import Metrics
 log = logging.getLogger(__name__)
 
 
-class AlignTrainer(NextStageTrainer):
+class AlignTrainer(UnlabelledTrainer):
     """Trains the mask decoder alone; encoder outputs and reference logits are computed once and kept.
 
     Its parts are made by four hooks: ``build_objective`` (what is learned), ``build_proposer`` (what is asked about),
@@ -92,12 +88,7 @@ class AlignTrainer(NextStageTrainer):
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this stage can use; whoever answers may know nothing about some of them."""
-        if not keys:
-            raise TrainingError(
-                f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "
-                f"rank. Put images without labels into imagesUl/ of the raw dataset, or simulate scarce labels with: "
-                f"samdpo_plan_and_preprocess -d {number_of(self.plans.dataset_name)} --labelled 0.1"
-            )
+        keys = super().rankable(keys)
         return keys if self.answers is None else self.answers.usable(keys)
 
     def on_train_start(self) -> None:
@@ -146,10 +137,6 @@ class AlignTrainer(NextStageTrainer):
         self.unlabelled_keys = self.rankable(self.samples.keys(data.split.unlabelled))
         self.fill_features()
 
-    def fill_features(self) -> None:
-        """Embeddings of every slice that an epoch sees or that is held back, where they are missing."""
-        self.keep_features([*self.confidence_keys(), *self.held_back_keys], kept_views(self.stage.augmentation))
-
     # ---- what people are shown ----------------------------------------------------------------------------------
 
     def candidate_set(self) -> CandidateSet:
@@ -170,51 +157,6 @@ class AlignTrainer(NextStageTrainer):
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
-    def recipes(self, epoch: int) -> list[AlignRecipe]:
-        """Shuffled unlabelled slices, with each batch some labelled ones for the anchor."""
-        generator = self.generator(epoch)
-        anchors = endless(self.epoch_slices.of(self.train_keys, epoch), generator)
-        drawn = []
-        for keys in self.epoch_slices.batches(self.unlabelled_keys, epoch, generator):
-            labelled = [next(anchors) for _ in range(self.stage.labelled_per_step * self.processes.world)]
-            unlabelled = self.draw_unlabelled(keys, generator)
-            drawn.append(AlignRecipe(unlabelled, list(zip(labelled, self.draw_views(len(labelled), generator)))))
-        return drawn
-
-    def draw_unlabelled(self, keys: list[SliceKey], generator: torch.Generator) -> list[Any]:
-        """How one step sees unlabelled slices: what :meth:`unlabelled_maker` gives takes, one item a slice."""
-        return list(zip(keys, self.draw_views(len(keys), generator)))
-
-    def share(self, recipe: AlignRecipe) -> AlignRecipe:
-        """This process's part of both parts of a recipe."""
-        return AlignRecipe(self.processes.share(recipe.unlabelled), self.processes.share(recipe.labelled))
-
-    def maker(self) -> AlignMaker:
-        """Reads both parts of a recipe."""
-        return AlignMaker(self.unlabelled_maker(), self.samples.batch)
-
-    def unlabelled_maker(self) -> Callable[[list[Any]], Any]:
-        """What reads the unlabelled slices of one step: what :meth:`unlabelled_loss` takes; see :meth:`maker`."""
-        return self.samples.batch
-
-    def train_step(self, batch: AlignBatch) -> Metrics:
-        """One decoder pass over unlabelled and labelled slices; loss on the unlabelled ones plus anchor."""
-        loss, metrics = self.replicated(self.step_loss, batch)
-        self.optimizer_step(loss)
-        return {"loss": loss.detach(), **metrics}
-
-    def step_loss(self, batch: AlignBatch) -> tuple[Tensor, Metrics]:
-        """Loss of a whole step, and what to log."""
-        loss, metrics = self.unlabelled_loss(batch.unlabelled)
-        if batch.labelled is not None:
-            logits, counted = self.decode(batch.labelled)[1], batch.labelled.counted
-            truth = batch.labelled.truth.to(self.device)
-            anchors = self.loss(logits, truth, counted)
-            anchor = anchors.sum() / self.processes.divisor(len(anchors))
-            loss = loss + self.stage.loss.anchor_weight * anchor
-            metrics |= {"loss/anchor": anchor.detach(), "train_dice": batch_dice(logits.detach(), truth, counted)}
-        return loss, metrics
-
     def unlabelled_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Loss on the unlabelled slices of a step, weighted as it is summed, and what to log."""
         embeddings, logits = self.decode(batch)
@@ -234,10 +176,6 @@ class AlignTrainer(NextStageTrainer):
         # Salted by what is in the batch, so that a continued run draws what an uninterrupted one would.
         salt = zlib.crc32(repr([sample.key for sample in slices.batch.samples]).encode())
         return self.answers.ask(slices, self.proposer, self.generator(self.current_epoch, salt))
-
-    def confidence_keys(self) -> list[SliceKey]:
-        """The unlabelled slices too: the decoder has learned from them."""
-        return [*self.epoch_slices.seen(self.train_keys), *self.epoch_slices.seen(self.unlabelled_keys)]
 
     def on_train_end(self) -> None:
         """Of places: keep the new model only where held-back answers say that it is no worse; see :meth:`keep_best`."""
