@@ -90,7 +90,9 @@ def test_two_processes_train_one_model_with_one_log_and_the_same_mask_cut(planne
     assert [said.pop("fits") for said in both] == [2, 0], "prompts under align's settings, and those of its round"
     assert both[0] == both[1]
     assert both[0]["finetune"]["mask_cut"] in (0.2, 0.3, 0.4, 0.5, 0.6) and both[0]["finetune"]["best"] > 0
-    for folder, stage, epochs in ((planned.finetuned, "finetune", 2), (planned.aligned, "align", 2)):
+    of_pixels = planned.folder("align_preferences")
+    for folder, stage, epochs in ((planned.finetuned, "finetune", 2), (planned.aligned, "align", 2),
+                                  (of_pixels, "align_preferences", 2)):
         fold = folder / "fold_0"
         assert len(list(fold.glob("training_log_*.txt"))) == 1
         assert len(list((fold / "tensorboard").glob("events*"))) == 1
@@ -99,7 +101,8 @@ def test_two_processes_train_one_model_with_one_log_and_the_same_mask_cut(planne
         assert read_json(fold / "debug.json")["processes"] == 2
         assert (fold / "validation" / "summary.json").is_file()
     assert read_json(planned.finetuned / "fold_0" / "model.json")["mask_cut"] == both[0]["finetune"]["mask_cut"]
-    assert (planned.aligned / "fold_0" / "prompts" / "prompter" / "prompter.json").is_file(), "made by the main one"
+    for folder in (planned.aligned, of_pixels):
+        assert (folder / "fold_0" / "prompts" / "prompter" / "prompter.json").is_file(), "made by the main one"
     assert (planned.results / "OwnStepTrainer__samdpoPlans__finetune" / "fold_0" / checkpoints.FINAL).is_file()
 
 
