@@ -31,6 +31,7 @@ from samdpo.preferences.page_annotator import PageAnnotator, own_order
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
+from samdpo.preprocessing.store import IGNORED
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData
 
@@ -133,8 +134,9 @@ class VirtualAnswers(Answers):
             if not self.data.slices.has_label(item.case):
                 continue
             plan = structures[item.structure]
-            truth = self.data.slices.label(item.case, item.slice_index) == plan.label
-            answer = annotator.answer(item, stored.masks(item), truth, has_box=plan.components == 1)
+            label = self.data.slices.label(item.case, item.slice_index)
+            masks = stored.masks(item) & (label != IGNORED)  # which nobody can judge
+            answer = annotator.answer(item, masks, label == plan.label, has_box=plan.components == 1)
             seconds += answer.seconds
             if places.minutes and seconds > 60 * places.minutes:
                 break

@@ -39,6 +39,7 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
+from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.assemble import prompt_at
 from samdpo.prompting.frozen_features import SliceFeatures, slice_features
 from samdpo.prompting.judge import (
@@ -224,8 +225,9 @@ class PlaceLearning:
             one = self.proposals.get(case, index).get(name)
             if one is None or not len(one):
                 continue
-            truth = torch.from_numpy(self.data.slices.label(case, index) == label)[None]
-            overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
+            drawn = self.data.slices.label(case, index)
+            masks = torch.from_numpy(one.masks & (drawn != IGNORED))
+            overlap = overlaps(masks, torch.from_numpy(drawn == label)[None])[:, 0].numpy()
             found.append(Outlined(one.measured, overlap, self.data.groups.get(case, case)))
         return found
 

@@ -162,7 +162,7 @@ def test_finetune_learns_nothing_from_ignored_pixels(finetuned, upper_half_ignor
     trainer.run_log.close()
 
 
-@pytest.mark.parametrize("stage", ["align", "align_best_candidate"])
+@pytest.mark.parametrize("stage", ["align", "align_preferences", "align_best_candidate"])
 def test_align_learns_nothing_from_ignored_pixels(finetuned, upper_half_ignored, stage: str) -> None:
     trainer = finetuned.trainer(stage, "prompt_rounds=0")
     trainer.initialize()
