@@ -54,7 +54,8 @@ class PageAnnotator:
         plan, generator = self.plan, self._generator(item)
         seen = iou(torch.from_numpy(masks)[None], torch.from_numpy(truth)[None])[0].numpy()
         order = self._order(seen, generator)
-        best, overlap = int(order[0]), float(seen[order[0]])
+        # Who takes one mask for better than another also takes it for as good as that one is.
+        best, overlap = int(order[0]), float(seen.max())
         if generator.random() < self.noise:
             return self._at_random(item, len(masks), truth, has_box, generator)
         asked = plan.asks if has_box or plan.asks == "orders" else "mixture"
