@@ -29,7 +29,12 @@ _OF_OURS = (*_OF_SLICES, "SamMed3dTrainer")  # all but nnU-Net, whose training i
 READ_BY = {
     **dict.fromkeys(("prompt_rounds", "labelled_per_step", "loss"), _STAGE_2),
     **dict.fromkeys(("candidates", "annotator"), (*_RANKING, *_CHOSEN)),
-    "places": (*_RANKING, *_CHOSEN),
+    **dict.fromkeys(("annotator.scoring", "annotator.rating_bins"), _RANKING),
+    **dict.fromkeys(
+        [f"candidates.{key}" for key in ("count", "thresholds", "field_sigmas", "field_amplitude", "offset_std")],
+        _RANKING,
+    ),
+    "places": _CHOSEN,
     **{f"loss.{key}": ("preferences",) for key in ("type", "beta1", "beta2", "reduction", "label_smoothing")},
     "consistency": _CONSISTENCY,
     **dict.fromkeys(("consistency.ramp_up", "consistency.ema_decay"), ("mean_teacher",)),
