@@ -387,6 +387,13 @@ class StagePlan:
         for name in ("batch_size", "inference_batch_size", "lr_halving_epochs", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' is {getattr(self, name)}; expected 1 or more")
+        asks_where = self.candidates.kind == "places"
+        if (self.objective in _CHOSEN and not asks_where) or (self.objective in _RANKING and asks_where):
+            raise ValueError(
+                f"'objective' is '{self.objective}' where 'candidates.kind' is '{self.candidates.kind}'; "
+                f"{' and '.join(_CHOSEN)} learn from places, {' and '.join(_RANKING)} from the other kinds. Inherit "
+                "from align for the first, from align_preferences for the second"
+            )
 
     def reads(self, key: str) -> bool:
         """Whether anything reads the dotted ``key`` in this stage; a trainer or objective of one's own may read all."""

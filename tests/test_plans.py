@@ -10,6 +10,7 @@ import pytest
 
 from samdpo.errors import PlansError
 from samdpo.plans import (
+    CandidatePlan,
     ChannelNormalization,
     NetworkPlan,
     Plans,
@@ -341,3 +342,10 @@ def test_an_override_with_an_unknown_key_is_refused() -> None:
 
 def test_a_whole_number_is_taken_where_a_number_is_expected() -> None:
     assert from_dict(StagePlan, {"lr": 1}).lr == 1.0
+
+
+@pytest.mark.parametrize(("objective", "kind"), [("chosen", "fields"), ("judge_only", "thresholds"),
+                                                 ("preferences", "places"), ("best_candidate", "places")])
+def test_an_objective_learns_from_its_own_kind_of_candidates(objective: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"'objective' is '{objective}' where 'candidates.kind' is '{kind}'"):
+        StagePlan(objective=objective, candidates=CandidatePlan(kind=kind))
