@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -206,47 +206,57 @@ class PlaceSetMaker:
     encode: Callable[[Batch], torch.Tensor]
     cut: float
 
-    @torch.no_grad()
     def run(self) -> StoredCandidates:
-        """The whole set, on disk."""
-        folder, slices, plans = Path(self.described.folder), self.data.slices, self.data.plans
-        remove_abandoned(folder, recursive=True)
+        """The whole set, on disk. All processes that train together call it; one of them writes."""
+        folder, slices, processes = Path(self.described.folder), self.data.slices, self.places.processes
         writer = CandidateWriter(folder)
         cases = sorted({case for case, _ in self.keys})
         hashes = {case: slices.hash_of_case(case) for case in cases}
         # What was shown stays as it is, since judgements may be about it: images added since come as they are.
-        missing = {case for case in cases if not writer.has(case, hashes[case])}
+        missing = set(processes.once(lambda: [case for case in cases if not writer.has(case, hashes[case])]))
+        reference = None
+        keys = [key for key in self.keys if key[0] in missing]
         if missing:
             self.places.fit_outlines(self.keys)
-            keys = [key for key in self.keys if key[0] in missing]
             reference = self.prepare(keys)
-            shown: list[tuple[str, ItemCandidates, float, np.ndarray]] = []
-            for key in tqdm(keys, desc="candidates", unit="slice"):
-                batch = self.samples.collate([self.samples.sample(key, with_truth=False)])
-                if not len(batch.prompts):
-                    continue
-                embeddings = self.encode(batch)
-                seen = embeddings[0].mean((1, 2)).cpu().numpy()
-                for item, unsure in self.places.items(key, batch, embeddings, reference, self.cut):
-                    shown.append((key[0], item, unsure, seen))
-            order = in_order_of_work([unsure for _, _, unsure, _ in shown],
-                                     np.array([seen for *_, seen in shown]).reshape(len(shown), -1))
-            position = {row: 1 - place / max(1, len(shown)) for place, row in enumerate(order)}
-            by_case: dict[str, list[ItemCandidates]] = {case: [] for case in sorted(missing)}
-            for row, (case, item, _, _) in enumerate(shown):
-                by_case[case].append(dataclasses.replace(item, disagreement=position[row]))
-            for case, items in by_case.items():
-                images = {item.slice_index: _one_channel(slices.image(case, item.slice_index)) for item in items}
-                writer.put(case, hashes[case], images, items)
+        processes.once(lambda: self._write(writer, keys, hashes, reference))
+        stored = StoredCandidates.open(folder)
+        log.info("%d items to judge on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
+                 len(cases), stored.folder)
+        return stored
+
+    @torch.no_grad()
+    def _write(
+        self, writer: CandidateWriter, keys: Sequence[SliceKey], hashes: Mapping[str, str],
+        reference: ReferenceModel | None,
+    ) -> None:
+        """The items of some slices in the order of work, and the list of all."""
+        remove_abandoned(writer.folder, recursive=True)
+        slices = self.data.slices
+        shown: list[tuple[str, ItemCandidates, float, np.ndarray]] = []
+        for key in tqdm(keys, desc="candidates", unit="slice", disable=not keys):
+            batch = self.samples.collate([self.samples.sample(key, with_truth=False)])
+            if not len(batch.prompts):
+                continue
+            embeddings = self.encode(batch)
+            seen = embeddings[0].mean((1, 2)).cpu().numpy()
+            for item, unsure in self.places.items(key, batch, embeddings, reference, self.cut):
+                shown.append((key[0], item, unsure, seen))
+        order = in_order_of_work([unsure for _, _, unsure, _ in shown],
+                                 np.array([seen for *_, seen in shown]).reshape(len(shown), -1))
+        position = {row: 1 - place / max(1, len(shown)) for place, row in enumerate(order)}
+        by_case: dict[str, list[ItemCandidates]] = {case: [] for case in sorted({case for case, _ in keys})}
+        for row, (case, item, _, _) in enumerate(shown):
+            by_case[case].append(dataclasses.replace(item, disagreement=position[row]))
+        for case, items in by_case.items():
+            images = {item.slice_index: _one_channel(slices.image(case, item.slice_index)) for item in items}
+            writer.put(case, hashes[case], images, items)
+        plans = self.data.plans
         writer.finish(self.described, {
             "proposer": "places", "settings": to_dict(self.places.stage.places),
             "labels": {name: one.label for name, one in plans.structures.items()},
             "data_identifier": plans.preprocessing.data_identifier,
         })
-        stored = StoredCandidates.open(folder)
-        log.info("%d items to judge on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
-                 len(cases), stored.folder)
-        return stored
 
 
 def _one_channel(image: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ class AlignTrainer(UnlabelledTrainer):
     def on_train_start(self) -> None:
         """Find what people said; compute what the frozen encoder says, once; align the prompts."""
         if self.places is not None and isinstance(self.answers, VirtualAnswers):
-            self.processes.once(lambda: str(self.store_candidates().folder))  # people have had theirs made by the page
+            self.store_candidates()  # people have had theirs made by the page
         if self.answers is not None:
             self.answers.begin(self.candidate_set(), self.fold_folder, self.current_epoch > 0, self.processes)
             self.unlabelled_keys = self.answers.usable(self.unlabelled_keys)
