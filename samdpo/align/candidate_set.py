@@ -242,8 +242,7 @@ class PlaceSetMaker:
             seen = embeddings[0].mean((1, 2)).cpu().numpy()
             for item, unsure in self.places.items(key, batch, embeddings, reference, self.cut):
                 shown.append((key[0], item, unsure, seen))
-        order = in_order_of_work([unsure for _, _, unsure, _ in shown],
-                                 np.array([seen for *_, seen in shown]).reshape(len(shown), -1))
+        order = in_order_of_work([unsure for _, _, unsure, _ in shown], np.array([seen for *_, seen in shown]))
         position = {row: 1 - place / max(1, len(shown)) for place, row in enumerate(order)}
         by_case: dict[str, list[ItemCandidates]] = {case: [] for case in sorted({case for case, _ in keys})}
         for row, (case, item, _, _) in enumerate(shown):
