@@ -261,9 +261,9 @@ def fit_to_outlines(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         data = [(torch.from_numpy(one.measured), _target(one.overlap)) for one in useful]
         judge.train()
-        for step in range(steps):
+        for _ in range(steps):
             optimizer.zero_grad()
-            _listwise(judge, _drawn(data, step, 8)).backward()
+            _listwise(judge, _drawn(data, 8)).backward()
             optimizer.step()
             schedule.step()
     return judge.eval()
@@ -302,11 +302,11 @@ def learn_from_answers(
         optimizer = torch.optim.AdamW(policy.layers.parameters(), lr=ANSWER_LR, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         policy.train()
-        for step in range(steps):
+        for _ in range(steps):
             optimizer.zero_grad()
-            loss = torch.stack([_preference(policy, *one) for one in _drawn(pairs, step, 16)]).mean()
+            loss = torch.stack([_preference(policy, *one) for one in _drawn(pairs, 16)]).mean()
             if anchors:
-                loss = loss + ANCHOR * _listwise(policy, _drawn(anchors, step, 8))
+                loss = loss + ANCHOR * _listwise(policy, _drawn(anchors, 8))
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -404,7 +404,7 @@ def _target(overlap: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(overlap, np.float32) / TEMPERATURE).softmax(0)
 
 
-def _drawn(data: Sequence, step: int, count: int) -> list:
+def _drawn(data: Sequence, count: int) -> list:
     """``count`` of the data, drawn by torch's generator; all of them where there are fewer."""
     if len(data) <= count:
         return list(data)

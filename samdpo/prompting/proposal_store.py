@@ -125,7 +125,7 @@ class ProposalStore:
                 for name in (name.removesuffix("_masks") for name in arrays.files if name.endswith("_masks")):
                     index, number = map(int, name.split("_"))
                     prompt = self.prompts.get(case, index)[number]
-                    masks = np.unpackbits(arrays[f"{name}_masks"], axis=-1, count=self._width(case)).astype(bool)
+                    masks = np.unpackbits(arrays[f"{name}_masks"], axis=-1, count=prompt.regions.shape[-1]).astype(bool)
                     found.setdefault(index, {})[prompt.structure] = MeasuredProposals(
                         masks, arrays[f"{name}_saliency"], arrays[f"{name}_measured"], arrays[f"{name}_boxes"],
                         arrays[f"{name}_makers"].tolist(),
@@ -133,6 +133,3 @@ class ProposalStore:
                 return found
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-
-    def _width(self, case: str) -> int:
-        return int(self.slices.image(case, 0).shape[-1])
