@@ -159,6 +159,7 @@ class PromptingPlan:
     tower_lr: float = 2e-3
     cross_fit_folds: int = 4
     mirror: bool = True  # the towers are fitted to mirror images too; not where left and right differ
+    presence: Literal["slice", "volume"] = "slice"  # decided slice by slice, or over all slices of a volume together
     crf: CrfPlan = field(default_factory=CrfPlan)
     min_component_share: float = 0.15  # of the largest component; smaller ones are dropped
     n_points: int = 5

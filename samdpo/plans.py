@@ -116,6 +116,9 @@ class Plans:
         labels = [structure.label for structure in self.structures.values()]
         if not labels or len(set(labels)) < len(labels) or min(labels) < 1 or max(labels) > HIGHEST_LABEL:
             raise ValueError(f"'structures' must have different labels, 1 to {HIGHEST_LABEL}, found {labels or 'none'}")
+        if self.ndim == 2 and self.prompting.presence == "volume":
+            raise ValueError("'prompting.presence' is 'volume', but the images are pictures ('ndim' is 2); expected "
+                             "'slice'")
         for name in self.inference.largest_component:
             if name not in self.structures:
                 raise ValueError(f"'inference.largest_component' names {name!r}, which is not among 'structures'")

@@ -80,6 +80,15 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def as_before(value: Any, *new: str) -> dict[str, Any]:
+    """A dataclass as :func:`to_dict` gives it, without those of the ``new`` keys that are at their default.
+
+    A hash of it is what it was before there were such keys, so that what is kept under it is found.
+    """
+    defaults = {f.name: to_dict(_default_of(f)) for f in dataclasses.fields(value) if f.name in new}
+    return {k: v for k, v in to_dict(value).items() if k not in new or v != defaults[k]}
+
+
 def differences(value: Any, base: Any = None) -> Any:
     """As :func:`to_dict`, without what would be the same anyway: ``merge(to_dict(base), differences(value, base))`` is
     ``to_dict(value)``, and :func:`from_dict` makes ``value`` of ``differences(value)``.

@@ -75,6 +75,19 @@ class _SeenSlice:
     embeddings: list[torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _SeenVolume:
+    """A volume as the prompter of one fold sees it.
+
+    Attributes:
+        raw: saliency of each slice before calibration, (L, 64, 64) float16.
+        present: which structures each slice shows, as far as that is decided over the volume.
+    """
+
+    raw: list[np.ndarray]
+    present: list[dict[str, bool]]
+
+
 @dataclass
 class _CutImage:
     """The image at hand.
@@ -89,6 +102,7 @@ class _CutImage:
         properties: of the image in its file.
         unlike: how it differs from the images of training.
         seen: the slice that was asked for last.
+        volumes: of each fold that sees volumes, what it sees of every slice; None before the first prediction.
     """
 
     name: str
@@ -100,6 +114,7 @@ class _CutImage:
     properties: dict[str, Any]
     unlike: list[str]
     seen: _SeenSlice | None = None
+    volumes: dict[int, _SeenVolume] | None = None
 
     def slice(self, index: int) -> np.ndarray:
         """(3, H, W) float32 in [0, 1]."""
@@ -282,10 +297,28 @@ class Predictor:
         return self._cut.seen
 
     def _prompts_of(self, fold: FoldModel, index: int, image: np.ndarray) -> list[StructurePrompt]:
-        seen = self._cut.seen
+        seen, number = self._cut.seen, next(i for i, own in enumerate(self.folds) if own is fold)
+        if self._cut.volumes is None:
+            self._cut.volumes = self._seen_volumes()
+        if number in self._cut.volumes:
+            volume = self._cut.volumes[number]
+            return fold.prompter.prompt(image, raw=volume.raw[index], present=volume.present[index])
         if seen is not None and seen.index == index:
-            return seen.prompts[next(i for i, own in enumerate(self.folds) if own is fold)]
+            return seen.prompts[number]
         return fold.prompter.prompt(image)
+
+    def _seen_volumes(self) -> dict[int, _SeenVolume]:
+        """Of each fold whose prompter decides over all slices of a volume together; {} for a picture."""
+        cut = self._cut
+        asked = {i: fold.prompter for i, fold in enumerate(self.folds) if getattr(fold.prompter, "sees_volumes", False)}
+        if not asked or cut.geometry.n_slices == 1:
+            return {}
+        raw: dict[int, list[np.ndarray]] = {i: [] for i in asked}
+        for index in tqdm(range(cut.geometry.n_slices), desc="presence", leave=False):
+            for i, prompter in asked.items():  # slice by slice: what folds share of a slice is computed once
+                raw[i].append(prompter.raw_saliency(cut.slice(index)).astype(np.float16))
+        spacing = float(cut.turn.along(cut.spacing)[cut.geometry.axis])
+        return {i: _SeenVolume(raw[i], prompter.presence(raw[i], spacing)) for i, prompter in asked.items()}
 
     @torch.no_grad()
     def _predict_prompted(

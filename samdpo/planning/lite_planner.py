@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -210,6 +210,7 @@ class LitePlanner:
         steps = schedule.tower_steps(count)
         return PromptingPlan(
             mirror=self.because("prompting.mirror", self.mirrors, self._why_mirrors()),
+            presence=self.because("prompting.presence", *self._presence()),
             tower_steps=self.because("prompting.tower_steps", steps, f"structures: {count}"),
         )
 
@@ -356,6 +357,11 @@ class LitePlanner:
     def _inference_batch_size(self, stage: str) -> int:
         size = schedule.inference_batch_size(self.device, self.memory_gib)
         return self.because(f"{stage}.inference_batch_size", size, f"{self.device}, {self.memory_gib:.0f} GiB")
+
+    def _presence(self) -> tuple[Literal["slice", "volume"], str]:
+        if self.ndim == 2:
+            return "slice", "pictures have no slices beside them"
+        return "volume", "an organ lies at its place along the body's axis"
 
     def _why_mirrors(self) -> str:
         if self.ndim == 3:

@@ -139,6 +139,11 @@ class SliceStore:
         """The way back to native pixels."""
         return SliceGeometry.from_dict(self.properties(case)["geometry"])
 
+    def slice_spacing(self, case: str) -> float:
+        """mm from one slice to the next."""
+        properties = self.properties(case)
+        return float(properties["spacing"][properties["geometry"]["axis"]])
+
     def has_label(self, case: str) -> bool:
         """Whether the case came with a label."""
         return bool(self.properties(case)["labelled"])

@@ -34,6 +34,7 @@ def assemble_prompt(
     image: np.ndarray,
     logits: np.ndarray,
     generator: np.random.Generator,
+    present: bool | None = None,
 ) -> StructurePrompt:
     """Everything of a prompt but its text embedding, which is empty.
 
@@ -45,13 +46,15 @@ def assemble_prompt(
         image: (3, H, W) in [0, 1].
         logits: (64, 64) calibrated saliency logits.
         generator: of the points.
+        present: whether the structure is there, where it was decided over a volume; None: by the presence score.
 
     Returns:
         The prompt; an absent structure's has neither regions, boxes, points, hypotheses nor an answer.
     """
     size = image.shape[-2:]
     score = presence_score(logits)
-    present = not plan.may_be_absent or score >= calibration.presence_threshold
+    if present is None:
+        present = not plan.may_be_absent or score >= calibration.presence_threshold
     regions = np.zeros(size, np.uint8)
     hypotheses, hypothesis_scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     if present:

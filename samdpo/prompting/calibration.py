@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,17 @@ def presence_score(logits: np.ndarray) -> float:
     return float(expit(np.partition(flat, -count)[-count:]).mean())
 
 
+def presence_scores(
+    structures: Collection[str], calibrations: Mapping[str, StructureCalibration], raw: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Presence scores (N, S) of raw similarities, (S, h, w) a slice, of ``structures`` in their order."""
+    known = [calibrations.get(name, StructureCalibration()) for name in structures]
+    return np.array([
+        [presence_score(one.apply(np.asarray(row, np.float32))) for one, row in zip(known, of_slice)]
+        for of_slice in raw
+    ])
+
+
 def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_absent: bool) -> StructureCalibration:
     """Learn the calibration of one structure from slices that the towers have not seen.
 
@@ -87,7 +98,7 @@ def calibrate(raw: Sequence[np.ndarray], masks: Sequence[np.ndarray], may_be_abs
     if not showing:
         # Never seen: nothing says where it is, so it counts as absent wherever that is allowed.
         return StructureCalibration(presence_threshold=1.1 if may_be_absent else 0.0)
-    slope, bias = _platt(np.stack(raw), np.stack(masks))
+    slope, bias = platt_scaling(np.stack(raw), np.stack(masks))
     logits = [slope * one + bias for one in raw]
     dices = [np.mean([_dice(expit(logits[i]) >= cut, masks[i]) for i in showing]) for cut in _CUTS]
     least_area = float(np.percentile([masks[i].mean() for i in showing], 10))
@@ -121,7 +132,8 @@ def coarse_truth(shares: np.ndarray) -> np.ndarray:
     return (shares >= 0.5) | ((fullest > 0) & (fullest < 0.5) & (shares == fullest))
 
 
-def _platt(raw: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+def platt_scaling(raw: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """Slope and bias of the logistic regression of ``masks``, bool, on ``raw``, both of any one shape (Platt 1999)."""
     x = raw.reshape(-1).astype(np.float64)
     y = masks.reshape(-1).astype(np.float64)
     if len(x) > 400_000:  # two parameters need no more

@@ -20,10 +20,12 @@ from samdpo.errors import TrainingError
 from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
 from samdpo.preprocessing.store import IGNORED
+from samdpo.prompting.axial import AxialMap, LabelledVolume, fit_axial_maps
 from samdpo.prompting.calibration import (
     StructureCalibration,
     calibrate_structures,
     coarse_truth,
+    presence_scores,
 )
 from samdpo.prompting.descriptions import with_descriptions
 from samdpo.prompting.frozen_features import FeatureExtractor
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_SLICES = 128  # slices a tower is fitted to; each takes 5 MiB with its mirror image
+MAX_VOLUMES = 16  # laid beside each other; all their slices are looked at once more
 _CAM_SLICES = 8  # slices gScoreCAM is calibrated on: it runs the encoder once a channel
 _SEED = 12345
 
@@ -67,8 +70,8 @@ class FittedPrompters:
 
     Attributes:
         full: fitted to every labelled case; for new slices.
-        held_out: labelled case -> prompter that has not seen the case's group; empty for a pretrained model, which
-            has seen none.
+        held_out: labelled case -> prompter that has not seen the case's group; of a pretrained model, which has seen
+            none, only where presence is decided over volumes.
         saliency: (case, slice) -> raw saliency (S, 64, 64) of a pretrained model, kept for fold after fold; None for
             fitted towers, of which each fold has its own.
     """
@@ -148,12 +151,65 @@ def fit_prompter(
         else:
             partial[number] = fit(rows, number + 1)
     calibrations = _calibrate(plans, slices, fold_of_slice, partial)
+    of_all, of_others = axial_maps(
+        plans, store, fold_of, calibrations, labels,
+        lambda case, index: partial[fold_of[case]].raw_saliency(store.image(case, index), features(case, index)), seed,
+    )
 
-    def calibrated(prompter: Prompter) -> Prompter:
-        return Prompter(replace(settings, calibrations=calibrations), prompter.model, device)
+    def calibrated(prompter: Prompter, axial: AxialMap | None) -> Prompter:
+        return Prompter(replace(settings, calibrations=calibrations, axial=axial), prompter.model, device)
 
-    done = {number: calibrated(prompter) for number, prompter in partial.items()}
-    return FittedPrompters(calibrated(full), {case: done[number] for case, number in fold_of.items()})
+    done = {number: calibrated(prompter, of_others.get(number)) for number, prompter in partial.items()}
+    return FittedPrompters(calibrated(full, of_all), {case: done[number] for case, number in fold_of.items()})
+
+
+def axial_maps(
+    plans: Plans,
+    store: SliceStore,
+    fold_of: Mapping[str, int],
+    calibrations: Mapping[str, StructureCalibration],
+    labels: Labels,
+    raw: Callable[[str, int], np.ndarray],
+    seed: int = _SEED,
+) -> tuple[AxialMap | None, dict[int, AxialMap]]:
+    """Where structures lie along the axis of the labelled volumes, where the plan decides presence over volumes.
+
+    Args:
+        plans: the plan.
+        store: slices.
+        fold_of: labelled case -> fold of the cross-fit.
+        calibrations: by structure.
+        labels: what the slices show.
+        raw: (case, slice) -> raw saliency (S, 64, 64) of a model that has not seen the case.
+        seed: of the choice of at most :data:`MAX_VOLUMES` volumes.
+
+    Returns:
+        As of :func:`~samdpo.prompting.axial.fit_axial_maps`; of a volume that is not labelled all over nothing is
+        taken.
+    """
+    if plans.prompting.presence != "volume":
+        return None, {}
+    known: dict[str, np.ndarray] = {}
+    cases = sorted(fold_of)
+    np.random.default_rng(seed).shuffle(cases)
+    for case in cases:
+        if len(known) == MAX_VOLUMES:
+            break
+        drawn = [labels(case, index) for index in range(store.slices(case))]
+        if len(drawn) > 1 and all(label is not None and (np.asarray(label) != IGNORED).all() for label in drawn):
+            known[case] = np.array([[(label == s.label).any() for s in plans.structures.values()] for label in drawn])
+    volumes = []
+    for case, shown in known.items():
+        of_slices = [raw(case, index).astype(np.float16) for index in range(len(shown))]
+        scores = presence_scores(plans.structures, calibrations, of_slices)
+        volumes.append(LabelledVolume(scores, shown, store.slice_spacing(case), fold_of[case]))
+    wanted = [n for n, s in plans.structures.items() if s.may_be_absent and s.presence_threshold is None]
+    found = fit_axial_maps(volumes, calibrations, wanted)
+    if found[0] is None:
+        log.info("Presence is decided slice by slice: of %d labelled volumes %d are labelled all over, of %d groups, "
+                 "and two groups with structures at the same place are needed.", len(fold_of), len(volumes),
+                 len({volume.fold for volume in volumes}))
+    return found
 
 
 def require_labelled(plans: Plans, labelled: Sequence[str]) -> None:

@@ -23,9 +23,11 @@ from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.plans import Plans
+from samdpo.prompting.axial import AxialMap
 from samdpo.prompting.calibration import calibrate_structures, coarse_truth
 from samdpo.prompting.fitting import (
     FittedPrompters,
+    axial_maps,
     choose_slices,
     known_shares,
     require_labelled,
@@ -103,7 +105,14 @@ def calibrated_prompter(
     raw = [saliency(case, index) for case, index in tqdm(drawn, desc="Saliency")]
     log.info("Saliency of %d labelled slices: %.0f s.", len(drawn), time.perf_counter() - started)
     calibrations = calibrate_structures(plans.structures, raw, np.stack(masks), known)
-    return FittedPrompters(Prompter(replace(settings, calibrations=calibrations), model, device), {}, saliency)
+    fold_of = {case: number for number, case in enumerate(labelled)}
+    of_all, of_others = axial_maps(plans, store, fold_of, calibrations, store.label, saliency)
+
+    def calibrated(axial: AxialMap | None) -> Prompter:
+        return Prompter(replace(settings, calibrations=calibrations, axial=axial), model, device)
+
+    held_out = {case: calibrated(of_others[number]) for case, number in fold_of.items() if number in of_others}
+    return FittedPrompters(calibrated(of_all), held_out, saliency)
 
 
 def kept_saliency(plans: Plans, store: SliceStore, prompter: Prompter, folder: Path) -> SliceSaliency:

@@ -36,12 +36,14 @@ from samdpo.plans import Plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.answers.answerer import asks_a_model
 from samdpo.prompting.answers.asking import edited_cases, keep_answers
+from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.descriptions import with_descriptions
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompter import Prompter
+from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
@@ -364,7 +366,8 @@ def make_prompts_of(
     every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
     groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
     key = hash_of(
-        _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
+        _VERSION, as_before(plans.prompting, "presence"), plans.structures, frozen_key(plans.network),
+        pretrained_checksum(plans),
         {case: hashes[case] for case in labelled}, *([groups] if groups else []),  # without any as it has always been
     )
     prompts = PromptStore(target, key)
@@ -564,10 +567,21 @@ def _prompt_cases(
 ) -> dict[str, list[list[StructurePrompt]]]:
     slices = [(case, index) for case in cases for index in range(store.slices(case))]
     images = [store.image(case, index) for case, index in slices]
+    raw: dict[SliceKey, np.ndarray | None] = dict.fromkeys(slices)
+    present: dict[SliceKey, dict[str, bool] | None] = dict.fromkeys(slices)
+    if fitted.saliency:
+        raw = {key: fitted.saliency(*key) for key in slices}
+    for case in cases:
+        prompter, of_case = fitted.for_case(case), [key for key in slices if key[0] == case]
+        if prompter.sees_volumes and len(of_case) > 1:
+            if not fitted.saliency:
+                seen = zip(of_case, (image for key, image in zip(slices, images) if key[0] == case))
+                raw |= {key: prompter.raw_saliency(image, features(*key)).astype(np.float16) for key, image in seen}
+            present |= zip(of_case, prompter.presence([raw[key] for key in of_case], store.slice_spacing(case)))
     located = [
         # The points' seed is that of prediction, which does not know a case by its name.
         fitted.for_case(case).locate(
-            image, features(case, i) if features else None, raw=fitted.saliency(case, i) if fitted.saliency else None
+            image, features(case, i) if features else None, raw=raw[case, i], present=present[case, i]
         )
         for (case, i), image in zip(slices, images)
     ]

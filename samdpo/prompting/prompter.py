@@ -18,7 +18,8 @@ from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.answers.asking import with_model_answers
 from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.assemble import assemble_prompt, prompt_at, with_text_embeddings
-from samdpo.prompting.calibration import StructureCalibration
+from samdpo.prompting.axial import AxialMap
+from samdpo.prompting.calibration import StructureCalibration, presence_scores
 from samdpo.prompting.frozen_features import FeatureExtractor
 from samdpo.prompting.image_text import ImageTextModel, ImageView
 from samdpo.prompting.judge import JudgeSettings, PlaceJudge, load_judges, measure, save_judges
@@ -50,6 +51,7 @@ class PrompterSettings:
         feature_channels: of those features.
         image_text_checksum: SHA-256 of the weights of a pretrained image-text model, which are not copied.
         judges: of the structures whose place a judge chooses, what it looks at.
+        axial: where structures lie along a volume's axis; None where presence is decided slice by slice.
     """
 
     structures: dict[str, StructurePlan]
@@ -59,10 +61,14 @@ class PrompterSettings:
     feature_channels: int = 256
     image_text_checksum: str = ""
     judges: dict[str, JudgeSettings] = field(default_factory=dict)  # of structures whose place a judge chooses
+    axial: AxialMap | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.feature_channels <= 1 << 16:
             raise ValueError(f"'feature_channels' is {self.feature_channels}; expected 1 to {1 << 16}")
+        for name in self.axial.places if self.axial else ():
+            if name not in self.structures:
+                raise ValueError(f"'axial' has the structure {name!r}, which is not among 'structures'")
 
 
 class Prompter:
@@ -102,8 +108,27 @@ class Prompter:
         phrases = [plan.phrase or name for name, plan in self.settings.structures.items()]
         return raw_saliency(self.model, view, phrases, prompting.saliency, prompting.gscorecam_top_k)
 
+    @property
+    def sees_volumes(self) -> bool:
+        """Whether it decides over all slices of a volume together which structures are present."""
+        return self.settings.axial is not None
+
+    def presence(self, raw: Sequence[np.ndarray], spacing: float) -> list[dict[str, bool]]:
+        """Which structures each slice of a volume shows; those that are decided slice by slice are left out.
+
+        Args:
+            raw: of every slice in order, what :meth:`raw_saliency` gives.
+            spacing: mm between two slices.
+        """
+        if self.settings.axial is None:
+            return [{} for _ in raw]
+        scores = presence_scores(self.settings.structures, self.settings.calibrations, raw)
+        found = self.settings.axial.present(dict(zip(self.settings.structures, scores.T)), spacing)
+        return [{name: bool(of[index]) for name, of in found.items()} for index in range(len(raw))]
+
     def prompt(
-        self, image: np.ndarray, features: torch.Tensor | np.ndarray | None = None, seed: int = 0
+        self, image: np.ndarray, features: torch.Tensor | np.ndarray | None = None, seed: int = 0,
+        raw: np.ndarray | None = None, present: Mapping[str, bool] | None = None,
     ) -> list[StructurePrompt]:
         """Prompt one slice.
 
@@ -112,11 +137,13 @@ class Prompter:
             features: (C, h, w) of the frozen, pretrained encoder; computed where None. An encoder that stage 1 has
                 trained gives other features: pass None then.
             seed: of the points.
+            raw: what :meth:`raw_saliency` gives of the image, where it is known already.
+            present: what :meth:`presence` gives of the slice, of a volume.
 
         Returns:
             One prompt a structure, in the plan's order, absent ones included.
         """
-        return self.with_texts([self.locate(image, features, seed)], [image])[0]
+        return self.with_texts([self.locate(image, features, seed, raw, present)], [image])[0]
 
     def with_texts(
         self,
@@ -143,11 +170,9 @@ class Prompter:
         features: torch.Tensor | np.ndarray | None = None,
         seed: int = 0,
         raw: np.ndarray | None = None,
+        present: Mapping[str, bool] | None = None,
     ) -> list[StructurePrompt]:
-        """As :meth:`prompt`, without text embeddings and a model's answers: what is fast.
-
-        ``raw`` is what :meth:`raw_saliency` gives of the image, where it is known already.
-        """
+        """As :meth:`prompt`, without text embeddings and a model's answers: what is fast."""
         image = np.asarray(image, np.float32)  # a tensor too
         if features is not None and not isinstance(features, torch.Tensor):
             features = torch.from_numpy(np.asarray(features))
@@ -159,7 +184,8 @@ class Prompter:
         for row, (name, plan) in enumerate(self.settings.structures.items()):
             calibration = self.settings.calibrations.get(name, StructureCalibration())
             logits = calibration.apply(raw[row])
-            prompt = assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator)
+            there = (present or {}).get(name)
+            prompt = assemble_prompt(name, plan, self.settings.prompting, calibration, image, logits, generator, there)
             if name in self.judges and prompt.present:
                 prompt = self.judged(prompt, image, features, of_places)
             prompts.append(prompt)
