@@ -100,6 +100,7 @@ class PreprocessingPlan:
     orientation: str = ""  # of volumes, where x, y, z run, such as LPS; others are turned to it; "" turns none
     normalization: list[ChannelNormalization] = field(default_factory=list)  # one a channel
     channel_mapping: tuple[int, int, int] = (0, 0, 0)  # source channel of each of the network's three
+    neighbours: float = 0.0  # mm to the slices that the encoder sees before and after a grey volume's slice; 0: none
 
     def __post_init__(self) -> None:
         if problem := name_problem(self.data_identifier):  # a folder is called so
@@ -115,6 +116,12 @@ class PreprocessingPlan:
             raise ValueError(
                 f"'channel_mapping' is {list(self.channel_mapping)}; expected channels 0 to {max(channels - 1, 0)}, "
                 "those of 'normalization'"
+            )
+        _check_range(self, "neighbours", 0, 1000)
+        if self.neighbours and len(set(self.channel_mapping)) > 1:
+            raise ValueError(
+                f"'neighbours' is {self.neighbours:g}, which is for images of one channel; 'channel_mapping' shows "
+                f"channels {list(self.channel_mapping)}. Expected 0"
             )
 
 

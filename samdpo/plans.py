@@ -119,6 +119,9 @@ class Plans:
         if self.ndim == 2 and self.prompting.presence == "volume":
             raise ValueError("'prompting.presence' is 'volume', but the images are pictures ('ndim' is 2); expected "
                              "'slice'")
+        if self.ndim == 2 and self.preprocessing.neighbours:
+            raise ValueError(f"'preprocessing.neighbours' is {self.preprocessing.neighbours:g}, but the images are "
+                             "pictures ('ndim' is 2); expected 0")
         for name in self.inference.largest_component:
             if name not in self.structures:
                 raise ValueError(f"'inference.largest_component' names {name!r}, which is not among 'structures'")

@@ -250,6 +250,11 @@ def test_a_missing_parent_plan_is_named(file: Path) -> None:
         ({"preprocessing": {"channel_mapping": [0, 1, 0]}}, r"'channel_mapping' is \[0, 1, 0\].*channels 0 to 0"),
         ({"preprocessing": {"orientation": "LPX"}}, r"'orientation' is 'LPX'; expected three letters like LPS"),
         ({"preprocessing": {"normalization": [{"scheme": "percentile", "lower": 1, "upper": 200}]}}, r"'upper' is 200"),
+        ({"preprocessing": {"neighbours": -1}}, r"'neighbours' is -1.*; expected 0 to 1000"),
+        ({"preprocessing": {"neighbours": 6}}, r"'preprocessing.neighbours' is 6, but the images are pictures"),
+        ({"prompting": {"presence": "volume"}}, r"'prompting.presence' is 'volume', but the images are pictures"),
+        ({"ndim": 3, "preprocessing": {"neighbours": 6, "channel_mapping": [0, 1, 2], "normalization": [
+            {"scheme": "minmax", "lower": 0, "upper": 100}] * 3}}, r"'neighbours' is 6, which is for images of one"),
         ({"prompting": {"n_points": -1}}, r"'n_points' is -1; expected 0 to"),
         ({"network": {"text_dim": 10**9}}, r"network: 'text_dim' is 1000000000; expected 1 to 65536"),
         ({"network": {"lora": {"rank": 0}}}, r"network\.lora: 'rank' is 0; expected 1 to 65536"),

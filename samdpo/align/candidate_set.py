@@ -24,7 +24,8 @@ from samdpo.paths import PLANS_NAME
 from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
-from samdpo.schema import to_dict
+from samdpo.preprocessing.store import SliceStore
+from samdpo.schema import as_before, to_dict
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run import get_trainer
 
@@ -88,7 +89,7 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
                 sorted(data.split.labelled)]
     model_hash = content_hash(model)
     plan_hash = hash_of(_VERSION, plans.stage(stage).candidates, data.prompts.key, plans.structures,
-                        plans.preprocessing, plans.network, *own)
+                        as_before(plans.preprocessing, "neighbours"), plans.network, *own)
     number = hash_of(plans.dataset_name, str(data.fold), model_hash, plan_hash)
     return CandidateSet(
         id=number, dataset=plans.dataset_name, fold=str(data.fold), stage=stage, plans_name=plans.plans_name,
@@ -132,15 +133,12 @@ class CandidateMaker:
         if missing:
             reference = self.prepare([key for case in missing for key in by_case[case]])
             for case in tqdm(missing, desc="candidates", unit="case"):
-                images: dict[int, np.ndarray] = {}
                 items = []
                 for key in by_case[case]:
                     sample = self.samples.sample(key, with_truth=False)
                     of_slice = self._items(sample, reference)
-                    if of_slice:
-                        images[key[1]] = _one_channel(sample.image.numpy())
                     items += of_slice
-                writer.put(case, hashes[case], images, items)
+                writer.put(case, hashes[case], *_written(slices, case, items))
         by = self.proposer.describe()
         writer.finish(self.described, {
             "proposer": by["class"], "settings": by["settings"],
@@ -248,14 +246,22 @@ class PlaceSetMaker:
         for row, (case, item, _, _) in enumerate(shown):
             by_case[case].append(dataclasses.replace(item, disagreement=position[row]))
         for case, items in by_case.items():
-            images = {item.slice_index: _one_channel(slices.image(case, item.slice_index)) for item in items}
-            writer.put(case, hashes[case], images, items)
+            writer.put(case, hashes[case], *_written(slices, case, items))
         plans = self.data.plans
         writer.finish(self.described, {
             "proposer": "places", "settings": to_dict(self.places.stage.places),
             "labels": {name: one.label for name, one in plans.structures.items()},
             "data_identifier": plans.preprocessing.data_identifier,
         })
+
+
+def _written(
+    slices: SliceStore, case: str, items: Sequence[ItemCandidates]
+) -> tuple[dict[int, np.ndarray], Sequence[ItemCandidates], dict[int, np.ndarray]]:
+    """Slices that have items as people see them, the items, and these slices as encoders see them if they see more."""
+    indices = sorted({item.slice_index for item in items})
+    seen = {index: slices.seen_image(case, index) for index in indices} if slices.neighbours(case) else {}
+    return {index: _one_channel(slices.image(case, index)) for index in indices}, items, seen
 
 
 def _one_channel(image: np.ndarray) -> np.ndarray:

@@ -443,7 +443,7 @@ class PlaceLearning:
         plans, found, order = data.plans, {}, list(data.plans.structures)
         encode = FrozenEncoder(network.eval(), self.device, precision)
         for case, index in sorted({place[:2] for place in places}):
-            image = torch.from_numpy(np.asarray(data.slices.image(case, index), np.float32))[None]
+            image = torch.from_numpy(data.slices.seen_image(case, index))[None]
             said = predict_slices(network, image, [data.prompts.get(case, index)], plans, self.device, precision,
                                   plans.inference.mirror, encode=encode)
             found |= {(case, index, name): said.probabilities[0, row] > cut for row, name in enumerate(order)}

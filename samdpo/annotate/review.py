@@ -37,7 +37,7 @@ from samdpo.preferences.records import CandidateSet, Item, Judgement
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
-from samdpo.preprocessing.slicing import SliceGeometry, resize_plane
+from samdpo.preprocessing.slicing import SliceGeometry, neighbour_step, resize_plane, with_neighbours
 from samdpo.preprocessing.training_images import as_trained
 
 log = logging.getLogger(__name__)
@@ -168,10 +168,10 @@ def store_flagged(predictions: Predictions, max_slices: int | None = None) -> St
     for number, (case, report) in enumerate(tqdm(flagged.items(), desc="cases to look at", leave=False)):
         state = folder / _SHOWN / f"{case}.json"
         if not state.is_file():
-            shown, images, items = _cut(predictions, case, report, max_slices)
+            shown, images, seen, items = _cut(predictions, case, report, max_slices)
             first, share = 1 - number / len(flagged), 1 / len(flagged) / (len(items) + 1)
             items = [replace(item, disagreement=first - share * place) for place, item in enumerate(items)]
-            writer.put(case, shown.prediction, images, items)
+            writer.put(case, shown.prediction, images, items, seen)
             write_json(state, shown.to_json())
         else:
             _check_own(predictions.folder, case, read_json(state))
@@ -397,8 +397,9 @@ def _check_own(folder: Path, case: str, shown: dict[str, Any]) -> None:
 
 def _cut(
     predictions: Predictions, case: str, report: dict[str, Any], max_slices: int | None
-) -> tuple[_Shown, dict[int, np.ndarray], list[ItemCandidates]]:
-    """How a case was cut, its slices (3, H, W) that are shown, and its items in the order in which they come."""
+) -> tuple[_Shown, dict[int, np.ndarray], dict[int, np.ndarray], list[ItemCandidates]]:
+    """How a case was cut, its slices that are shown, the same (3, H, W) as encoders see them where these see more, and
+    its items in the order in which they come."""
     plans, mask = predictions.plans, predictions.mask(case)
     image = read_image(predictions.cases[case].images, n_channels=len(plans.preprocessing.normalization) or None)
     image, _ = as_trained(image, plans)
@@ -413,19 +414,23 @@ def _cut(
     shown = distinct_channels(plans.preprocessing.channel_mapping)[1]
     planes, on_grid = np.moveaxis(turn.apply(label), geometry.axis, 0), geometry.label_to_slices(turn.apply(label))
     images: dict[int, np.ndarray] = {}
+    seen: dict[int, np.ndarray] = {}
     items = []
+    step = neighbour_step(plans.preprocessing.neighbours, turn.along(image.spacing)[geometry.axis])
     for name in _structures_in_question(report, list(plans.structures)):
         number = plans.structures[name].label
         sizes = (planes == number).sum((1, 2))
         for index in _slices(sizes, report["structures"].get(name, {}), max_slices):
             images[index] = channels[index][shown].astype(np.float32)
+            if step:
+                seen[index] = channels[with_neighbours(index, len(channels), step), 0].astype(np.float32)
             masks = on_grid[index][None] == number
             items.append(ItemCandidates(index, name, masks, np.zeros((0, 4), np.float32), 0.0))
     z, y, x = turn.along(image.spacing)
     dicom = [str(file) for file in image.properties.get("dicom_files", ())]
     cut = _Shown(geometry, turn, aspect_ratio(geometry, (z, y, x)), mask.name, sha256_of_file(mask),
                  list(report["reasons"]), dicom)
-    return cut, {index: one[0] if (one == one[0]).all() else one for index, one in images.items()}, items
+    return cut, {index: one[0] if (one == one[0]).all() else one for index, one in images.items()}, seen, items
 
 
 def _structures_in_question(report: dict[str, Any], names: Sequence[str]) -> list[str]:

@@ -33,9 +33,11 @@ from samdpo.networks.precision import fast_matrix_products, memory_format, resol
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
 from samdpo.preprocessing.preprocess import prepare_channels
-from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.slicing import SliceGeometry, neighbour_step, with_neighbours
 from samdpo.preprocessing.training_images import as_trained
+from samdpo.prompting.box_prompt import WholeImagePrompter
 from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompter import Prompter
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class _CutImage:
         spacing: (z, y, x) mm of the image in its file.
         properties: of the image in its file.
         unlike: how it differs from the images of training.
+        neighbours: how many slices away those are that the encoder sees beside a slice; 0 where it sees none.
         seen: the slice that was asked for last.
         volumes: of each fold that sees volumes, what it sees of every slice; None before the first prediction.
     """
@@ -113,12 +116,19 @@ class _CutImage:
     spacing: Sequence[float]
     properties: dict[str, Any]
     unlike: list[str]
+    neighbours: int = 0
     seen: _SeenSlice | None = None
     volumes: dict[int, _SeenVolume] | None = None
 
     def slice(self, index: int) -> np.ndarray:
-        """(3, H, W) float32 in [0, 1]."""
+        """A slice itself, (3, H, W) float32 in [0, 1]."""
         return self.channels[index][self.shown].astype(np.float32)
+
+    def seen_slice(self, index: int) -> np.ndarray:
+        """What an encoder sees of a slice, likewise."""
+        if self.neighbours == 0:
+            return self.slice(index)
+        return self.channels[with_neighbours(index, len(self.channels), self.neighbours), 0].astype(np.float32)
 
 
 class Predictor:
@@ -136,6 +146,8 @@ class Predictor:
         >>> mask = predictor.predict().segmentation  # every structure, without a prompt
         >>> liver = predictor.predict(boxes=[[40, 60, 200, 180]], structure="liver").segmentation
     """
+
+    sees_neighbours = True  # where the plan shows them; False of networks that see the volume itself
 
     def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
         self.plans, self.folds, self.device = plans, folds, device
@@ -222,10 +234,11 @@ class Predictor:
         read, unlike = as_trained(read, self.plans)
         turn = turn_to(orientation(read.properties), self.plans.preprocessing.orientation)
         channels, geometry = prepare_channels(turn.apply(read.data), self.plans)
+        step = neighbour_step(self.plans.preprocessing.neighbours, turn.along(read.spacing)[geometry.axis])
         shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
         # Float16 as the store of training keeps them.
         self._cut = _CutImage(name, channels.astype(np.float16), shown, geometry, turn, read.spacing,
-                              read.properties, unlike)
+                              read.properties, unlike, step)
         if geometry.n_slices == 1 and self._takes_prompts:
             self._seen(0)
 
@@ -272,8 +285,8 @@ class Predictor:
                 )
         cut = self._cut
         prediction = self.predict_prepared(
-            cut.geometry, cut.slice, self._prompts_of, cut.turn.along(cut.spacing), cut.properties, keep_probabilities,
-            cut.turn,
+            cut.geometry, cut.seen_slice if self.sees_neighbours else cut.slice, self._prompts_of,
+            cut.turn.along(cut.spacing), cut.properties, keep_probabilities, cut.turn,
         )
         unknown = unknown_orientation(cut.properties, self.plans.preprocessing.orientation)
         if unknown:
@@ -289,12 +302,22 @@ class Predictor:
     def _seen(self, index: int) -> _SeenSlice:
         """A slice of the image with its prompts and embeddings; of the last one that was asked for they are kept."""
         if self._cut.seen is None or self._cut.seen.index != index:
-            image = self._cut.slice(index)
-            prompts = [fold.prompter.prompt(image) for fold in self.folds]
+            seen = torch.from_numpy(self._cut.seen_slice(index)[None])
+            prompts = [self._prompt(fold, index) for fold in self.folds]
             encoders = {id(fold.encoder): fold.encoder for fold in self.folds}
-            embeddings = {key: encode(torch.from_numpy(image[None])) for key, encode in encoders.items()}
+            embeddings = {key: encode(seen) for key, encode in encoders.items()}
             self._cut.seen = _SeenSlice(index, prompts, [embeddings[id(fold.encoder)] for fold in self.folds])
         return self._cut.seen
+
+    def _features(self, prompter: Prompter | WholeImagePrompter, index: int) -> dict[str, torch.Tensor]:
+        """What the published encoder makes of a slice where it sees its neighbours; else prompters do it themselves."""
+        if self._cut.neighbours == 0 or not getattr(prompter, "sees_features", False):
+            return {}
+        return {"features": prompter.extractor(torch.from_numpy(self._cut.seen_slice(index)[None]))[0]}
+
+    def _prompt(self, fold: FoldModel, index: int) -> list[StructurePrompt]:
+        """The prompts of a slice by itself."""
+        return fold.prompter.prompt(self._cut.slice(index), **self._features(fold.prompter, index))
 
     def _prompts_of(self, fold: FoldModel, index: int, image: np.ndarray) -> list[StructurePrompt]:
         seen, number = self._cut.seen, next(i for i, own in enumerate(self.folds) if own is fold)
@@ -302,10 +325,13 @@ class Predictor:
             self._cut.volumes = self._seen_volumes()
         if number in self._cut.volumes:
             volume = self._cut.volumes[number]
-            return fold.prompter.prompt(image, raw=volume.raw[index], present=volume.present[index])
+            given = self._features(fold.prompter, index) if fold.prompter.judges else {}
+            return fold.prompter.prompt(
+                self._cut.slice(index), raw=volume.raw[index], present=volume.present[index], **given
+            )
         if seen is not None and seen.index == index:
             return seen.prompts[number]
-        return fold.prompter.prompt(image)
+        return self._prompt(fold, index)
 
     def _seen_volumes(self) -> dict[int, _SeenVolume]:
         """Of each fold whose prompter decides over all slices of a volume together; {} for a picture."""
@@ -316,7 +342,8 @@ class Predictor:
         raw: dict[int, list[np.ndarray]] = {i: [] for i in asked}
         for index in tqdm(range(cut.geometry.n_slices), desc="presence", leave=False):
             for i, prompter in asked.items():  # slice by slice: what folds share of a slice is computed once
-                raw[i].append(prompter.raw_saliency(cut.slice(index)).astype(np.float16))
+                given = self._features(prompter, index)
+                raw[i].append(prompter.raw_saliency(cut.slice(index), **given).astype(np.float16))
         spacing = float(cut.turn.along(cut.spacing)[cut.geometry.axis])
         return {i: _SeenVolume(raw[i], prompter.presence(raw[i], spacing)) for i, prompter in asked.items()}
 

@@ -26,10 +26,10 @@ def learnable(slices: SliceStore, cases: Sequence[str]) -> list[SliceKey]:
 
 
 def read_image(slices: SliceStore, key: SliceKey, view: View) -> torch.Tensor:
-    """A slice under a view: (3, H, W) float32 in [0, 1]."""
-    # What is stored is moved, a grey image once and not three times.
-    channels = torch.from_numpy(slices.stored(*key)).float()
-    return view_image(channels, view, slices.channels(key[0]))
+    """What a network sees of a slice, under a view: (3, H, W) float32 in [0, 1]."""
+    # What differs is moved, a grey image once and not three times.
+    channels, shown = slices.seen(*key)
+    return view_image(torch.from_numpy(channels).float(), view, shown)
 
 
 def read_truth(

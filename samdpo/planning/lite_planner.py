@@ -202,6 +202,7 @@ class LitePlanner:
             ),
             normalization=why("preprocessing.normalization", [scheme for scheme, _ in schemes], reasons),
             channel_mapping=why("preprocessing.channel_mapping", channel_mapping(len(names)), ", ".join(names)),
+            neighbours=why("preprocessing.neighbours", *self._neighbours(spacing[axis], len(names))),
         )
 
     def plan_prompting(self) -> PromptingPlan:
@@ -362,6 +363,15 @@ class LitePlanner:
         if self.ndim == 2:
             return "slice", "pictures have no slices beside them"
         return "volume", "an organ lies at its place along the body's axis"
+
+    def _neighbours(self, spacing: float, channels: int) -> tuple[float, str]:
+        if self.ndim == 2:
+            return 0.0, "pictures have no slices beside them"
+        if channels > 1:
+            return 0.0, f"the network's channels show those of the image, {channels}"
+        return max(round(spacing, 3), schedule.LEAST_NEIGHBOURS), (
+            f"slices are {spacing:.3g} mm apart; what is nearer than {schedule.LEAST_NEIGHBOURS:g} mm looks the same"
+        )
 
     def _why_mirrors(self) -> str:
         if self.ndim == 3:

@@ -15,6 +15,7 @@ from samdpo.plans import (
     AugmentationPlan,
     InferencePlan,
     NetworkPlan,
+    PreprocessingPlan,
     PromptingPlan,
     SegmentationLossPlan,
     StagePlan,
@@ -39,6 +40,12 @@ class PaperPlanner(LitePlanner):
     """
 
     sam_backbone = "sam_vit_b"
+
+    def plan_preprocessing(self) -> PreprocessingPlan:
+        """As :class:`LitePlanner`, each slice by itself."""
+        planned = super().plan_preprocessing()
+        alone = self.because("preprocessing.neighbours", 0.0, "the paper's networks see one slice")
+        return replace(planned, neighbours=alone)
 
     def plan_prompting(self) -> PromptingPlan:
         """BiomedCLIP's gScoreCAM gives box and points, its text tower the text token (paper Sec. 3.1).

@@ -27,6 +27,7 @@ TOWER_STEPS = (200, 40, 800)  # for one structure, for each further one, at most
 MANY_LABELLED_SLICES = 40  # above, a CPU trains the last encoder stages only
 FROZEN_STAGES = 2  # then, of LiteMedSAM's 4
 CPU_INPUT_SIZE = {"mobile_sam": 512}  # a quarter of the cost of its own 1024 pixels
+LEAST_NEIGHBOURS = 5.0  # mm to the slices seen beside a slice
 LEAST_GIB = 3.0  # below, one slice at a time
 GIB_PER_SLICE = 1.0  # of GPU memory, training LiteMedSAM's encoder at 256 pixels, with room to spare
 LARGEST_BATCH = 8

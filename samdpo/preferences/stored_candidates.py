@@ -76,7 +76,8 @@ class CandidateWriter:
         return True
 
     def put(
-        self, case: str, case_key: str, images: Mapping[int, np.ndarray], items: Sequence[ItemCandidates]
+        self, case: str, case_key: str, images: Mapping[int, np.ndarray], items: Sequence[ItemCandidates],
+        seen: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         """Write a case.
 
@@ -85,10 +86,13 @@ class CandidateWriter:
             case_key: hash of its image.
             images: slice index -> (H, W) or (3, H, W) in [0, 1], of the slices that have items.
             items: those with something to choose between; may be none.
+            seen: the same slices as encoders see them, (3, H, W), where these see more than people.
         """
         arrays: dict[str, np.ndarray] = {}
         for index, image in images.items():
             arrays[f"image_{index}"] = np.round(np.clip(image, 0, 1) * _DEPTH).astype(np.uint16)
+        for index, image in (seen or {}).items():
+            arrays[f"seen_{index}"] = np.round(np.clip(image, 0, 1) * _DEPTH).astype(np.uint16)
         for row, item in enumerate(items):
             arrays[f"masks_{row}"] = np.packbits(item.masks, axis=-1)
             arrays[f"boxes_{row}"] = item.boxes.astype(np.float32)
@@ -190,6 +194,11 @@ class StoredCandidates:
         """The slice of an item: (H, W) float32 in [0, 1], or (3, H, W) where its channels differ."""
         return self._read(item.case, f"image_{self._entry(item)['slice_index']}").astype(np.float32) / _DEPTH
 
+    def seen(self, item: Item) -> np.ndarray | None:
+        """The slice of an item as encoders see it, (3, H, W) float32; None where they see no more than people."""
+        found = self._read(item.case, f"seen_{self._entry(item)['slice_index']}", missing=True)
+        return None if found is None else found.astype(np.float32) / _DEPTH
+
     def boxes(self, item: Item) -> np.ndarray:
         """Boxes of the prompt: (M, 4) float32 x0, y0, x1, y1 in pixels of the image."""
         return self._read(item.case, f"boxes_{self._entry(item)['row']}")
@@ -199,11 +208,11 @@ class StoredCandidates:
             raise KeyError(f"{self.folder} has no candidates of item {item.id}")
         return self._entries[item.id]
 
-    def _read(self, case: str, name: str) -> np.ndarray:
+    def _read(self, case: str, name: str, missing: bool = False) -> np.ndarray | None:
         file = _case_file(self.folder, case).with_suffix(".npz")
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                return arrays[name]
+                return None if missing and name not in arrays else arrays[name]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ModelFolderError(
                 f"{file} is missing or damaged ({error}). Remove {file.with_suffix('.json').name} beside it and make "

@@ -22,10 +22,10 @@ from samdpo.parallel import Workers, local_threads, map_cases, map_threads
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
-from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, slices_with
+from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, neighbour_step, slices_with
 from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
 from samdpo.preprocessing.training_images import in_depth_of_training
-from samdpo.schema import to_dict
+from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _warn_of_small_objects(there: Mapping[str, CaseSummary], size: int) -> None:
 
 def _rules(plans: Plans, ignore_label: int | None) -> tuple[dict[str, Any], dict[str, int]]:
     """What of a plan a case's slices depend on: preprocessing, and labels by name."""
-    rules = {k: v for k, v in to_dict(plans.preprocessing).items() if k != "data_identifier"}
+    rules = {k: v for k, v in as_before(plans.preprocessing, "neighbours").items() if k != "data_identifier"}
     labels = {name: s.label for name, s in plans.structures.items()}
     return rules, labels if ignore_label is None else {**labels, "ignore": ignore_label}
 
@@ -183,6 +183,8 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
         label = geometry.label_to_slices(native)
         small = keep_small_objects(geometry, native, label, labels, IGNORED)
         shown = slices_with(geometry, native, labels)  # what the grid cannot show is there all the same
+    spacing = turn.along(volume.spacing)
+    step = neighbour_step(plan.neighbours, spacing[geometry.axis])
     # What the first version made otherwise; features and prompts of all other slices need not be made anew.
     otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
     otherwise += ["turned"] if turn.order != (0, 1, 2) else []
@@ -192,7 +194,8 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
         "labelled": label is not None,
         "geometry": geometry.to_dict(),
         **turn.to_json(),
-        "spacing": list(turn.along(volume.spacing)),  # of the slices, as they were cut
+        "spacing": list(spacing),  # of the slices, as they were cut
+        **({"neighbours": step} if step else {}),
         "image_properties": volume.properties,
         "image_files": [str(file) for file in case.images],
         "label_file": None if case.label is None else str(case.label),

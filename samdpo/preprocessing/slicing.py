@@ -100,6 +100,24 @@ class SliceGeometry:
             raise ValueError(f"expected an array of native shape {self.native_shape}, found {tuple(shape)}")
 
 
+def neighbour_step(mm: float, spacing: float) -> int:
+    """How many slices away those are that the encoder sees beside a slice: nearest to ``mm``, at least one.
+
+    Args:
+        mm: ``preprocessing.neighbours`` of the plan; 0 is none.
+        spacing: mm from one slice to the next.
+
+    Returns:
+        0 where no neighbours are seen.
+    """
+    return max(1, round(mm / spacing)) if mm > 0 else 0
+
+
+def with_neighbours(index: int, n_slices: int, step: int) -> list[int]:
+    """The slice before, the slice, the slice after; the first and the last slice stand for those that are not there."""
+    return [max(index - step, 0), index, min(index + step, n_slices - 1)]
+
+
 def resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(rows, columns) -> ``shape`` float32, bilinear; a triangle filter as wide as the step where it shrinks.
 

@@ -21,7 +21,7 @@ from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_
 from samdpo.json_index import JsonIndex
 from samdpo.names import check_name
 from samdpo.paths import PLANS_NAME
-from samdpo.preprocessing.slicing import SliceGeometry
+from samdpo.preprocessing.slicing import SliceGeometry, with_neighbours
 
 IGNORED = -1  # in stored labels: pixels of dataset.json's label ``ignore``, of which nothing is known
 _OPEN = 64  # arrays and property files kept open: training comes back to the same cases
@@ -111,7 +111,8 @@ class SliceStore:
         """The case's JSON: hash (of all that dependents are made from), source (hash of the raw files and the rules),
         geometry, spacing (z, y, x mm), image_properties (of the reader), image_files, label_file, labelled, slices_of
         (structure -> slices that show it), small_objects (of :func:`~samdpo.preprocessing.slicing.keep_small_objects`,
-        by structure), ignored_slices (of which nothing is known), channels (stored -> network's three).
+        by structure), ignored_slices (of which nothing is known), channels (stored -> network's three), neighbours (how
+        many slices away those are that the encoder sees beside a slice; left out where it sees none).
 
         Raises:
             DatasetError: the case is not preprocessed, or its JSON is damaged.
@@ -152,9 +153,31 @@ class SliceStore:
         """One slice, (3, size, size) float32 in [0, 1]."""
         return self.stored(case, index).astype(np.float32)[self.channels(case)]
 
+    def seen_image(self, case: str, index: int) -> np.ndarray:
+        """What an encoder sees of a slice, (3, size, size) float32: the slice, or with it those before and after."""
+        channels, shown = self.seen(case, index)
+        return channels.astype(np.float32)[shown]
+
+    def seen(self, case: str, index: int) -> tuple[np.ndarray, list[int]]:
+        """As :meth:`seen_image`: the channels that differ, (C', size, size) float16, and which of them the three are.
+
+        The neighbours of a slice are the first and the third channel.
+        """
+        step = self.neighbours(case)
+        if step == 0:
+            return self.stored(case, index), self.channels(case)
+        n_slices = self.n_slices(case)
+        if not 0 <= index < n_slices:
+            raise IndexError(f"{case} has the slices 0 to {n_slices - 1}, found {index}")
+        return np.concatenate([self.stored(case, i)[:1] for i in with_neighbours(index, n_slices, step)]), [0, 1, 2]
+
     def stored(self, case: str, index: int) -> np.ndarray:
         """The channels of one slice as they are stored, (C', size, size) float16 in [0, 1]; a grey image has one."""
         return self._read(self.image_file(case), case, index)
+
+    def neighbours(self, case: str) -> int:
+        """How many slices away those are that encoders see beside a slice; 0 where they see none."""
+        return int(self.properties(case).get("neighbours", 0))
 
     def channels(self, case: str) -> list[int]:
         """Of each of the network's three channels, which stored one it is."""

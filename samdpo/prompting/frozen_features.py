@@ -21,6 +21,7 @@ from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan
+from samdpo.schema import as_before
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -96,7 +97,8 @@ class SliceFeatures:
         self.store, self.extractor = store, extractor
         self._cache, self._full = None, False
         if folder is not None:
-            self._cache = EmbeddingStore(folder, hash_of(extractor.key, preprocessing), kept_gib)
+            key = hash_of(extractor.key, as_before(preprocessing, "neighbours"))
+            self._cache = EmbeddingStore(folder, key, kept_gib)
 
     def __call__(self, case: str, index: int, mirrored: bool = False) -> torch.Tensor:
         """(C, h, w) float16 features of one slice, or of its left-right mirror image."""
@@ -123,7 +125,7 @@ class SliceFeatures:
                 return
 
     def _compute(self, slices: Sequence[tuple[str, int, bool]]) -> list[torch.Tensor]:
-        images = [torch.from_numpy(self.store.image(case, index)) for case, index, _ in slices]
+        images = [torch.from_numpy(self.store.seen_image(case, index)) for case, index, _ in slices]
         images = [image.flip(-1) if one[2] else image for image, one in zip(images, slices)]
         features = self.extractor(torch.stack(images)).cpu()
         if self._cache is not None:

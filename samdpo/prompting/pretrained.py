@@ -40,6 +40,7 @@ from samdpo.prompting.open_clip_model import OpenClipModel
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
 from samdpo.prompting.text_encoder import TEXT_DIM
+from samdpo.schema import as_before
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -125,7 +126,8 @@ def saliency_key(plans: Plans, files: OpenClipFiles) -> str:
     """Names all that the raw saliency of a slice depends on, the slice's own content apart."""
     phrases = [plan.phrase or name for name, plan in plans.structures.items()]
     prompting = plans.prompting
-    return hash_of(1, files.checksum, phrases, prompting.saliency, prompting.gscorecam_top_k, plans.preprocessing)
+    return hash_of(1, files.checksum, phrases, prompting.saliency, prompting.gscorecam_top_k,
+                   as_before(plans.preprocessing, "neighbours"))
 
 
 def pretrained_checksum(plans: Plans) -> str:

@@ -95,6 +95,11 @@ class Prompter:
         return encode if isinstance(encode, FeatureExtractor) else FeatureExtractor(self.settings.network, self.device)
 
     @property
+    def sees_features(self) -> bool:
+        """Whether it looks at features of the frozen encoder: fitted towers do, and judges."""
+        return self.settings.prompting.fits_towers or bool(self.judges)
+
+    @property
     def text_encoder(self) -> TextEncoder:
         """Of answers and descriptions."""
         if self.settings.prompting.text_encoder == "image_text_model":
@@ -134,8 +139,8 @@ class Prompter:
 
         Args:
             image: (3, H, W) in [0, 1].
-            features: (C, h, w) of the frozen, pretrained encoder; computed where None. An encoder that stage 1 has
-                trained gives other features: pass None then.
+            features: (C, h, w) of the frozen, pretrained encoder; computed of the image alone where None, so a plan
+                with ``preprocessing.neighbours`` needs them. An encoder that stage 1 has trained gives other ones.
             seed: of the points.
             raw: what :meth:`raw_saliency` gives of the image, where it is known already.
             present: what :meth:`presence` gives of the slice, of a volume.

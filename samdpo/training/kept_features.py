@@ -22,6 +22,7 @@ from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
+from samdpo.schema import as_before
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run_log import Stopwatch
@@ -57,7 +58,7 @@ class FeatureCache:
         frozen = frozen_weights(network.image_encoder, n_stages)
         computed_by = (self.device.type, precision)  # whose last bits are others
         key = hash_of(weights_hash(frozen), (data.plans.network.backbone, network.input_size), n_stages, computed_by,
-                      data.plans.preprocessing)
+                      as_before(data.plans.preprocessing, "neighbours"))
         root = preprocessed_folder(data.plans.dataset_name) / EMBEDDINGS / f"fold_{data.fold}"
         owner = f"{data.plans.plans_name}{MODEL_SEPARATOR}{stage}"
         # One process after another: a store drops what was there under another key.

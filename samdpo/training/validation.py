@@ -52,7 +52,7 @@ def validate_fold(
         properties = data.slices.properties(case)
         prediction = predictor.predict_prepared(
             data.slices.geometry(case),
-            lambda index, case=case: data.slices.image(case, index),
+            lambda index, case=case: data.slices.seen_image(case, index),
             lambda _, index, __, case=case: prompts.get(case, index),
             properties["spacing"], properties["image_properties"], save_probabilities,
             Turn.of(properties),

@@ -12,8 +12,10 @@ from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.files import read_json, write_json
 from samdpo.model.folder import FoldModel
 from samdpo.model.predictor import Predictor
+from samdpo.model.slice_labels import read_image
+from samdpo.model.views import IDENTITY
 from samdpo.networks.registry import build_network
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.run import plan_and_preprocess, preprocess_planned
 from samdpo.plans import Plans, load_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.prompt_store import PromptStore, make_prompts_of
@@ -46,12 +48,14 @@ def volumes(tmp_path_factory) -> Iterator[Volumes]:
             (folder / name).mkdir()
             patch.setenv(name, str(folder / name))
         make_phantom_dataset("ct", folder / "nnUNet_raw" / NAME, 4, 0, 0, seed=0, size=(16, 48, 48))
-        plan_and_preprocess(904, backbone="tiny_sam")
+        plan_and_preprocess(904, backbone="tiny_sam", preprocess=False)
         file = folder / "nnUNet_preprocessed" / NAME / "samdpoPlans.json"
         content = read_json(file)
         content["prompting"] |= {"tower_steps": 5, "n_points": 1}
+        content["preprocessing"]["neighbours"] = 12.0
         write_json(file, content)
         plans = load_plans(file)
+        preprocess_planned(904)
         cases = SliceStore(file.parent / plans.preprocessing.data_identifier).cases()
         make_prompts_of(plans, file.parent / "prompts", cases[:3], cases[3:], "cpu")
         yield Volumes(folder)
@@ -80,6 +84,21 @@ def test_a_new_volume_is_prompted_as_the_store_of_training_prompts_it(volumes):
         assert [used["slice"] for used in reported[name]["prompts"]] == [index for index, _ in kept]
         for used, (_, prompt) in zip(reported[name]["prompts"], kept):
             np.testing.assert_allclose(used["boxes"], prompt.boxes, atol=1)
+
+
+def test_the_encoder_sees_neighbours_alike_in_training_and_at_prediction(volumes, monkeypatch):
+    case, predictor = volumes.slices.cases()[3], volumes.predictor()
+    predictor.set_image(volumes.raw / "imagesTr" / f"{case}_0000.nii.gz")
+    assert volumes.slices.neighbours(case) == 1
+    for index in (0, 7, 15):
+        seen, own = volumes.slices.seen_image(case, index), volumes.slices.image(case, index)
+        np.testing.assert_array_equal(predictor._cut.seen_slice(index), seen)
+        np.testing.assert_array_equal(predictor._cut.slice(index), own)
+        np.testing.assert_array_equal(seen[1], own[1])
+        assert index == 0 or np.abs(seen[0] - seen[1]).max() > 0.1
+        read = read_image(volumes.slices, (case, index), IDENTITY)
+        np.testing.assert_array_equal(read.numpy(), seen)
+    np.testing.assert_array_equal(volumes.slices.seen_image(case, 0)[0], volumes.slices.image(case, 0)[0])
 
 
 def test_a_volume_that_lies_the_other_way_round_gets_the_same_slices(volumes, tmp_path):

@@ -171,6 +171,17 @@ def test_channels_fill_the_three_of_the_network() -> None:
     assert [channel_mapping(n) for n in (1, 2, 3, 4)] == [(0, 0, 0), (0, 1, 1), (0, 1, 2), (0, 1, 2)]
 
 
+@pytest.mark.parametrize(("spacing", "neighbours"), [(1.5, 5.0), (6.0, 6.0), (10.0, 10.0)])
+def test_volumes_of_one_channel_show_the_encoder_their_neighbours(spacing: float, neighbours: float) -> None:
+    volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[spacing, 1.0, 1.0]] * 3)
+    made = plan(volumes, dataset({"0": "T2"}))
+    assert made.preprocessing.neighbours == neighbours and made.prompting.presence == "volume"
+    assert plan().preprocessing.neighbours == 0 and plan().prompting.presence == "slice", "pictures"
+    two = {"0": [0, 9], "1": [0, 9]}
+    made = plan(dict(volumes, value_range_per_channel=two), dataset({"0": "T1", "1": "T2"}))
+    assert made.preprocessing.neighbours == 0 and made.prompting.presence == "volume"
+
+
 def test_volumes_are_cut_along_the_coarsest_axis() -> None:
     volumes = changed(shapes=[[200, 30, 200]] * 3, spacings=[[1.0, 5.0, 1.0]] * 3, modality="mr")
     made = plan(volumes, dataset({"0": "T2"}))

@@ -41,7 +41,7 @@ def settings(plans: Plans) -> dict[str, dict[str, Any]]:
 
 def test_an_old_plan_loads_value_by_value(old: Path) -> None:
     content = json.loads(old.read_text())
-    content["prompting"]["presence"] = "slice"  # which there was not
+    content["prompting"]["presence"], content["preprocessing"]["neighbours"] = "slice", 0.0  # which there were not
     for stage in content["configurations"].values():
         stage["places"] = to_dict(PlacesPlan())  # which there was not
     assert to_dict(load_plans(old)) == content

@@ -64,6 +64,18 @@ def test_masks_boxes_and_images_come_back(described, made):
         np.testing.assert_allclose(stored.image(item), image(item.slice_index, item.case == "b"), atol=1e-5)
 
 
+def test_what_an_encoder_sees_beside_a_slice_is_kept_apart(described):
+    writer, seen = CandidateWriter(Path(described.folder)), np.stack([image(1), image(2), image(3)])
+    writer.put("a", "key", {3: image(2)}, [of_slice(3, 0.2)], {3: seen})
+    writer.put("b", "key", {3: image(2)}, [of_slice(3, 0.1)])
+    writer.finish(described, {})
+    stored = StoredCandidates.open(described.folder)
+    with_more, without = stored.items
+    np.testing.assert_allclose(stored.seen(with_more), seen, atol=1e-5)
+    np.testing.assert_allclose(stored.image(with_more), image(2), atol=1e-5)
+    assert stored.seen(without) is None
+
+
 def test_the_items_come_by_disagreement(described, made):
     assert [item.position for item in StoredCandidates.open(described.folder).items] == [0.9, 0.5, 0.4, 0.2]
 

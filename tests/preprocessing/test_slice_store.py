@@ -43,6 +43,21 @@ def test_a_slice_comes_back_with_three_channels(store: SliceStore, slices: np.nd
     assert store.geometry("case") == GEOMETRY
 
 
+def test_an_encoder_sees_the_slices_before_and_after_where_the_case_says_so(
+    store: SliceStore, slices: np.ndarray
+) -> None:
+    np.testing.assert_array_equal(store.seen_image("case", 3), store.image("case", 3))
+    assert store.neighbours("case") == 0
+    store.put("beside", slices, None, {**PROPERTIES, "neighbours": 2})
+    for index, shown in ((0, (0, 0, 2)), (2, (0, 2, 4)), (3, (1, 3, 4))):
+        assert np.abs(store.seen_image("beside", index) - slices[list(shown), 0]).max() < 5e-4
+        assert np.abs(store.image("beside", index) - slices[index]).max() < 5e-4, "people see the slice itself"
+    channels, three = store.seen("beside", 1)
+    assert channels.shape == (3, 256, 256) and channels.dtype == np.float16 and three == [0, 1, 2]
+    with pytest.raises(IndexError, match="the slices 0 to 4"):
+        store.seen("beside", 5)
+
+
 def test_labels_come_back_in_the_smallest_type(store: SliceStore, slices: np.ndarray) -> None:
     assert store.label("case", 2)[3, 4] == 2
     assert store.label("case", 2).dtype == np.uint8

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects
+from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, neighbour_step, with_neighbours
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -146,3 +146,10 @@ def test_each_of_many_objects_has_a_pixel() -> None:
     assert counts["spot"][2] == 0
     native = {(int((y + 0.5) * 256 / 900), int((x + 0.5) * 256 / 900)) for _, y, x in np.argwhere(label)}
     assert {(y, x) for _, y, x in np.argwhere(cut).tolist()} == native
+
+
+def test_neighbours_are_the_nearest_slices_in_millimetres_and_ends_repeat_themselves():
+    assert [neighbour_step(6.0, spacing) for spacing in (1.5, 5.0, 6.0, 10.0, 20.0)] == [4, 1, 1, 1, 1]
+    assert neighbour_step(0.0, 5.0) == 0
+    assert [with_neighbours(i, 4, 1) for i in range(4)] == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert with_neighbours(1, 3, 5) == [0, 1, 2]

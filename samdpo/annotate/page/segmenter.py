@@ -145,15 +145,20 @@ class ModelSegmenter:
         predictor = self._predictor()
         image = self._candidates.image(item).astype(np.float32)
         image = np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[-2:])))
+        with_neighbours = self._candidates.seen(item)
+        seen = torch.from_numpy(image if with_neighbours is None else with_neighbours)[None]
         if self._published:
-            return _Seen([predictor.folds[0].prompter.extractor(torch.from_numpy(image[None]))], [])
+            return _Seen([predictor.folds[0].prompter.extractor(seen)], [])
         prompting = predictor.plans.prompting
         told = prompting.use_answers or prompting.use_descriptions
         embeddings, texts = [], []
         for fold in predictor.folds:
-            prompts = fold.prompter.prompt(image) if told else []
+            given = {}
+            if with_neighbours is not None and getattr(fold.prompter, "sees_features", False):
+                given = {"features": fold.prompter.extractor(seen)[0]}
+            prompts = fold.prompter.prompt(image, **given) if told else []
             texts.append({prompt.structure: prompt.text_embedding for prompt in prompts if prompt.text})
-            embeddings.append(fold.encoder(torch.from_numpy(image[None])))
+            embeddings.append(fold.encoder(seen))
         return _Seen(embeddings, texts)
 
     def _work(self) -> None:

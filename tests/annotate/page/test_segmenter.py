@@ -43,6 +43,9 @@ class OneImage:
     def image(self, item: Item) -> np.ndarray:
         return self.slice
 
+    def seen(self, item: Item) -> None:
+        return None
+
 
 def test_a_box_and_a_point_give_the_mask_that_the_predictor_gives(finetuned) -> None:
     predictor = Predictor.from_model_folder(finetuned.finetuned, [0], device="cpu")
