@@ -14,7 +14,7 @@ from samdpo.prompting.frozen_features import slice_features
 
 
 def test_the_encoder_takes_as_many_slices_at_once_as_the_most_careful_stage_says(roots, monkeypatch):
-    store = SimpleNamespace(seen_image=lambda case, index: np.zeros((3, 8, 8), np.float32), hash_of_case=lambda case: "h")
+    store = SimpleNamespace(seen_image=lambda *_: np.zeros((3, 8, 8), np.float32), hash_of_case=lambda case: "h")
     (roots.raw / "Dataset900_Discs").mkdir(parents=True)
     stages = {"finetune": StagePlan(inference_batch_size=4), "align": StagePlan(inference_batch_size=2)}
     features, seen = slice_features(replace(plans(), configurations=stages), store, "cpu"), []
