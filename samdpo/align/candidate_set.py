@@ -212,8 +212,11 @@ class PlaceSetMaker:
         writer = CandidateWriter(folder)
         cases = sorted({case for case, _ in self.keys})
         hashes = {case: slices.hash_of_case(case) for case in cases}
-        # What was shown stays as it is, since judgements may be about it: images added since come as they are.
-        missing = set(processes.once(lambda: [case for case in cases if not writer.has(case, hashes[case])]))
+        # What was shown stays as it is, since judgements may be about it: images added since come as they are. Of a set
+        # that was never finished nothing was shown, and the order is over all of it.
+        missing = set(processes.once(
+            lambda: [case for case in cases if not (writer.has(case, hashes[case]) and writer.finished)]
+        ))
         reference = None
         keys = [key for key in self.keys if key[0] in missing]
         if missing:
