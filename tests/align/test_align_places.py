@@ -24,7 +24,7 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
-from samdpo.prompting import judge
+from samdpo.prompting import judge, outline_judges
 from samdpo.prompting.judge import ANSWER_STEPS, STEPS
 from samdpo.prompting.proposals import PlaceProposer, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
@@ -39,8 +39,8 @@ def _short_fits(monkeypatch):
     """A tenth of the steps of every judge: what a judge learns is tested beside it."""
     for name, steps in (("fit_to_outlines", STEPS // 10), ("learn_from_answers", ANSWER_STEPS // 10)):
         short = functools.partial(getattr(judge, name), steps=steps)
-        for where in (judge, module):  # both call it
-            monkeypatch.setattr(where, name, short)
+        for where in (judge, module, outline_judges):  # whoever calls it
+            monkeypatch.setattr(where, name, short, raising=False)
 
 
 def square(at: int, side: int = 8) -> np.ndarray:
@@ -109,7 +109,7 @@ def learning(phantoms, *overrides: str) -> PlaceLearning:
     """As ``align`` has it before it asks, its judges fitted."""
     trainer = phantoms.trainer("align", ONE_LUNG, *overrides)
     trainer.initialize()
-    trainer.places.fit_outlines(trainer.unlabelled_keys)
+    trainer.places.prepare(trainer.unlabelled_keys)
     return trainer.places
 
 
@@ -161,7 +161,7 @@ def test_an_accepted_mask_is_the_label_and_its_likeness_is_preferred(asked, stor
     (chosen,) = answered.chosen.values()
     assert np.array_equal(chosen.mask, stored.masks(item)[1]) and chosen.weight == 1
     (preferred,) = answered.preferred["lung"]
-    several = places.proposals.get(item.case, item.slice_index)["lung"]
+    several = places.outlines.proposals.get(item.case, item.slice_index)["lung"]
     worth = overlaps(torch.from_numpy(several.masks), torch.from_numpy(chosen.mask)[None])[:, 0].numpy()
     assert (worth[preferred.better] > worth[preferred.worse] + module.GAP).all()
     assert preferred.weight.sum() == pytest.approx(1) and worth.argmax() in preferred.better
@@ -175,7 +175,7 @@ def test_an_order_is_learned_pair_by_pair_and_its_first_is_half_a_label(asked, s
     (chosen,) = answered.chosen.values()
     assert np.array_equal(chosen.mask, stored.masks(item)[-1]) and chosen.weight == 0.5
     (preferred,) = answered.preferred["lung"]
-    several = torch.from_numpy(places.proposals.get(item.case, item.slice_index)["lung"].masks)
+    several = torch.from_numpy(places.outlines.proposals.get(item.case, item.slice_index)["lung"].masks)
     same = overlaps(several, torch.from_numpy(stored.masks(item)))
     row = {number: int(of.argmax()) for number, of in enumerate(same) if of.max() > 0.99}
     shown = item.candidates - 1  # the model's own is no proposal
@@ -325,7 +325,7 @@ def test_prompts_of_an_outline_come_from_a_judge_that_has_not_seen_it(asked, mon
     places, labelled = trainer.places, sorted(trainer.data.split.labelled)
     assert {places.data.groups.get(case, case) for case in labelled} == held.keys() and len(held) > 1
     for case in labelled:
-        several = places.proposals.get(case, 0)["lung"]
+        several = places.outlines.proposals.get(case, 0)["lung"]
         said = held[places.data.groups.get(case, case)].judge(several.measured, several.small)
         np.testing.assert_array_equal(trainer.data.prompts.get(case, 0)[0].saliency, several.saliency[said.first])
 
@@ -487,7 +487,7 @@ def test_mixed_answers_are_people_s_where_there_are_any(asked, stored):
     assert np.array_equal(trainer.answered.chosen[place].mask, alone.mask) and x0 < x1 and y0 < y1
 
 
-@pytest.mark.parametrize("change", ["places.shown=5", "places.blobs=6", "places.kept=12", "seed=7"])
+@pytest.mark.parametrize("change", ["places.shown=5", "prompting.blobs=6", "prompting.proposals=12", "seed=7"])
 def test_judgements_of_other_proposals_are_refused(asked, stored, change):
     keep(stored, corners(stored, stored.items))
     trainer = asked.trainer("align", ONE_LUNG, RECORDED, change)
@@ -564,7 +564,7 @@ def test_a_structure_that_is_nowhere_seen_on_an_image_has_no_proposals(asked):
     trainer.initialize()
     case = sorted(trainer.data.split.val)[0]
     absent = dataclasses.replace(trainer.data.prompts.get(case, 0)[0], present=False)
-    store, key = trainer.places.proposals, (case, 0)
+    store, key = trainer.places.outlines.proposals, (case, 0)
     get = store.prompts.get
     store.prompts.get = lambda *place: [absent] if place == key else get(*place)
     store._file(case).unlink(missing_ok=True)
