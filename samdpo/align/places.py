@@ -45,7 +45,7 @@ from samdpo.prompting.judge import (
     diverse_first,
     learn_from_answers,
 )
-from samdpo.prompting.outline_judges import OutlineJudges, Unseen
+from samdpo.prompting.outline_judges import OutlineJudges, Place, Unseen
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.proposal_store import MeasuredProposals
@@ -55,8 +55,7 @@ from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, int, str]  # case, slice, structure
-VERSION = 1  # raise when the code makes other sets or prompts from the same settings
+VERSION = 2  # raise when the code makes other sets or prompts from the same settings
 GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
@@ -428,7 +427,8 @@ class PlaceLearning:
             if not all(store.has(case) for case in cases):
                 shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
                 outlines.prepare(cases)
-                outlines.write(store, cases, prompter, held_out)
+                meant = {place: one.mask for place, one in answered.chosen.items() if one.mask is not None}
+                outlines.write(store, cases, prompter, held_out, meant)
             prompter.save(store.prompter_folder)
             self._draw(store, answered)
 

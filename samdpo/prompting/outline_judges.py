@@ -1,7 +1,9 @@
 """The judges of a fold's outlines: fitted where every proposal's overlap is known, they choose where prompts point.
 
-Labelled slices are judged by a judge that has not seen their patient's outlines, as new images are; all others by the
-judge of every outline, which goes with the prompter into the model folder.
+New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
+which the structure is known is prompted at its place, by the proposal that is liked best of those that are there, by a
+judge that has not seen the patient's outlines. So the network learns what its task will be: to mend a mask at the right
+place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from samdpo.prompting.assemble import prompt_at
 from samdpo.prompting.fitting import anything_known
 from samdpo.prompting.frozen_features import SliceFeatures, slice_features
 from samdpo.prompting.judge import (
+    SAME_PLACE,
     JudgeSettings,
     Outlined,
     PlaceJudge,
@@ -29,6 +32,7 @@ from samdpo.prompting.judge import (
     doubtful_below,
     fit_to_outlines,
 )
+from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import ProposalStore
@@ -36,11 +40,12 @@ from samdpo.prompting.proposals import PlaceShape, overlaps
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # raise when the code makes other judges from the same settings
+_VERSION = 2  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 _USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
 Key = tuple[str, int]  # case, slice
+Place = tuple[str, int, str]  # case, slice, structure
 Unseen = dict[str, dict[str, PlaceJudge]]  # structure -> group -> judge that has not seen the group's outlines
 
 
@@ -173,7 +178,10 @@ class OutlineJudges:
             )
         return Prompter(dataclasses.replace(located.settings, judges=settings), located.model, located.device, judges)
 
-    def write(self, store: PromptStore, cases: Sequence[str], prompter: Prompter, unseen: Unseen) -> None:
+    def write(
+        self, store: PromptStore, cases: Sequence[str], prompter: Prompter, unseen: Unseen,
+        meant: Mapping[Place, np.ndarray] | None = None,
+    ) -> None:
         """Prompts of some cases at the places that judges choose; a structure without a judge keeps its own.
 
         Args:
@@ -181,11 +189,14 @@ class OutlineJudges:
             cases: of the fold.
             prompter: of :meth:`prompter`; its judges choose on cases that are not labelled.
             unseen: of these judges, who choose on the labelled cases.
+            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are.
         """
         for case in cases:
-            store.put(case, self._judged(case, prompter, unseen), self.slices.hash_of_case(case))
+            store.put(case, self._judged(case, prompter, unseen, meant or {}), self.slices.hash_of_case(case))
 
-    def _judged(self, case: str, prompter: Prompter, unseen: Unseen) -> list[list]:
+    def _judged(
+        self, case: str, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
+    ) -> list[list[StructurePrompt]]:
         group, is_labelled = self.groups.get(case, case), case in self.labelled_cases
         made, images = [], []
         for index in range(self.slices.slices(case)):
@@ -197,10 +208,27 @@ class OutlineJudges:
                     judge = unseen.get(prompt.structure, {}).get(group, judge)
                 if judge is not None and one is not None and len(one):
                     said = judge.judge(one.measured, one.small)
-                    prompt = prompt_at(prompt, one.masks[said.first], one.saliency[said.first],
+                    known = meant.get((case, index, prompt.structure))
+                    if is_labelled:
+                        known = self.slices.label(case, index) == self.plans.structures[prompt.structure].label
+                    first = said.first if known is None else best_there(said.score, one.masks, known)
+                    prompt = prompt_at(prompt, one.masks[first], one.saliency[first],
                                        self.plans.structures[prompt.structure], self.plans.prompting, generator,
                                        said.confidence)
                 of_slice.append(prompt)
             made.append(of_slice)
             images.append(np.asarray(self.slices.image(case, index), np.float32))
         return prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
+
+
+def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int:
+    """The proposal of the highest score among those at the place of a known mask; the nearest where none is there.
+
+    Args:
+        score: (M,) of a judge.
+        masks: (M, H, W) bool.
+        known: (H, W) bool; where it is empty, the highest score of all decides.
+    """
+    overlap = overlaps(torch.from_numpy(masks), torch.from_numpy(np.ascontiguousarray(known))[None])[:, 0].numpy()
+    there = overlap >= min(SAME_PLACE, float(overlap.max()))
+    return int(np.where(there, score, -np.inf).argmax())
