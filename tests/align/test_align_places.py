@@ -26,6 +26,7 @@ from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
 from samdpo.prompting import judge, outline_judges
 from samdpo.prompting.judge import ANSWER_STEPS, STEPS
+from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.proposals import PlaceProposer, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
 from samdpo.training.distributed import Processes
@@ -187,8 +188,9 @@ def test_a_box_means_what_the_published_network_makes_of_it(asked, stored):
     places, item = learning(asked), stored.items[0]
     box = (40.0, 50.0, 150.0, 170.0)
     answered = places.read(stored, [judgement(item, verdict="none_acceptable", box=box)], [])
-    decoded = PlaceProposer(places.features.extractor.network).decode(
-        places.features(item.case, item.slice_index), (256, 256), np.array([box]))
+    features = places.outlines.features
+    decoded = PlaceProposer(features.extractor.network).decode(
+        features(item.case, item.slice_index), (256, 256), np.array([box]))
     (chosen,) = answered.chosen.values()
     assert np.array_equal(chosen.mask, decoded.masks[0].numpy()) and chosen.weight == 1
     assert answered.counts["boxed"] == 1 and decoded.masks.any()
@@ -313,21 +315,22 @@ def test_a_judge_alone_moves_the_prompts_and_no_weight(asked):
     asked.train("align", ONE_LUNG, "objective=judge_only", resume=True)  # is finished
 
 
-def test_prompts_of_an_outline_come_from_a_judge_that_has_not_seen_it(asked, monkeypatch):
-    write, held = PlaceLearning._write_prompts, {}
+def test_prompts_of_an_outline_are_at_its_place_and_come_from_a_judge_that_has_not_seen_it(asked, monkeypatch):
+    write, held = OutlineJudges.write, {}
 
-    def spied(self, store, case, full, held_out, prompter):
-        held.update(held_out["lung"])
-        write(self, store, case, full, held_out, prompter)
+    def spied(self, store, cases, prompter, unseen, meant):
+        held.update(unseen["lung"])
+        write(self, store, cases, prompter, unseen, meant)
 
-    monkeypatch.setattr(PlaceLearning, "_write_prompts", spied)
+    monkeypatch.setattr(OutlineJudges, "write", spied)
     trainer = begun(asked, "align", ONE_LUNG, "seed=7")
     places, labelled = trainer.places, sorted(trainer.data.split.labelled)
     assert {places.data.groups.get(case, case) for case in labelled} == held.keys() and len(held) > 1
     for case in labelled:
         several = places.outlines.proposals.get(case, 0)["lung"]
         said = held[places.data.groups.get(case, case)].judge(several.measured, several.small)
-        np.testing.assert_array_equal(trainer.data.prompts.get(case, 0)[0].saliency, several.saliency[said.first])
+        first = best_there(said.score, several.masks, trainer.data.slices.label(case, 0) == 1)
+        np.testing.assert_array_equal(trainer.data.prompts.get(case, 0)[0].saliency, several.saliency[first])
 
 
 def test_a_stopped_training_goes_on_to_the_same_model(asked, tmp_path, monkeypatch):
