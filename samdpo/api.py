@@ -226,6 +226,7 @@ def evaluate(
     *,
     output: Path | str | None = None,
     chill: bool = False,
+    voxels: bool = False,
     processes: Workers = 1,
 ) -> dict[str, Any]:
     """Compare predicted label maps with true ones and write ``summary.json``; ``samdpo_evaluate_folder``.
@@ -237,6 +238,7 @@ def evaluate(
             :func:`predict` puts there.
         output: file to write; None for ``summary.json`` beside the predictions.
         chill: evaluate what is predicted, even if files are missing.
+        voxels: measure surfaces in voxels whatever the spacing.
         processes: for case-level work, or an executor.
 
     Returns:
@@ -249,7 +251,7 @@ def evaluate(
 
     return evaluate_folder(
         Path(references), Path(predictions), Path(predictions if dataset_json is None else dataset_json),
-        None if output is None else Path(output), processes, chill,
+        None if output is None else Path(output), processes, chill, voxels=voxels,
     )
 
 
