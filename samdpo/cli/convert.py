@@ -9,10 +9,31 @@ from pathlib import Path
 from samdpo.cli.common import add_processes, parser, run_command
 
 # Ids that none of nnU-Net's own conversions has; the names are not imported, since --help must be instant.
-_COVID_QU_EX, _BUSI, _AMOS = 201, 202, 203
+_COVID_QU_EX, _BUSI, _AMOS, _ACDC, _BTCV, _CHEST_XRAY = 201, 202, 203, 204, 205, 206
 _MODALITIES = ("ct", "mr", "all")  # = samdpo.dataset.converters.amos.MODALITIES
+_SPLITS = ("ssl4mis", "official")  # = samdpo.dataset.converters.acdc.SPLITS
 _AS_IT_LIES = "The download as it lies on the disk: unpacked, a folder above it, or the archive. Stop and run again " \
     "as you like: what is written is kept."
+
+
+def main_acdc(argv: Sequence[str] | None = None) -> None:
+    """``samdpo_convert_acdc``."""
+    arguments = _parser(
+        "ACDC (cardiac MR, 3 structures)", "the release, its folder or zip, or SSL4MIS's folder ACDC", _ACDC
+    )
+    arguments.add_argument(
+        "--split", choices=_SPLITS, default="ssl4mis",
+        help="ssl4mis: 70 patients for training, 10 for validation, 20 for testing, and files for --splits that say "
+        "which are labelled; official: the release's two parts",
+    )
+    given = arguments.parse_args(argv)
+
+    def body() -> None:
+        from samdpo.dataset.converters.acdc import acdc
+
+        _run(acdc(given.source, given.split), given.d, given.np)
+
+    run_command(body)
 
 
 def main_amos(argv: Sequence[str] | None = None) -> None:
