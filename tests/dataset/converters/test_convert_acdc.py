@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -208,6 +209,11 @@ def test_the_labelled_patients_are_those_of_the_published_files(real_data):
     for key, n in (("labelled_5_percent_first_68_slices", 3), ("labelled_10_percent_first_136_slices", 7)):
         assert {int(name[7:10]) for name in published[key]} == set(TRAIN[:n])
     assert {int(name[7:10]) for name in published["train"]} == set(TRAIN)
+    labels = real_data / "Dataset107_CardiacMRACDC" / "labelsTr"
+    slices = [nib.load(labels / f"patient{p:03d}_frame{f:02d}.nii.gz").shape[2] for p in TRAIN for f in (1, 2)]
+    # SSL4MIS counts slices: its patients_to_slices says how many the first patients of the list have.
+    counted = {n: sum(slices[: 2 * n]) for n in (3, 7, 14, 21, 28, 35, 70)}
+    assert counted == {3: 68, 7: 136, 14: 256, 21: 396, 28: 512, 35: 664, 70: 1312}
 
 
 def test_an_incomplete_download_is_converted_with_a_warning_and_without_splits(roots, tmp_path, caplog, monkeypatch):
