@@ -12,6 +12,7 @@ import pytest
 from made_once import made_once
 from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
 
+from samdpo.errors import PlansError
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import judge, making, outline_judges
@@ -211,6 +212,13 @@ def test_what_was_meant_on_an_unlabelled_slice_is_known_as_an_outline_is(judged)
         judge = trainer.data.prompter.judges[name]
         first = best_there(judge.judge(several.measured, several.small).score, several.masks, mask)
         np.testing.assert_array_equal(trainer.data.prompts.get(case, index)[0].saliency, several.saliency[first])
+
+
+def test_candidates_of_other_places_are_refused_where_a_judge_has_chosen(judged):
+    judged.train("finetune", *JUDGED)
+    trainer = judged.trainer("align_preferences", *JUDGED, "candidates.kind=hypotheses")
+    with pytest.raises(PlansError, match="prompting.place.*judge"):
+        trainer.initialize()
 
 
 def test_rounds_about_places_are_left_out_where_a_judge_chooses(judged, caplog, monkeypatch):
