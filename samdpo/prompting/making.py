@@ -123,6 +123,8 @@ def _judge(
         prompter = outlines.prompter(prompter, outlines.judges, outlines.unseen)
     unseen = outlines.unseen if set(missing) & set(labelled) else {}
     outlines.write(prompts, missing, prompter, unseen)
+    if answerer is not None:
+        answerer.release()
     if not made:
         prompts.save_prompter(prompter)
     log.info("Judges of the outlines chose the place on %d cases: %.0f s.", len(missing), time.perf_counter() - start)
