@@ -35,6 +35,7 @@ def plan(
     verify: bool = False,
     clean: bool = False,
     processes: Workers = 1,
+    splits: Path | str | None = None,
 ) -> Plans:
     """Measure a raw dataset, write its plan and its splits; ``samdpo_plan_and_preprocess --no_pp``.
 
@@ -50,6 +51,7 @@ def plan(
         verify: read and compare every file first.
         clean: measure anew even if nothing has changed.
         processes: for case-level work, or an executor.
+        splits: file of folds and labelled cases to take, here or in the raw dataset's folder.
 
     Returns:
         The plan that was written.
@@ -61,7 +63,7 @@ def plan(
 
     return plan_and_preprocess(
         dataset, planner, plans_name, labelled, unlabelled, seed, processes, verify, preprocess=False, clean=clean,
-        memory_gib=memory_gib, backbone=backbone,
+        memory_gib=memory_gib, backbone=backbone, splits=splits,
     )
 
 
@@ -226,6 +228,7 @@ def evaluate(
     *,
     output: Path | str | None = None,
     chill: bool = False,
+    voxels: bool = False,
     processes: Workers = 1,
 ) -> dict[str, Any]:
     """Compare predicted label maps with true ones and write ``summary.json``; ``samdpo_evaluate_folder``.
@@ -237,6 +240,7 @@ def evaluate(
             :func:`predict` puts there.
         output: file to write; None for ``summary.json`` beside the predictions.
         chill: evaluate what is predicted, even if files are missing.
+        voxels: measure surfaces in voxels whatever the spacing.
         processes: for case-level work, or an executor.
 
     Returns:
@@ -249,7 +253,7 @@ def evaluate(
 
     return evaluate_folder(
         Path(references), Path(predictions), Path(predictions if dataset_json is None else dataset_json),
-        None if output is None else Path(output), processes, chill,
+        None if output is None else Path(output), processes, chill, voxels=voxels,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from samdpo.cli.common import add_dask, add_processes, case_workers, parser, run_command
 
-COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}"}
+COLUMNS = {"Dice": "{:.4f}", "IoU": "{:.4f}", "SurfaceDice": "{:.4f}", "HD95": "{:.2f}", "ASD": "{:.2f}"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Flags of nnUNetv2_evaluate_folder; its -pfile is not needed here and accepted."""
     result = parser(
         "Compare a folder of predicted label maps with a folder of true ones and write summary.json: "
-        "Dice, IoU, surface Dice, HD95 and counts of every case and structure, in nnU-Net's form."
+        "Dice, IoU, surface Dice, HD95, ASD, ASSD and counts of every case and structure, in nnU-Net's form."
     )
     result.add_argument("gt_folder", type=Path, help="folder with true label maps, for example labelsTs")
     result.add_argument("pred_folder", type=Path, help="folder with predictions of the same names")
@@ -31,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("-pfile", type=Path, default=None, help="plans file; accepted for nnU-Net's sake, not needed")
     result.add_argument("-o", type=Path, default=None, help="JSON to write, or a folder for summary.json "
                         "(default: pred_folder/summary.json)")
+    result.add_argument("--voxels", action="store_true", help="measure surfaces in voxels whatever the spacing, as "
+                        "MedPy without a spacing does and the tables of semi-supervised benchmarks have them")
     result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
     add_processes(result)
     add_dask(result)
@@ -45,7 +47,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     output = output / "summary.json" if output.is_dir() else output
     with case_workers(arguments) as workers:
         summary = evaluate_folder(
-            arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill
+            arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill,
+            voxels=arguments.voxels,
         )
     print_table(summary)
     print(f"Wrote {output}")
@@ -59,7 +62,7 @@ def print_table(summary: dict[str, Any]) -> None:
     cases, names = summary["metric_per_case"], summary["samdpo"]["labels"]
     surface = ", ".join(f"{s['tolerance']:g} {s['unit']}" for s in summary["samdpo"]["surface"])
     units = "/".join(s["unit"] for s in summary["samdpo"]["surface"])
-    headings = {"SurfaceDice": f"Surface Dice ({surface})", "HD95": f"HD95 ({units})"}
+    headings = {"SurfaceDice": f"Surface Dice ({surface})", "HD95": f"HD95 ({units})", "ASD": f"ASD ({units})"}
     table = Table(title=f"{len(cases)} case{'s' if len(cases) != 1 else ''}", title_justify="left")
     table.add_column("structure")
     for column in COLUMNS:

@@ -35,6 +35,7 @@ def evaluate_folder(
     chill: bool = False,
     tolerance: float | None = None,
     cases: Sequence[str] | None = None,
+    voxels: bool = False,
 ) -> dict[str, Any]:
     """Evaluate every reference of a folder against the prediction of the same name; write ``summary.json``.
 
@@ -45,8 +46,10 @@ def evaluate_folder(
         output: the JSON to write; default ``pred_folder/summary.json``.
         processes: cases evaluated at once, or an executor.
         chill: evaluate what is predicted instead of raising when predictions are missing (nnU-Net's flag).
-        tolerance: of the surface Dice; by default 2 px in plain images and 1 mm elsewhere.
+        tolerance: of the surface Dice; by default 2 px in plain images, 2 voxels, or 1 mm elsewhere.
         cases: identifiers to evaluate, for example a fold's validation cases; by default every reference.
+        voxels: measure surfaces in voxels, see :func:`samdpo.evaluation.metrics.voxel_surface_metrics`; always done
+            where ``dataset_json`` says that the spacing is none (``samdpo.distances``).
 
     Returns:
         what was written: ``foreground_mean`` (mean over structures), ``mean`` {label: metrics}, ``metric_per_case``
@@ -61,7 +64,8 @@ def evaluate_folder(
     ref_folder, pred_folder = Path(ref_folder), Path(pred_folder)
     dataset = dataset_json if isinstance(dataset_json, DatasetJson) else load_dataset_json(dataset_json)
     pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
-    jobs = [_Job(ref, pred, dataset, tolerance) for ref, pred in pairs]
+    voxels = voxels or dataset.distances == "voxels"
+    jobs = [_Job(ref, pred, dataset, tolerance, voxels) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
@@ -97,6 +101,7 @@ class _Job:
     pred: Path
     dataset: DatasetJson
     tolerance: float | None
+    voxels: bool
 
     @property
     def identifier(self) -> str:
@@ -110,10 +115,11 @@ def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
     if spacing == UNKNOWN_SPACING:  # a stack of pictures: the prediction's report may say what the reference does not
         spacing = tuple(theirs["spacing"])
     metrics = evaluate_case(
-        pred, ref, job.dataset.structures, spacing, ignore_label=job.dataset.ignore_label, tolerance=job.tolerance
+        pred, ref, job.dataset.structures, spacing, ignore_label=job.dataset.ignore_label, tolerance=job.tolerance,
+        voxels=job.voxels,
     )
     entry = {"reference_file": str(job.ref), "prediction_file": str(job.pred), "metrics": metrics}
-    return entry, SurfaceUnit.of(spacing, job.tolerance)
+    return entry, SurfaceUnit.of(spacing, job.tolerance, job.voxels)
 
 
 def read_pair(

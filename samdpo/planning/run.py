@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
-from samdpo.errors import PlansError
+from samdpo.errors import ConfigurationError, PlansError
 from samdpo.extensions import find, names
 from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
-from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
+from samdpo.planning.splits import SPLIT_SEED, Fold, take_splits, update_splits
 from samdpo.planning.subsets import check_fractions
 from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
 from samdpo.schema import leaves, merge, to_dict
@@ -67,6 +67,7 @@ def plan_and_preprocess(
     memory_gib: float | None = None,
     backbone: str | None = None,
     explain: bool = False,
+    splits: Path | str | None = None,
 ) -> Plans:
     """Everything before training: fingerprint, plan, splits, slices.
 
@@ -84,6 +85,8 @@ def plan_and_preprocess(
         memory_gib: of the device to plan for; None looks.
         backbone: of the network; None for the planner's own.
         explain: say of every decision of the plan why it was made.
+        splits: file of folds to take, here or in the raw dataset's folder; None keeps or makes them. See
+            :func:`samdpo.planning.splits.take_splits`.
     """
     find("planner", planner)  # a wrong name is told before minutes of work
     plans_name = checked_plans_name(plans_name)
@@ -91,8 +94,9 @@ def plan_and_preprocess(
         checked_backbone(backbone)
     check_fractions(labelled, unlabelled)
     raw = RawDataset.open(dataset)
+    splits = None if splits is None else _splits_file(raw, splits)
     extract(raw, processes, verify, clean)
-    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain)
+    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain, splits)
     if preprocess:
         preprocess_planned(raw, plans.plans_name, processes, clean)
     return plans
@@ -120,6 +124,7 @@ def plan_experiment(
     memory_gib: float | None = None,
     backbone: str | None = None,
     explain: bool = False,
+    splits: Path | str | None = None,
 ) -> Plans:
     """Write ``splits_final.json`` and the plan; configurations that a user added to an old plan are kept.
 
@@ -127,7 +132,8 @@ def plan_experiment(
 
     Raises:
         PlansError: there is no such backbone.
-        DatasetError: no fingerprint.
+        ConfigurationError: there is no such file of splits, or it and ``labelled`` contradict each other.
+        DatasetError: no fingerprint, or splits that do not fit.
         PlansError: a configuration that the user added does not fit.
     """
     check_fractions(labelled, unlabelled)
@@ -138,11 +144,12 @@ def plan_experiment(
     folder = preprocessed_folder(raw.name, writable=True)
     fingerprint = load_fingerprint(folder)
     remove_abandoned(folder)
-    splits = update_splits(
+    asked = (
         folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
         fingerprint["unlabelled_cases"],
     )
-    labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
+    folds = update_splits(*asked) if splits is None else take_splits(_splits_file(raw, splits), *asked)
+    labelled_slices, unlabelled_slices = slices_of_a_fold(folds, fingerprint)
     worker = planner_class(
         fingerprint, raw.meta, raw.name, plans_name=plans_name, memory_gib=memory_gib,
         labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
@@ -157,6 +164,24 @@ def plan_experiment(
         log.info("%s", "\n".join(explained(worker, planned)))
     log.info("Plan written: %s (stages: %s)", file, ", ".join(plans.configurations))
     return plans
+
+
+def _splits_file(raw: RawDataset, given: Path | str) -> Path:
+    """The file itself, or that of the raw dataset, where converters leave published splits.
+
+    Raises:
+        ConfigurationError: neither is there.
+    """
+    file = Path(given).expanduser()
+    for place in (file, raw.folder / file):
+        if place.is_file():
+            return place
+    there = sorted(one.name for one in raw.folder.glob("splits*.json"))
+    raise ConfigurationError(
+        f"--splits {file} is not there, nor is {raw.folder / file}. "
+        + (f"{raw.folder} holds {', '.join(there)}." if there else "Expected a file of folds like "
+           '[{"train": ["case_1", "case_2"], "val": ["case_3"], "labelled": ["case_1"]}].')
+    )
 
 
 def preprocess_planned(

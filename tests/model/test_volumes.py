@@ -18,7 +18,8 @@ from samdpo.networks.registry import build_network
 from samdpo.planning.run import plan_and_preprocess, preprocess_planned
 from samdpo.plans import Plans, load_plans
 from samdpo.preprocessing.store import SliceStore
-from samdpo.prompting.prompt_store import PromptStore, make_prompts_of
+from samdpo.prompting.making import make_prompts_of
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 
 NAME = "Dataset904_PhantomCt"
@@ -57,7 +58,7 @@ def volumes(tmp_path_factory) -> Iterator[Volumes]:
         plans = load_plans(file)
         preprocess_planned(904)
         cases = SliceStore(file.parent / plans.preprocessing.data_identifier).cases()
-        make_prompts_of(plans, file.parent / "prompts", cases[:3], cases[3:], "cpu")
+        make_prompts_of(plans, file.parent / "prompts", cases[:3], cases[3:], device="cpu")
         yield Volumes(folder)
 
 
