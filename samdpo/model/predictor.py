@@ -340,12 +340,16 @@ class Predictor:
         if not asked or cut.geometry.n_slices == 1:
             return {}
         raw: dict[int, list[np.ndarray]] = {i: [] for i in asked}
-        for index in tqdm(range(cut.geometry.n_slices), desc="presence", leave=False):
-            for i, prompter in asked.items():  # slice by slice: what folds share of a slice is computed once
+        # From the last slice, so that what frozen stages say of the first ones is kept still when these are segmented;
+        # and slice by slice, so that what folds share is computed once.
+        for index in tqdm(range(cut.geometry.n_slices - 1, -1, -1), desc="presence", leave=False):
+            for i, prompter in asked.items():
                 given = self._features(prompter, index)
                 raw[i].append(prompter.raw_saliency(cut.slice(index), **given).astype(np.float16))
         spacing = float(cut.turn.along(cut.spacing)[cut.geometry.axis])
-        return {i: _SeenVolume(raw[i], prompter.presence(raw[i], spacing)) for i, prompter in asked.items()}
+        return {
+            i: _SeenVolume(raw[i][::-1], prompter.presence(raw[i][::-1], spacing)) for i, prompter in asked.items()
+        }
 
     @torch.no_grad()
     def _predict_prompted(
