@@ -196,7 +196,9 @@ def test_it_starts_from_the_file_that_pretrained_weights_names(trained, tmp_path
 
 
 def test_single_images_are_refused_with_the_command_for_them(trained):
-    plans = replace(load_plans(preprocessed_folder(NAME) / "samdpoPlans.json").for_stage("sam_med3d"), ndim=2)
+    plans = load_plans(preprocessed_folder(NAME) / "samdpoPlans.json").for_stage("sam_med3d")
+    alone = replace(plans.preprocessing, neighbours=0.0)
+    plans = replace(plans, ndim=2, preprocessing=alone, prompting=replace(plans.prompting, presence="slice"))
     with pytest.raises(TrainingError, match=r"single images, .* samdpo_train 902 sam_med2d 0"):
         baseline.SamMed3dTrainer.check_prerequisites(plans, "sam_med3d", 0)
 
