@@ -135,15 +135,22 @@ class OutlineJudges:
     def outlined(self, name: str) -> list[Outlined]:
         """Proposals of the labelled slices, and how they overlap the outline."""
         label, found = self.plans.structures[name].label, []
-        for case, index in self.outlines:
-            one = self.proposals.get(case, index).get(name)
-            if one is None or not len(one):
-                continue
-            drawn = self.slices.label(case, index)
-            masks = torch.from_numpy(one.masks & (drawn != IGNORED))
-            overlap = overlaps(masks, torch.from_numpy(drawn == label)[None])[:, 0].numpy()
-            found.append(Outlined(one.measured, overlap, self.groups.get(case, case)))
+        for key in self.outlines:
+            drawn = self.slices.label(*key)
+            found += self._compared((*key, name), drawn == label, drawn != IGNORED)
         return found
+
+    def told(self, name: str, meant: Mapping[Place, np.ndarray]) -> list[Outlined]:
+        """As :meth:`outlined`, of slices on which somebody has said which mask (H, W) is right."""
+        return [one for place, mask in sorted(meant.items(), key=lambda item: item[0]) if place[2] == name
+                for one in self._compared(place, mask)]
+
+    def _compared(self, place: Place, known: np.ndarray, counted: np.ndarray | bool = True) -> list[Outlined]:
+        one = self.proposals.get(*place[:2]).get(place[2])
+        if one is None or not len(one):
+            return []
+        overlap = overlaps(torch.from_numpy(one.masks & counted), torch.from_numpy(known)[None])[:, 0].numpy()
+        return [Outlined(one.measured, overlap, self.groups.get(place[0], place[0]))]
 
     def usual(self, name: str) -> np.ndarray | None:
         """(M, columns) measures that a judge's inputs are standardised by: of proposals, outlined or not."""

@@ -16,6 +16,7 @@ from samdpo.errors import PlansError
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import judge, making, outline_judges
+from samdpo.prompting.judge import learn_from_answers
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
@@ -212,6 +213,24 @@ def test_what_was_meant_on_an_unlabelled_slice_is_known_as_an_outline_is(judged)
         judge = trainer.data.prompter.judges[name]
         first = best_there(judge.judge(several.measured, several.small).score, several.masks, mask)
         np.testing.assert_array_equal(trainer.data.prompts.get(case, index)[0].saliency, several.saliency[first])
+    outlines, right = trainer.places.outlines, trainer.answered.right
+    assert right.keys() <= told.keys()
+    anchors = [*outlines.outlined("lung"), *outlines.told("lung", right)]
+    assert len(anchors) == len(outlines.outlined("lung")) + len(right)
+    preferred, seed = trainer.answered.preferred["lung"], trainer.stage.seed
+    learned = learn_from_answers(outlines.judges["lung"], preferred, anchors, seed)
+    for name, tensor in trainer.data.prompter.judges["lung"].state_dict().items():
+        assert bool((tensor == learned.state_dict()[name]).all())
+
+
+def test_an_outline_that_is_told_is_an_outline(judged):
+    data = fold(judged)
+    outlines = judges_of(data)
+    drawn = {(*key, "lung"): data.slices.label(*key) == 1 for key in outlines.outlines}
+    for one, other in zip(outlines.told("lung", drawn), outlines.outlined("lung"), strict=True):
+        np.testing.assert_array_equal(one.overlap, other.overlap)
+        assert one.group == other.group
+    assert outlines.told("other", drawn) == []
 
 
 def test_candidates_of_other_places_are_refused_where_a_judge_has_chosen(judged):
