@@ -2,8 +2,9 @@
 
 New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
 which the structure is known is prompted at its place: by the proposal that is liked best of those that are there, by a
-judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the network learns what its task will be: to mend a mask at the right
-place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt.
+judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the
+network learns what its task will be: to mend a mask at the right place. Prompts at wrong ones, under the true mask,
+would teach it to mind no prompt.
 """
 
 from __future__ import annotations
