@@ -34,6 +34,7 @@ def plan(
     memory_gib: float | None = None,
     verify: bool = False,
     clean: bool = False,
+    near_duplicates: bool = True,
     processes: Workers = 1,
 ) -> Plans:
     """Measure a raw dataset, write its plan and its splits; ``samdpo_plan_and_preprocess --no_pp``.
@@ -49,6 +50,7 @@ def plan(
         memory_gib: of the device to plan for; None looks.
         verify: read and compare every file first.
         clean: measure anew even if nothing has changed.
+        near_duplicates: find pictures of one scene, and keep them on one side of every split.
         processes: for case-level work, or an executor.
 
     Returns:
@@ -61,7 +63,7 @@ def plan(
 
     return plan_and_preprocess(
         dataset, planner, plans_name, labelled, unlabelled, seed, processes, verify, preprocess=False, clean=clean,
-        memory_gib=memory_gib, backbone=backbone,
+        memory_gib=memory_gib, backbone=backbone, near_duplicates=near_duplicates,
     )
 
 

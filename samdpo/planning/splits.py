@@ -39,7 +39,8 @@ class Fold:
         train: cases with a label that do not validate.
         val: cases that validate.
         labelled: part of ``train`` whose labels may be looked at.
-        unlabelled: cases whose labels may not be looked at: part of ``train`` (simulated) and of ``imagesUl/``.
+        unlabelled: cases whose labels may not be looked at: part of ``train`` (simulated), and of ``imagesUl/`` those
+            of whose group none validates.
         labelled_subsets: "0.1", "0.2", "0.5", "1.0" -> that share of ``train``, each within the next.
         labelled_fraction: of ``train``, as asked for.
         unlabelled_fraction: of ``train``, as asked for; None for all that is not labelled.
@@ -79,7 +80,7 @@ def make_splits(
         seed: of the choice of labelled cases; the folds themselves always use nnU-Net's 12345.
         labelled: share of each fold's training cases that counts as labelled, in (0, 1].
         unlabelled: share that counts as unlabelled; None for all the rest. Never overlaps the labelled ones.
-        ul_cases: cases of ``imagesUl/``, unlabelled in every fold.
+        ul_cases: cases of ``imagesUl/``, unlabelled in every fold whose validation has none of their group.
 
     Raises:
         ConfigurationError: fractions outside their range, or more than 1 together.
@@ -115,10 +116,15 @@ def complete_fold(
     ul_cases: Sequence[str] = (),
     origin: Origin = "samdpo",
 ) -> Fold:
-    """Choose the labelled and unlabelled cases of one pair of train and val."""
+    """Choose the labelled and unlabelled cases of one pair of train and val.
+
+    A case of ``imagesUl/`` is left out where its group validates: what learns from it would have seen the patient.
+    """
     check_fractions(labelled, unlabelled)
     chosen = choose_labelled(train, groups, seed, labelled)
     others = choose_unlabelled(train, chosen, groups, seed, unlabelled)
+    only_val = {groups.get(case, case) for case in val} - {groups.get(case, case) for case in train}
+    ul_cases = [case for case in ul_cases if groups.get(case, case) not in only_val]
     return Fold(
         train=sorted(train),
         val=sorted(val),
@@ -345,7 +351,7 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
         where = f"{file}: fold {number}"
         for key in _LISTS if spelled else ():
             _check_names(where, key, getattr(fold, key), known, _remedy(file))
-        patients = [{groups.get(case, case) for case in part} for part in (fold.train, fold.val)]
+        patients = [{groups.get(case, case) for case in part} for part in ([*fold.train, *fold.unlabelled], fold.val)]
         if not single:
             both = sorted(set(fold.train) & set(fold.val))
             if both:
@@ -361,7 +367,9 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
                 )
         both = sorted(patients[0] & patients[1])
         if both and not single:
-            warn_once(f"{where} has {_some(both)} in train and in val; its validation score will be too good.")
+            warn_once(
+                f"{where} has {_some(both)} in train or unlabelled and in val; its validation score will be too good."
+            )
         checked.append(fold)
     return checked
 
