@@ -11,6 +11,7 @@ onto each validation image. That is all that a method gains that does nothing bu
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,13 +23,12 @@ from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.parallel import map_cases
 from samdpo.planning.near_duplicates import (
     LEAST,
-    SIDE,
     STANDS_OUT,
     Link,
     closest_links,
     join_groups,
-    similarity_needed,
-    thumbnail,
+    thumbnails_of,
+    what_to_compare,
 )
 from samdpo.planning.splits import validation_parts
 from samdpo.preprocessing.slicing import resize_plane
@@ -46,27 +46,24 @@ def main() -> None:
         raw = RawDataset.open(dataset)
         cases = raw.labelled
         started = time.perf_counter()
-        thumbnails = np.stack(list(map_cases(partial(of_case, raw=raw), cases, args.np, "thumbnails", 64)))
+        coarse, fine = map(np.stack, zip(*map_cases(partial(thumbnails_of, raw=raw), cases, args.np, "thumbnails", 64)))
         read = time.perf_counter() - started
-        threshold = similarity_needed(thumbnails)
+        thumbnails, threshold = what_to_compare(coarse, fine)
         found = closest_links(thumbnails, threshold)
         seconds = time.perf_counter() - started
-        print(f"\n{raw.name}: {len(cases)} images, {read:.1f} s to read, {seconds - read:.2f} s to compare")
+        side = math.isqrt(thumbnails.shape[1])
+        print(f"\n{raw.name}: {len(cases)} images, {read:.1f} s to read, {seconds - read:.2f} s to compare, "
+              f"thumbnails of {side} pixels")
         links = [Link((cases[i].identifier, cases[j].identifier), value) for i, j, value in found]
         similarity = similarities(thumbnails)
         compare(cases, similarity, threshold, join_groups({}, links))
         flattery(raw, cases, similarity, threshold, links)
 
 
-def of_case(case: Case, raw: RawDataset) -> np.ndarray:
-    """(SIDE * SIDE,) thumbnail of a picture."""
-    return thumbnail(raw.image(case).data[:, 0])
-
-
 def similarities(thumbnails: np.ndarray) -> np.ndarray:
     """(N, N) as planning compares them: with the image, or with its mirror image."""
-    plain = thumbnails.astype(np.float32)
-    mirrored = np.ascontiguousarray(plain.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(plain.shape)
+    plain, side = thumbnails.astype(np.float32), math.isqrt(thumbnails.shape[1])
+    mirrored = np.ascontiguousarray(plain.reshape(-1, side, side)[:, :, ::-1]).reshape(plain.shape)
     return np.maximum(plain @ plain.T, mirrored @ plain.T)
 
 

@@ -9,6 +9,7 @@ tissue was imaged. Pictures only: frames of volumes are not compared.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,14 +37,14 @@ NEAR_DUPLICATES_PICTURE = "near_duplicates.png"
 _VERSION = 1  # raise when other links are found in the same images
 
 # Chosen on BUSI and looked at on three other data sets; benchmarks/near_duplicates.py measures them.
-SIDE = 40  # pixels of a thumbnail
-_DETAIL = 2.0  # pixels of a thumbnail: what is coarser is taken off
+SCALES = ((40, 2.0), (64, 1.5))  # pixels of a thumbnail's side; of it, what is coarser is left out
 _AROUND = 4.0  # pixels of a thumbnail within which contrast is normalised
 _FLAT = 0.04  # of an image's standard deviation: contrast below it is noise, and not raised
 LEAST = 0.35  # correlation that two images of one scene have, however unlike the data set's images are
 STANDS_OUT = 6.0  # robust standard deviations above the median pair
-SURE = 0.85  # correlation that is enough in any data set
-_KNOWN_FROM = 8  # images: the pairs of fewer do not say how alike the data set's images are
+ALIKE = 0.5  # where more would be needed of the coarse thumbnails, the fine ones are compared
+SURE = 0.7  # correlation of fine thumbnails that is enough in any data set
+_KNOWN_FROM = 20  # images: the pairs of fewer do not say how alike the data set's images are
 _SAMPLE = 1000  # images whose pairs say how alike the data set's images are
 _BLOCK = 1024  # images compared with as many at once
 _DRAWN = 24  # links in the picture
@@ -165,67 +166,82 @@ def find_near_duplicates(
     names = [case.identifier for case in cases]
     if len(cases) < 2:
         return [], SURE
-    thumbnails = np.stack(list(map_cases(partial(_thumbnail_of, raw=raw), cases, processes, "near-duplicates", 64)))
-    threshold = similarity_needed(thumbnails)
-    found = closest_links(thumbnails, threshold)
+    read = partial(thumbnails_of, raw=raw)
+    coarse, fine = map(np.stack, zip(*map_cases(read, cases, processes, "near-duplicates", 64)))
+    compared, threshold = what_to_compare(coarse, fine)
+    found = closest_links(compared, threshold)
     return [Link((names[i], names[j]), round(float(value), 3)) for i, j, value in found], threshold
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
+def thumbnails_of(case: Case, raw: RawDataset) -> list[np.ndarray]:
+    """The coarse and the fine thumbnail of a case, of a volume's middle slice."""
+    data = raw.image(case).data
+    return [thumbnail(data[:, data.shape[1] // 2], side, detail) for side, detail in SCALES]
+
+
+def thumbnail(image: np.ndarray, side: int, detail: float) -> np.ndarray:
     """Local contrast of an image, small: fine detail over its strength around, of mean 0 and length 1.
 
     Args:
         image: (C, Y, X), any intensities; channels count the same.
+        side: of the thumbnail in pixels.
+        detail: pixels of it; what is coarser is left out.
 
     Returns:
-        (SIDE * SIDE,) float16; the scalar product of two is their correlation. Zeros where an image is flat.
+        (side * side,) float16; the scalar product of two is their correlation. Zeros where an image is flat.
     """
-    small = np.zeros((SIDE, SIDE), np.float32)
+    small = np.zeros((side, side), np.float32)
     for channel in image:
         picture = Image.fromarray(np.ascontiguousarray(channel, np.float32))
-        one = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+        one = np.asarray(picture.resize((side, side), Image.Resampling.BOX))
         small += (one - one.mean()) / max(float(one.std()), 1e-6)
     small /= max(float(small.std()), 1e-6)
-    detail = small - ndimage.gaussian_filter(small, _DETAIL)
-    detail /= np.sqrt(ndimage.gaussian_filter(detail**2, _AROUND) + _FLAT**2)
-    detail -= detail.mean()
-    return (detail / max(float(np.linalg.norm(detail)), 1e-6)).ravel().astype(np.float16)
+    small -= ndimage.gaussian_filter(small, detail)
+    small /= np.sqrt(ndimage.gaussian_filter(small**2, _AROUND) + _FLAT**2)
+    small -= small.mean()
+    return (small / max(float(np.linalg.norm(small)), 1e-6)).ravel().astype(np.float16)
 
 
-def similarity_needed(thumbnails: np.ndarray) -> float:
-    """Similarity from which images of a data set show one scene.
+def what_to_compare(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, float]:
+    """Which thumbnails of a data set are compared, and the similarity from which two are of one scene.
 
-    It must stand out from the data set's pairs, of which nearly all are of different scenes: chest X-rays are more
-    alike than sonograms.
+    It must stand out from the data set's pairs, of which nearly all are of different scenes. Coarse thumbnails forgive
+    another crop or angle, but chest X-rays are all alike in them: then it is the fine ones.
 
     Args:
-        thumbnails: (N, SIDE * SIDE).
+        coarse: (N, pixels).
+        fine: (N, more pixels).
     """
-    if len(thumbnails) < _KNOWN_FROM:
-        return SURE
+    if len(coarse) < _KNOWN_FROM:
+        return fine, SURE
+    needed = _stands_out(coarse)
+    return (coarse, needed) if needed <= ALIKE else (fine, min(_stands_out(fine), SURE))
+
+
+def _stands_out(thumbnails: np.ndarray) -> float:
     rows = np.unique(np.linspace(0, len(thumbnails) - 1, min(len(thumbnails), _SAMPLE)).round().astype(int))
     sample = thumbnails[rows].astype(np.float32)
     pairs = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     median = float(np.median(pairs))
     spread = 1.4826 * float(np.median(np.abs(pairs - median)))  # of a normal distribution its standard deviation
-    return round(min(max(LEAST, median + STANDS_OUT * spread), SURE), 3)
+    return round(max(LEAST, median + STANDS_OUT * spread), 3)
 
 
 def closest_links(thumbnails: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
     """A maximum spanning forest of the pairs of at least ``threshold``; a block of pairs is in memory at once.
 
     Args:
-        thumbnails: (N, SIDE * SIDE).
+        thumbnails: (N, side * side).
         threshold: similarity.
 
     Returns:
         (i, j, similarity), i < j, weakest first.
     """
-    n = len(thumbnails)
+    n, side = len(thumbnails), math.isqrt(thumbnails.shape[1])
     forest = [np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32)]
     for start in range(0, n, _BLOCK):
         rows = thumbnails[start : start + _BLOCK].astype(np.float32)
-        mirrored = np.ascontiguousarray(rows.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(rows.shape)
+        mirrored = np.ascontiguousarray(rows.reshape(-1, side, side)[:, :, ::-1]).reshape(rows.shape)
         for other in range(start, n, _BLOCK):
             columns = thumbnails[other : other + _BLOCK].astype(np.float32).T
             similarity = np.maximum(rows @ columns, mirrored @ columns)
@@ -242,11 +258,6 @@ def _spanning(edges: list[np.ndarray], n: int) -> list[np.ndarray]:
     i, j, similarity = edges
     tree = minimum_spanning_tree(coo_array((2.0 - similarity, (i, j)), shape=(n, n))).tocoo()  # a weight of 0 is none
     return [np.minimum(*tree.coords), np.maximum(*tree.coords), (2.0 - tree.data).astype(np.float32)]
-
-
-def _thumbnail_of(case: Case, raw: RawDataset) -> np.ndarray:
-    data = raw.image(case).data
-    return thumbnail(data[:, data.shape[1] // 2])
 
 
 def _read(file: Path) -> _Record | None:

@@ -351,7 +351,6 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
         where = f"{file}: fold {number}"
         for key in _LISTS if spelled else ():
             _check_names(where, key, getattr(fold, key), known, _remedy(file))
-        patients = [{groups.get(case, case) for case in part} for part in ([*fold.train, *fold.unlabelled], fold.val)]
         if not single:
             both = sorted(set(fold.train) & set(fold.val))
             if both:
@@ -365,11 +364,12 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
                     f"{where} has {_some(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
                     f"is validated on. Take them out of one of the two. {_remedy(file)}"
                 )
-        both = sorted(patients[0] & patients[1])
-        if both and not single:
-            warn_once(
-                f"{where} has {_some(both)} in train or unlabelled and in val; its validation score will be too good."
-            )
+        patients = {key: {groups.get(case, case) for case in getattr(fold, key)} for key in _LISTS}
+        for key in () if single else ("train", "unlabelled"):
+            both = sorted(patients[key] & patients["val"])
+            if both:
+                warn_once(f"{where} has {_some(both)} in {key} and in val; its validation score will be too good.")
+                break  # unlabelled cases of train are meant already
         checked.append(fold)
     return checked
 
