@@ -228,6 +228,7 @@ def evaluate(
     *,
     output: Path | str | None = None,
     chill: bool = False,
+    presence_figure: Path | str | None = None,
     processes: Workers = 1,
 ) -> dict[str, Any]:
     """Compare predicted label maps with true ones and write ``summary.json``; ``samdpo_evaluate_folder``.
@@ -239,6 +240,7 @@ def evaluate(
             :func:`predict` puts there.
         output: file to write; None for ``summary.json`` beside the predictions.
         chill: evaluate what is predicted, even if files are missing.
+        presence_figure: PNG or PDF to draw of what the presence threshold trades; None draws none.
         processes: for case-level work, or an executor.
 
     Returns:
@@ -252,6 +254,7 @@ def evaluate(
     return evaluate_folder(
         Path(references), Path(predictions), Path(predictions if dataset_json is None else dataset_json),
         None if output is None else Path(output), processes, chill,
+        presence_figure=None if presence_figure is None else Path(presence_figure),
     )
 
 

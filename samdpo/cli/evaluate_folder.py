@@ -32,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("-o", type=Path, default=None, help="JSON to write, or a folder for summary.json "
                         "(default: pred_folder/summary.json)")
     result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
+    result.add_argument("--presence_figure", type=Path, default=None, metavar="FILE",
+                        help="draw what the presence threshold trades, structures found against false alarms on images "
+                        "without any: a PNG or PDF, from the reports beside predicted pictures")
     add_processes(result)
     add_dask(result)
     return result
@@ -45,10 +48,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     output = output / "summary.json" if output.is_dir() else output
     with case_workers(arguments) as workers:
         summary = evaluate_folder(
-            arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill
+            arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill,
+            presence_figure=arguments.presence_figure,
         )
     print_table(summary)
     print(f"Wrote {output}")
+    if arguments.presence_figure:
+        print(f"Wrote {arguments.presence_figure}")
 
 
 def print_table(summary: dict[str, Any]) -> None:
@@ -64,14 +70,24 @@ def print_table(summary: dict[str, Any]) -> None:
     table.add_column("structure")
     for column in COLUMNS:
         table.add_column(headings.get(column, column), justify="right")
+    presence = summary["samdpo"]["presence"]
     table.add_column("cases with it", justify="right")
+    absent = any(counts["cases_without"] for counts in presence.values())
+    if absent:
+        table.add_column("false alarms", justify="right")
     for label, means in summary["mean"].items():
-        present = sum(case["metrics"][label]["n_ref"] > 0 for case in cases)
-        table.add_row(names[label], *_numbers(means), str(present))
+        counts = presence[label]
+        table.add_row(names[label], *_numbers(means), str(counts["cases_with"]), *([_alarms(counts)] if absent else []))
     if len(summary["mean"]) > 1:
         table.add_section()
-        table.add_row("mean", *_numbers(summary["foreground_mean"]), "")
+        table.add_row("mean", *_numbers(summary["foreground_mean"]))
     Console().print(table)
+
+
+def _alarms(counts: dict[str, float]) -> str:
+    if not counts["cases_without"]:
+        return "–"
+    return f"{counts['false_alarms']} of {counts['cases_without']} ({counts['false_alarms_per_hundred']:.1f}%)"
 
 
 def _numbers(means: dict[str, float]) -> list[str]:
