@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from samdpo.dataset.cases import Case
-from samdpo.dataset.raw_dataset import RawDataset
+from samdpo.dataset.raw_dataset import RawDataset, content_hashes
 from samdpo.drawing import draw_image, new_figure, save_figure
 from samdpo.errors import DatasetError, PlansError
-from samdpo.files import read_json, write_json
-from samdpo.parallel import Workers, map_cases
+from samdpo.files import hash_of, read_json, write_json
+from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class _Record:
     """``near_duplicates.json``."""
 
     version: int
-    source: str  # of the fingerprint: what the images were
+    source: str  # what the images were
     used: bool  # whether the links join groups
     threshold: float
     links: list[Link]
@@ -82,8 +82,7 @@ def update_near_duplicates(
     Args:
         raw: the dataset.
         folder: of the preprocessed dataset.
-        fingerprint: of the dataset: its ``source`` says whether images have changed, its ``groups`` who is kept
-            together anyway.
+        fingerprint: of the dataset: ``shapes``, and ``groups`` that are kept together anyway.
         use: whether the links join groups; if not, nothing is searched, and what was found is kept aside.
         processes: that read images, or an executor.
 
@@ -94,18 +93,19 @@ def update_near_duplicates(
     record = _read(file)
     if not use:
         if record is not None and record.used:
-            write_json(file, to_dict(_Record(record.version, record.source, False, record.threshold, record.links)))
+            write_json(file, to_dict(replace(record, used=False)))
             log.info("Near-duplicates no longer join groups: %s", file)
         return
     if any(shape[0] > 1 for shape in fingerprint["shapes"]):
         return
-    if record is None or (record.version, record.source) != (_VERSION, fingerprint["source"]):
+    source = _source(raw.cases, local_threads(processes))
+    if record is None or (record.version, record.source) != (_VERSION, source):
         links, threshold = find_near_duplicates(raw.cases, raw, processes)
         _draw(raw, links, fingerprint["groups"], folder / NEAR_DUPLICATES_PICTURE)
-        record = _Record(_VERSION, fingerprint["source"], True, threshold, links)
+        record = _Record(_VERSION, source, True, threshold, links)
         write_json(file, to_dict(record))
     elif not record.used:
-        record = _Record(record.version, record.source, True, record.threshold, record.links)
+        record = replace(record, used=True)
         write_json(file, to_dict(record))
     _tell(record.links, fingerprint["groups"], folder)
 
@@ -164,10 +164,9 @@ def find_near_duplicates(
         DatasetError: an image cannot be read.
     """
     names = [case.identifier for case in cases]
-    if len(cases) < 2:
-        return [], SURE
-    read = partial(thumbnails_of, raw=raw)
-    coarse, fine = map(np.stack, zip(*map_cases(read, cases, processes, "near-duplicates", 64)))
+    coarse, fine = (np.empty((len(cases), side**2), np.float16) for side, _ in SCALES)
+    for row, both in enumerate(map_cases(partial(thumbnails_of, raw=raw), cases, processes, "near-duplicates", 64)):
+        coarse[row], fine[row] = both
     compared, threshold = what_to_compare(coarse, fine)
     found = closest_links(compared, threshold)
     return [Link((names[i], names[j]), round(float(value), 3)) for i, j, value in found], threshold
@@ -260,6 +259,13 @@ def _spanning(edges: list[np.ndarray], n: int) -> list[np.ndarray]:
     return [np.minimum(*tree.coords), np.maximum(*tree.coords), (2.0 - tree.data).astype(np.float32)]
 
 
+def _source(cases: Sequence[Case], threads: int) -> str:
+    """Changes when an image does; labels and groups are not looked at."""
+    images = [replace(case, label=None) for case in cases]
+    hashes = content_hashes(images, threads)
+    return hash_of([[case.identifier, *(hashes[file] for file in case.files)] for case in images])
+
+
 def _read(file: Path) -> _Record | None:
     if not file.is_file():
         return None
@@ -304,8 +310,8 @@ def _tell(links: Sequence[Link], groups: Mapping[str, str], folder: Path) -> Non
 
 def _draw(raw: RawDataset, links: Sequence[Link], groups: Mapping[str, str], path: Path) -> None:
     """The weakest links side by side, those that are news first: if these are right, all are."""
-    new = _apart(links, groups)
-    shown = [*new, *(link for link in links if link not in set(new))][:_DRAWN]
+    news = set(_apart(links, groups))
+    shown = sorted(links, key=lambda link: link not in news)[:_DRAWN]
     if not shown:
         path.unlink(missing_ok=True)
         return

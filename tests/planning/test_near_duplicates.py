@@ -123,8 +123,10 @@ def test_a_link_that_is_taken_out_by_hand_stays_out(twins: Path) -> None:
     content = json.loads((folder / FILE).read_text())
     content["links"] = [one for one in content["links"] if "xray_ul_001" in one["cases"]]
     (folder / FILE).write_text(json.dumps(content))
+    (twins / "case_groups.json").write_text('{"xray_tr_003": "anna"}')  # other groups and labels change nothing
+    shutil.copyfile(twins / "labelsTr" / "xray_tr_003.png", twins / "labelsTr" / "xray_tr_004.png")
     plan(twins)
-    assert load_case_groups(folder).keys() == {"xray_tr_002", "xray_ul_001"}
+    assert load_case_groups(folder).keys() == {"xray_tr_002", "xray_ul_001", "xray_tr_003"}
 
 
 def test_patients_that_are_joined_are_named(twins: Path, said: pytest.LogCaptureFixture) -> None:
@@ -162,7 +164,7 @@ def test_a_damaged_file_is_told_and_left_alone(tiny_dataset: Path, content: str,
 
 
 def test_volumes_are_not_compared(tiny_dataset: Path, tmp_path: Path) -> None:
-    fingerprint = {"source": "x", "shapes": [[1, 8, 8], [5, 8, 8]], "groups": {}}
+    fingerprint = {"shapes": [[1, 8, 8], [5, 8, 8]], "groups": {}}
     update_near_duplicates(RawDataset.open(tiny_dataset), tmp_path, fingerprint)
     assert not (tmp_path / FILE).exists()
 
