@@ -41,7 +41,7 @@ SCALES = ((40, 2.0), (64, 1.5))  # pixels of a thumbnail's side; of it, what is 
 _AROUND = 4.0  # pixels of a thumbnail within which contrast is normalised
 _FLAT = 0.04  # of an image's standard deviation: contrast below it is noise, and not raised
 LEAST = 0.35  # correlation that two images of one scene have, however unlike the data set's images are
-STANDS_OUT = 6.0  # robust standard deviations above the median pair
+STANDS_OUT = (6.0, 8.0)  # robust standard deviations above the median pair, of coarse and fine thumbnails
 ALIKE = 0.5  # where more would be needed of the coarse thumbnails, the fine ones are compared
 SURE = 0.7  # correlation of fine thumbnails that is enough in any data set
 _KNOWN_FROM = 20  # images: the pairs of fewer do not say how alike the data set's images are
@@ -213,17 +213,17 @@ def what_to_compare(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, f
     """
     if len(coarse) < _KNOWN_FROM:
         return fine, SURE
-    needed = _stands_out(coarse)
-    return (coarse, needed) if needed <= ALIKE else (fine, min(_stands_out(fine), SURE))
+    needed = _stands_out(coarse, STANDS_OUT[0])
+    return (coarse, needed) if needed <= ALIKE else (fine, min(_stands_out(fine, STANDS_OUT[1]), SURE))
 
 
-def _stands_out(thumbnails: np.ndarray) -> float:
+def _stands_out(thumbnails: np.ndarray, deviations: float) -> float:
     rows = np.unique(np.linspace(0, len(thumbnails) - 1, min(len(thumbnails), _SAMPLE)).round().astype(int))
     sample = thumbnails[rows].astype(np.float32)
     pairs = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     median = float(np.median(pairs))
     spread = 1.4826 * float(np.median(np.abs(pairs - median)))  # of a normal distribution its standard deviation
-    return round(max(LEAST, median + STANDS_OUT * spread), 3)
+    return round(max(LEAST, median + deviations * spread), 3)
 
 
 def closest_links(thumbnails: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
