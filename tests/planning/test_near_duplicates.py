@@ -105,6 +105,16 @@ def test_where_they_are_not_wanted_nothing_is_searched(twins: Path, monkeypatch:
     assert not (folder / FILE).exists() and load_near_duplicates(folder) == []
 
 
+def test_the_commands_have_the_flag(twins: Path) -> None:
+    from samdpo.cli.plan_and_preprocess import main, main_plan_experiment
+
+    folder = twins.parents[1] / "nnUNet_preprocessed" / twins.name
+    main(["-d", "901", "--no_pp", "-np", "1"])
+    assert load_near_duplicates(folder)
+    main_plan_experiment(["-d", "901", "--no_near_duplicates", "-np", "1"])
+    assert not load_near_duplicates(folder)
+
+
 def test_new_images_are_compared_again(twins: Path) -> None:
     folder = plan(twins)
     shutil.copyfile(twins / "imagesTr" / "xray_tr_003_0000.png", twins / "imagesUl" / "xray_ul_009_0000.png")
