@@ -12,8 +12,11 @@ COMMANDS = {
     "samdpo_annotate": "annotate:main",
     "samdpo_apply_postprocessing": "apply_postprocessing:main",
     "samdpo_benchmark": "benchmark:main",
+    "samdpo_convert_acdc": "convert:main_acdc",
     "samdpo_convert_amos": "convert:main_amos",
+    "samdpo_convert_btcv": "convert:main_btcv",
     "samdpo_convert_busi": "convert:main_busi",
+    "samdpo_convert_chest_xray": "convert:main_chest_xray",
     "samdpo_convert_covid_qu_ex": "convert:main_covid_qu_ex",
     "samdpo_convert_folder": "convert:main_folder",
     "samdpo_convert_msd": "convert:main_msd",
@@ -98,9 +101,10 @@ setup(
     extras_require={
         "dask": ["dask[distributed]"],
         "dev": [
-            "dask[distributed]", "gguf", "httpx", "hypothesis", "imageio", "playwright",
+            "dask[distributed]", "gguf", "h5py", "httpx", "hypothesis", "imageio", "playwright",
             "psycopg[binary]", "pytest", "pytest-xdist", "ruff",
         ],
+        "hdf5": ["h5py"],
         "postgresql": ["psycopg[binary]"],
     },
     entry_points={

@@ -148,10 +148,10 @@ def make_prompts() -> None:
     """As ``samdpo_prompt 901 0``."""
     from samdpo.paths import preprocessed_folder
     from samdpo.plans import load_plans
-    from samdpo.prompting import prompt_store
+    from samdpo.prompting import making
 
     plans = load_plans(preprocessed_folder(NAME) / "samdpoPlans.json")
-    prompt_store.make_prompts(plans, 0, "cpu")
+    making.make_prompts(plans, 0, "cpu")
 
 
 def first_step() -> None:

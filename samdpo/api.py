@@ -36,6 +36,7 @@ def plan(
     clean: bool = False,
     near_duplicates: bool = True,
     processes: Workers = 1,
+    splits: Path | str | None = None,
 ) -> Plans:
     """Measure a raw dataset, write its plan and its splits; ``samdpo_plan_and_preprocess --no_pp``.
 
@@ -52,6 +53,7 @@ def plan(
         clean: measure anew even if nothing has changed.
         near_duplicates: find pictures of one scene, and keep them on one side of every split.
         processes: for case-level work, or an executor.
+        splits: file of folds and labelled cases to take, here or in the raw dataset's folder.
 
     Returns:
         The plan that was written.
@@ -63,7 +65,7 @@ def plan(
 
     return plan_and_preprocess(
         dataset, planner, plans_name, labelled, unlabelled, seed, processes, verify, preprocess=False, clean=clean,
-        memory_gib=memory_gib, backbone=backbone, near_duplicates=near_duplicates,
+        memory_gib=memory_gib, backbone=backbone, splits=splits, near_duplicates=near_duplicates,
     )
 
 
@@ -228,6 +230,7 @@ def evaluate(
     *,
     output: Path | str | None = None,
     chill: bool = False,
+    voxels: bool = False,
     presence_figure: Path | str | None = None,
     processes: Workers = 1,
 ) -> dict[str, Any]:
@@ -240,6 +243,7 @@ def evaluate(
             :func:`predict` puts there.
         output: file to write; None for ``summary.json`` beside the predictions.
         chill: evaluate what is predicted, even if files are missing.
+        voxels: measure surfaces in voxels whatever the spacing.
         presence_figure: PNG or PDF to draw of what the presence threshold trades; None draws none.
         processes: for case-level work, or an executor.
 
@@ -253,7 +257,7 @@ def evaluate(
 
     return evaluate_folder(
         Path(references), Path(predictions), Path(predictions if dataset_json is None else dataset_json),
-        None if output is None else Path(output), processes, chill,
+        None if output is None else Path(output), processes, chill, voxels=voxels,
         presence_figure=None if presence_figure is None else Path(presence_figure),
     )
 

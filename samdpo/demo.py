@@ -33,7 +33,6 @@ class DemoSize:
         test: unseen phantoms of each kind predicted at the end.
         finetune_epochs: of stage 1.
         align_epochs: of stage 2.
-        prompt_rounds: of stage 2, where the planner plans any: refitting the prompts takes half a minute.
         tower_steps: of the image-text model's fit.
         backbone: of the plan.
         frozen_stages: leading stages of the encoder that stage 1 leaves alone, which spares time and memory.
@@ -45,7 +44,6 @@ class DemoSize:
     test: int = 10
     finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 2, "ultrasound": 6})
     align_epochs: int = 3
-    prompt_rounds: int = 1
     tower_steps: int = 100
     backbone: str = "lite_medsam"
     frozen_stages: int = 2
@@ -97,7 +95,7 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     if not (raw / "dataset.json").is_file():
         make_phantom_dataset(kind, raw, n_labelled=size.cases[kind], n_unlabelled=0, n_test=size.test, seed=seed)
     log.info("== %s: plan and preprocess ==", name)
-    plans = plan_and_preprocess(name, labelled=size.labelled, processes=processes)
+    plan_and_preprocess(name, labelled=size.labelled, processes=processes)
     everywhere = [
         f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}",
         f"network.frozen_stages={size.frozen_stages}", f"inference.mirror={str(size.mirror).lower()}",
@@ -109,8 +107,6 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
         settings = [*everywhere, f"epochs={epochs[stage]}"]
         # Embeddings of the mirror images would take as long as everything else of align.
         settings.append("keep_features=false" if stage == "finetune" else "augmentation.flip=false")
-        if plans.stage(stage).prompt_rounds:
-            settings.append(f"prompt_rounds={size.prompt_rounds}")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)
         trainer.train(resume=True)
         output = trainer.folder / "imagesTs"

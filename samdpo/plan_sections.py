@@ -163,6 +163,9 @@ class PromptingPlan:
     min_component_share: float = 0.15  # of the largest component; smaller ones are dropped
     n_points: int = 5
     n_hypotheses: int = 5
+    place: Literal["saliency", "judge"] = "saliency"  # who chooses where: a judge, of proposals, learns the outlines
+    blobs: int = 18  # boxes around blobs of several scales that are proposed beside those of the saliency
+    proposals: int = 32  # masks of a slice that are kept
     use_boxes: bool = True
     use_points: bool = True
     use_saliency: bool = True  # saliency logits as mask prompt
@@ -185,6 +188,8 @@ class PromptingPlan:
             ("n_points", 0), ("n_hypotheses", 0),
         ):
             _check_range(self, name, least, _WIDEST)
+        _check_range(self, "blobs", 0, 256)
+        _check_range(self, "proposals", 8, 256)
         if not self.fits_towers and self.saliency == "similarity":
             raise ValueError(f"{name} gives no similarity map of its own; set 'saliency' to 'gscorecam'")
         if self.fits_towers and self.text_encoder == "image_text_model":
@@ -292,8 +297,6 @@ class PlacesPlan:
 
     slices: int = 150  # unlabelled ones that are asked about; 0 is all
     shown: int = 6  # masks of an item; the first is the model's own
-    blobs: int = 18  # boxes around blobs of several scales, beside those of the saliency
-    kept: int = 32  # masks of an image of which those that are shown are chosen
     held_back: float = 0.2  # share of the answers, by case, that only say whether the new model is better
     asks: Literal["mixture", "orders", "boxes", "outlines"] = "mixture"  # accept one, else a box; or one kind alone
     minutes: float = 10.0  # of the virtual annotator; 0 is no limit
@@ -310,8 +313,6 @@ class PlacesPlan:
     def __post_init__(self) -> None:
         _check_range(self, "slices", 0, 1 << 31)
         _check_range(self, "shown", 2, 8)
-        _check_range(self, "blobs", 0, 256)
-        _check_range(self, "kept", self.shown, 256)
         for name in ("held_back", "accept_from", "none_below", "box_error"):
             _check_range(self, name, 0, 1)
 

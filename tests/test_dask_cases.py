@@ -223,7 +223,7 @@ def test_the_commands_give_on_a_cluster_what_they_give_here(cluster, finetuned, 
     from samdpo.inference.run import predict_folder
     from samdpo.planning.run import extract, preprocess_planned
     from samdpo.plans import load_plans
-    from samdpo.prompting.prompt_store import make_prompts
+    from samdpo.prompting.making import make_prompts
 
     variables = finetuned.environment()
 

@@ -84,8 +84,8 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
     own = [] if type(proposer) is Proposer else [proposer.describe()]
     if plans.stage(stage).candidates.kind == "places":
         places = plans.stage(stage).places
-        own += ["places", PLACES_VERSION, places.shown, places.blobs, places.kept, plans.stage(stage).seed,
-                sorted(data.split.labelled)]
+        own += ["places", PLACES_VERSION, places.shown, plans.prompting.blobs, plans.prompting.proposals,
+                plans.stage(stage).seed, sorted(data.split.labelled)]
     model_hash = content_hash(model)
     plan_hash = hash_of(_VERSION, plans.stage(stage).candidates, data.prompts.key, plans.structures,
                         plans.preprocessing, plans.network, *own)
@@ -212,12 +212,15 @@ class PlaceSetMaker:
         writer = CandidateWriter(folder)
         cases = sorted({case for case, _ in self.keys})
         hashes = {case: slices.hash_of_case(case) for case in cases}
-        # What was shown stays as it is, since judgements may be about it: images added since come as they are.
-        missing = set(processes.once(lambda: [case for case in cases if not writer.has(case, hashes[case])]))
+        # What was shown stays as it is, since judgements may be about it: images added since come as they are. Of a set
+        # that was never finished nothing was shown, and the order is over all of it.
+        missing = set(processes.once(
+            lambda: [case for case in cases if not (writer.has(case, hashes[case]) and writer.finished)]
+        ))
         reference = None
         keys = [key for key in self.keys if key[0] in missing]
         if missing:
-            self.places.fit_outlines(self.keys)
+            self.places.prepare(self.keys)
             reference = self.prepare(keys)
         processes.once(lambda: self._write(writer, keys, hashes, reference))
         stored = StoredCandidates.open(folder)

@@ -13,7 +13,7 @@ import torch
 
 from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.errors import TrainingError
-from samdpo.model.batches import Batch
+from samdpo.model.batches import Batch, SliceSamples
 from samdpo.model.description import check_fold, read_description
 from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept, kept_views
@@ -103,6 +103,17 @@ class UnlabelledTrainer(NextStageTrainer):
     """Base of the stages that learn from unlabelled slices, beside labelled ones as an anchor."""
 
     unlabelled_keys: list[SliceKey]  # that an epoch is drawn from
+
+    def unlabelled_slices(self) -> list[SliceKey]:
+        """The fold's unlabelled slices that this stage learns from, prompted."""
+        located = SliceSamples(self.plans, self.data.slices, self.data.prompts.located, self.stage.augmentation)
+        keys = self.drawn(self.rankable(located.keys(self.data.split.unlabelled)))
+        self.processes.once(lambda: self.data.judge(sorted({case for case, _ in keys}), self.device))
+        return keys
+
+    def drawn(self, keys: list[SliceKey]) -> list[SliceKey]:
+        """Those that are looked at; all of them."""
+        return keys
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """Those of the fold's unlabelled slices that this stage can use; it refuses to start without any."""

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from samdpo.model.slices import predict_slices
 from samdpo.model.views import view_mask
 from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.sam import SamNetwork
-from samdpo.paths import preprocessed_folder
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.candidates import disagreement
@@ -39,33 +38,24 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import IGNORED
-from samdpo.prompting.assemble import prompt_at
-from samdpo.prompting.frozen_features import SliceFeatures, slice_features
 from samdpo.prompting.judge import (
     SAME_PLACE,
-    JudgeSettings,
-    Outlined,
     PlaceJudge,
     Preferred,
-    cross_fitted,
     diverse_first,
-    doubtful_below,
-    fit_to_outlines,
     learn_from_answers,
 )
+from samdpo.prompting.outline_judges import OutlineJudges, Place, Unseen
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
-from samdpo.prompting.prompter import Prompter
-from samdpo.prompting.proposal_store import MeasuredProposals, ProposalStore
-from samdpo.prompting.proposals import PlaceProposer, PlaceShape, overlaps
+from samdpo.prompting.proposal_store import MeasuredProposals
+from samdpo.prompting.proposals import PlaceProposer, overlaps
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, int, str]  # case, slice, structure
-VERSION = 1  # raise when the code makes other sets or prompts from the same settings
+VERSION = 2  # raise when the code makes other sets or prompts from the same settings
 GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
@@ -139,7 +129,6 @@ class PlaceLearning:
         device: of the networks.
         samples: the fold's slices under the plan's prompts.
         processes: that train together; one of them makes what is kept.
-        judges: of the outlines, by structure, once they are fitted.
     """
 
     data: FoldData
@@ -148,7 +137,6 @@ class PlaceLearning:
     device: torch.device
     samples: SliceSamples
     processes: Processes
-    judges: dict[str, PlaceJudge] = field(default_factory=dict)
 
     def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
         """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
@@ -165,71 +153,24 @@ class PlaceLearning:
     # ---- proposals and the judge of the outlines ---------------------------------------------------------------
 
     @cached_property
-    def movable(self) -> list[str]:
-        """Structures that can be elsewhere: of one component."""
-        return [name for name, one in self.data.plans.structures.items() if one.components == 1]
-
-    @cached_property
-    def features(self) -> SliceFeatures:
-        """Of the published encoder."""
-        return slice_features(self.data.plans, self.data.slices, self.device)
-
-    @cached_property
-    def labelled(self) -> list[SliceKey]:
-        """Slices of the labelled cases on which something is drawn, in order."""
-        return sorted(self.samples.keys(sorted(self.data.split.labelled)))
-
-    @cached_property
-    def shapes(self) -> dict[str, PlaceShape]:
-        """Of each movable structure, what the outlines say of where to look."""
-        slices, found = self.data.slices, {}
-        for name in self.movable:
-            label = self.data.plans.structures[name].label
-            drawn = [(slices.label(*key) == label, slices.image(*key).mean(0)) for key in self.labelled]
-            found[name] = PlaceShape.of(*zip(*drawn)) if drawn else PlaceShape()
+    def outlines(self) -> OutlineJudges:
+        """Proposals of the fold's slices, and the judges of its outlines: those that chose the fold's prompts."""
+        data = self.data
+        found = OutlineJudges(data.plans, data.slices, data.prompts.located, data.split.labelled,
+                              data.split.unlabelled, data.groups, self.device)
+        if data.prompter.judges:
+            found.judges = dict(data.prompter.judges)
         return found
 
-    @cached_property
-    def proposals(self) -> ProposalStore:
-        """Of the fold's slices, kept beside the prompts they start from."""
-        plans, places = self.data.plans, self.stage.places
-        folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
-        return ProposalStore(folder, self.data.slices, self.data.prompts, self.features, self.shapes, places.blobs,
-                             places.kept)
+    @property
+    def judges(self) -> dict[str, PlaceJudge]:
+        """Of the outlines, by structure; see :meth:`prepare`."""
+        return self.outlines.judges
 
-    def fit_outlines(self, unlabelled: Sequence[SliceKey]) -> None:
-        """Fit the judges to the outlines; where that is done already, nothing happens.
-
-        Args:
-            unlabelled: slices whose proposals say, without a label, what is usual.
-        """
-        if self.judges or not self.movable:
-            return
-        cases = sorted({case for case, _ in (*self.labelled, *unlabelled)})
-        self.processes.once(lambda: self.proposals.prepare(cases))
-        for name in self.movable:
-            if (judge := fit_to_outlines(self.outlined(name), self.stage.seed, self._scale(name, unlabelled))) is None:
-                log.warning("%s: the outlines do not tell its proposals apart, so no judge chooses its place.", name)
-                continue
-            self.judges[name] = judge
-
-    def _scale(self, name: str, unlabelled: Sequence[SliceKey]) -> np.ndarray | None:
-        of = [self.proposals.get(*key).get(name) for key in (*self.labelled, *unlabelled)]
-        every = [one.measured for one in of if one is not None and len(one)]
-        return np.concatenate(every) if every else None
-
-    def outlined(self, name: str) -> list[Outlined]:
-        """Proposals of the labelled slices, and how they overlap the outline."""
-        label, found = self.data.plans.structures[name].label, []
-        for case, index in self.labelled:
-            one = self.proposals.get(case, index).get(name)
-            if one is None or not len(one):
-                continue
-            drawn = self.data.slices.label(case, index)
-            masks = torch.from_numpy(one.masks & (drawn != IGNORED))
-            overlap = overlaps(masks, torch.from_numpy(drawn == label)[None])[:, 0].numpy()
-            found.append(Outlined(one.measured, overlap, self.data.groups.get(case, case)))
-        return found
+    def prepare(self, keys: Sequence[SliceKey]) -> None:
+        """Make the proposals of some slices, and of the outlines, where they are missing. All processes call it."""
+        cases = sorted({case for case, _ in keys})
+        self.processes.once(lambda: self.outlines.prepare(cases))
 
     # ---- what is shown -----------------------------------------------------------------------------------------
 
@@ -248,7 +189,7 @@ class PlaceLearning:
         Returns:
             items, each with what the judge is unsure of: 1 less its confidence.
         """
-        proposals, found = self.proposals.get(*key) if self.judges else {}, []
+        proposals, found = self.outlines.proposals.get(*key) if self.judges else {}, []
         prompts = batch.samples[0].prompts
         places = decode_places(reference.network, embeddings, [prompts], self.data.plans)
         own = places.at(places.chosen).sigmoid().cpu()
@@ -291,9 +232,9 @@ class PlaceLearning:
         Args:
             stored: what was shown.
             judgements: not undone ones.
-            unlabelled: slices of the stage, see :meth:`fit_outlines`.
+            unlabelled: slices of the stage, see :meth:`prepare`.
         """
-        self.fit_outlines(unlabelled)
+        self.prepare(unlabelled)
         items = {item.id: item for item in stored.items}
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
         by_place: dict[Place, list[Chosen]] = {}
@@ -316,7 +257,7 @@ class PlaceLearning:
             {place: one for place, one in chosen.items() if place[0] not in held},
             {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
             {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
-             for name in self.movable},
+             for name in self.outlines.movable},
             counts, float(sum(said.seconds for said in judgements if said.item in items)), len(items),
         )
         log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
@@ -340,14 +281,15 @@ class PlaceLearning:
         if self.stage.places.asks == "outlines" and said.annotator == VIRTUAL:  # it stands for a whole outline
             label = self.data.slices.label(item.case, item.slice_index)
             return Chosen(label == self.data.plans.structures[item.structure].label, 1.0, said.seconds), "boxed"
-        proposer = PlaceProposer(self.features.extractor.network)
-        decoded = proposer.decode(self.features(item.case, item.slice_index), masks.shape[-2:], **at)
+        features = self.outlines.features
+        proposer = PlaceProposer(features.extractor.network)
+        decoded = proposer.decode(features(item.case, item.slice_index), masks.shape[-2:], **at)
         mask = decoded.masks[0].numpy()
         return (Chosen(mask, 1.0, said.seconds) if mask.any() else None), "boxed"
 
     def _preferred(self, place: Place, said: Judgement, masks: np.ndarray, meant: Chosen | None) -> Preferred | None:
         """The pairs of proposals that an answer tells apart."""
-        several = self.proposals.get(*place[:2]).get(place[2]) if place[2] in self.judges else None
+        several = self.outlines.proposals.get(*place[:2]).get(place[2]) if place[2] in self.judges else None
         if several is None or len(several) < 2 or meant is None:
             return None
         pool = torch.from_numpy(several.masks)
@@ -467,32 +409,26 @@ class PlaceLearning:
             # of a training with other settings
             self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder), ignore_errors=True))
             return self.data
-        seed, full, held_out, settings = self.stage.seed, {}, {}, {}
+        seed, outlines = self.stage.seed, self.outlines
+        full: dict[str, PlaceJudge] = {}
+        held_out: Unseen = {}
         for name, judge in self.judges.items():
-            outlined, scale = self.outlined(name), self._scale(name, unlabelled)
-            unseen = cross_fitted(outlined, seed, scale)
             preferred = answered.preferred[name]
-            full[name] = learn_from_answers(judge, preferred, outlined, seed)
+            full[name] = learn_from_answers(judge, preferred, outlines.outlined(name), seed)
             # An outline's own prompt comes from a judge that has not seen it, as a new image's does.
+            unseen = outlines.unseen[name]
             learned = {id(one): learn_from_answers(one, preferred, [], seed) for one in unseen.values()}
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
-            smalls = [several.small for key in self.labelled
-                      if (several := self.proposals.get(*key).get(name)) is not None and len(several)]
-            settings[name] = JudgeSettings(
-                self.shapes[name], self.stage.places.blobs, self.stage.places.kept, outlined[0].measured.shape[1],
-                doubtful_below(held_out[name], outlined, smalls),
-            )
             self._log_choices(name, judge, full[name], unlabelled)
-        old = self.data.prompter
-        prompter = Prompter(dataclasses.replace(old.settings, judges=settings), old.model, old.device, full)
-        store = PromptStore(own_prompts(self.folder), self.key(answered, cases))
+        prompter = outlines.prompter(self.data.prompter, full, held_out)
+        store = PromptStore(own_prompts(self.folder), self.key(answered, cases), self.data.prompts.located)
 
         def write() -> None:
             if not all(store.has(case) for case in cases):
                 shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
-                self.proposals.prepare(cases)
-                for case in cases:
-                    self._write_prompts(store, case, full, held_out, prompter)
+                outlines.prepare(cases)
+                meant = {place: one.mask for place, one in answered.chosen.items() if one.mask is not None}
+                outlines.write(store, cases, prompter, held_out, meant)
             prompter.save(store.prompter_folder)
             self._draw(store, answered)
 
@@ -516,33 +452,8 @@ class PlaceLearning:
         said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex())
                 for place, one in sorted(answered.chosen.items(), key=lambda item: item[0])]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
-        return hash_of("judged", VERSION, self.proposals.key, self.stage.seed, self.labelled, said, pairs,
-                       self.data.plans.prompting, {case: self.data.slices.hash_of_case(case) for case in cases})
-
-    def _write_prompts(
-        self, store: PromptStore, case: str, full: Mapping[str, PlaceJudge],
-        held_out: Mapping[str, Mapping[str, PlaceJudge]], prompter: Prompter,
-    ) -> None:
-        slices, group = self.data.slices, self.data.groups.get(case, case)
-        is_labelled, made, images = case in set(self.data.split.labelled), [], []
-        for index in range(slices.slices(case)):
-            generator = np.random.default_rng(0)  # the seed of prediction, which does not know a case by its name
-            several, of_slice = self.proposals.get(case, index), []
-            for prompt in self.data.prompts.get(case, index):
-                one = several.get(prompt.structure)
-                judge = full.get(prompt.structure)
-                if is_labelled and judge is not None:
-                    judge = held_out[prompt.structure].get(group, judge)
-                if judge is not None and one is not None and len(one):
-                    said = judge.judge(one.measured, one.small)
-                    prompt = prompt_at(prompt, one.masks[said.first], one.saliency[said.first],
-                                       self.data.plans.structures[prompt.structure], self.data.plans.prompting,
-                                       generator, said.confidence)
-                of_slice.append(prompt)
-            made.append(of_slice)
-            images.append(np.asarray(slices.image(case, index), np.float32))
-        told = prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
-        store.put(case, told, slices.hash_of_case(case))
+        return hash_of("answered", VERSION, self.outlines.key(), self.stage.seed, said, pairs,
+                       {case: self.data.slices.hash_of_case(case) for case in cases})
 
     def _log_choices(
         self, name: str, before: PlaceJudge, after: PlaceJudge, unlabelled: Sequence[SliceKey]
@@ -550,7 +461,7 @@ class PlaceLearning:
         """Where images are simulated as unlabelled: how the judge's own choice overlaps the hidden truth."""
         label, found = self.data.plans.structures[name].label, []
         for case, index in unlabelled:
-            one = self.proposals.get(case, index).get(name)
+            one = self.outlines.proposals.get(case, index).get(name)
             if one is None or not len(one) or not self.data.slices.has_label(case):
                 continue
             truth = torch.from_numpy(self.data.slices.label(case, index) == label)[None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from samdpo.align.reference import ReferenceModel
+from samdpo.errors import PlansError
 from samdpo.model.batches import Batch
 from samdpo.model.places import decode_places
 from samdpo.plans import CandidatePlan, Plans
@@ -89,9 +90,18 @@ class Proposer:
     Args:
         plans: number of hypotheses, structures, what a prompt is made of.
         candidates: kind, number and constants.
+
+    Raises:
+        PlansError: candidates of other places are wanted of prompts whose place a judge has chosen already.
     """
 
     def __init__(self, plans: Plans, candidates: CandidatePlan) -> None:
+        if candidates.kind == "hypotheses" and plans.prompting.place == "judge":
+            raise PlansError(
+                f"'candidates.kind' is 'hypotheses', and 'prompting.place' of {plans.plans_name} is 'judge', who has "
+                "chosen among them already, so that there are none. Ask about places with the stage align "
+                "(candidates.kind=places), or set prompting.place=saliency for both stages."
+            )
         self.plans, self.candidates = plans, candidates
 
     def propose(self, slices: EncodedBatch, generator: torch.Generator) -> Proposals:

@@ -33,7 +33,9 @@ from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import iou
 from samdpo.preferences.losses import best_candidate_target
 from samdpo.prompting.fitting import fit_prompter
-from samdpo.prompting.prompt_store import PromptStore, slice_features, write_prompts
+from samdpo.prompting.frozen_features import slice_features
+from samdpo.prompting.making import write_prompts
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
@@ -110,6 +112,10 @@ class PlaceRounds:
         if rounds and self.judge is None:
             log.info("The %d rounds about places (prompt_rounds) are left out: people have ranked the stored "
                      "candidates and no places, so the prompts stay as they are.", rounds)
+            return False
+        if rounds and plans.prompting.place == "judge":
+            log.info("The %d rounds about places (prompt_rounds) are left out: a judge of the outlines chooses them "
+                     "(prompting.place).", rounds)
             return False
         movable = any(structure.components == 1 for structure in plans.structures.values())
         if rounds and movable and not plans.prompting.fits_towers:

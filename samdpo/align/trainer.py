@@ -82,9 +82,11 @@ class AlignTrainer(UnlabelledTrainer):
         self.places = self.build_places()
         if self.objective is not None and not self.objective.trains:
             self.num_epochs = 0
-        self.unlabelled_keys = self.rankable(self.samples.keys(self.data.split.unlabelled))
-        if self.places is not None:
-            self.unlabelled_keys = self.places.drawn(self.unlabelled_keys)
+        self.unlabelled_keys = self.unlabelled_slices()
+
+    def drawn(self, keys: list[SliceKey]) -> list[SliceKey]:
+        """Of places, those that somebody is asked about."""
+        return keys if self.places is None else self.places.drawn(keys)
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """The unlabelled slices this stage can use; whoever answers may know nothing about some of them."""

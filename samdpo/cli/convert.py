@@ -9,10 +9,32 @@ from pathlib import Path
 from samdpo.cli.common import add_processes, parser, run_command
 
 # Ids that none of nnU-Net's own conversions has; the names are not imported, since --help must be instant.
-_COVID_QU_EX, _BUSI, _AMOS = 201, 202, 203
+_COVID_QU_EX, _BUSI, _AMOS, _ACDC, _BTCV, _CHEST_XRAY = 201, 202, 203, 204, 205, 206
 _MODALITIES = ("ct", "mr", "all")  # = samdpo.dataset.converters.amos.MODALITIES
+_SPLITS = ("ssl4mis", "official")  # = samdpo.dataset.converters.acdc.SPLITS
+_HOSPITALS = ("montgomery", "shenzhen", "jsrt")  # = samdpo.dataset.converters.chest_xray.HOSPITALS
 _AS_IT_LIES = "The download as it lies on the disk: unpacked, a folder above it, or the archive. Stop and run again " \
     "as you like: what is written is kept."
+
+
+def main_acdc(argv: Sequence[str] | None = None) -> None:
+    """``samdpo_convert_acdc``."""
+    arguments = _parser(
+        "ACDC (cardiac MR, 3 structures)", "the release, its folder or zip, or SSL4MIS's folder ACDC", _ACDC
+    )
+    arguments.add_argument(
+        "--split", choices=_SPLITS, default="ssl4mis",
+        help="ssl4mis: 70 patients for training, 10 for validation, 20 for testing, and files for --splits that say "
+        "which are labelled; official: the release's two parts",
+    )
+    given = arguments.parse_args(argv)
+
+    def body() -> None:
+        from samdpo.dataset.converters.acdc import acdc
+
+        _run(acdc(given.source, given.split), given.d, given.np)
+
+    run_command(body)
 
 
 def main_amos(argv: Sequence[str] | None = None) -> None:
@@ -32,6 +54,25 @@ def main_amos(argv: Sequence[str] | None = None) -> None:
     run_command(body)
 
 
+def main_btcv(argv: Sequence[str] | None = None) -> None:
+    """``samdpo_convert_btcv``."""
+    arguments = _parser(
+        "BTCV, also called Synapse (abdominal CT, 13 structures)", "RawData, the averaged images and labels, or zips",
+        _BTCV,
+    )
+    arguments.add_argument(
+        "--unlabelled", action="store_true", help="put the testing images, which have no labels, into imagesUl"
+    )
+    given = arguments.parse_args(argv)
+
+    def body() -> None:
+        from samdpo.dataset.converters.btcv import btcv
+
+        _run(btcv(given.source, given.unlabelled), given.d, given.np)
+
+    run_command(body)
+
+
 def main_busi(argv: Sequence[str] | None = None) -> None:
     """``samdpo_convert_busi``."""
     arguments = _parser("BUSI (breast ultrasound, tumours)", "Dataset_BUSI_with_GT or its zip", _BUSI)
@@ -45,6 +86,27 @@ def main_busi(argv: Sequence[str] | None = None) -> None:
         from samdpo.dataset.converters.busi import busi
 
         _run(busi(given.source, given.udiat, not given.without_normal), given.d, given.np)
+
+    run_command(body)
+
+
+def main_chest_xray(argv: Sequence[str] | None = None) -> None:
+    """``samdpo_convert_chest_xray``."""
+    arguments = _parser(
+        "chest X-rays of Montgomery, Shenzhen and JSRT (lungs)", "folder of their downloads, one or more", _CHEST_XRAY
+    )
+    arguments.add_argument(
+        "--hospitals", nargs="+", choices=_HOSPITALS, default=[], help="only these; default: all that are found"
+    )
+    arguments.add_argument(
+        "--unlabelled", action="store_true", help="put Shenzhen's images that have no mask into imagesUl"
+    )
+    given = arguments.parse_args(argv)
+
+    def body() -> None:
+        from samdpo.dataset.converters.chest_xray import chest_xray
+
+        _run(chest_xray(given.source, given.hospitals, given.unlabelled), given.d, given.np)
 
     run_command(body)
 

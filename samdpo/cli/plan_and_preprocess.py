@@ -121,6 +121,10 @@ def _add_planning(command: argparse.ArgumentParser) -> None:
         "--unlabelled", type=float, default=None, metavar="SHARE",
         help="of each fold's training cases, take these as unlabelled; default: all the rest. imagesUl/ always counts",
     )
+    command.add_argument(
+        "--splits", default=None, metavar="FILE",
+        help="take folds and labelled cases from this file, here or in the raw dataset's folder, such as published ones"
+    )
     command.add_argument("--seed", type=int, default=12345, help="of the choice of labelled cases and of training")
     command.add_argument(
         "--no_near_duplicates", action="store_true",
@@ -143,6 +147,7 @@ def _planning(args: argparse.Namespace) -> dict:
         "memory_gib": args.gpu_memory_target,
         "backbone": args.backbone,
         "explain": args.explain,
+        "splits": args.splits,
         "near_duplicates": not args.no_near_duplicates,
     }
 

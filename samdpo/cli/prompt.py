@@ -44,7 +44,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--figure_cases is {args.figure_cases}; expected at least 1.")
     from samdpo.paths import dataset_name, preprocessed_folder
     from samdpo.plans import load_plans
-    from samdpo.prompting.prompt_store import make_prompts
+    from samdpo.prompting.making import make_prompts
 
     dataset = dataset_name(args.dataset)
     folder = preprocessed_folder(dataset)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import read_json
@@ -15,6 +15,7 @@ from samdpo.plan_sections import HIGHEST_LABEL
 from samdpo.schema import from_dict
 
 Modality = Literal["ct", "xray", "ultrasound", "mr", "other"]
+Distances = Literal["mm", "voxels"]
 _EXAMPLE = (
     '{"channel_names": {"0": "X-ray"}, "labels": {"background": 0, "lung": 1}, "numTraining": 20, '
     '"file_ending": ".png"}'
@@ -50,6 +51,7 @@ class DatasetJson:
     file_ending: str
     ignore_label: int | None = None
     hints: dict[str, StructureHints] = field(default_factory=dict)
+    distances: Distances = "mm"  # "voxels" where the files' spacing is a placeholder
     raw: dict[str, Any] = field(default_factory=dict)  # the file as it was, unknown keys included
 
     @property
@@ -110,9 +112,10 @@ def load_dataset_json(place: Path | str) -> DatasetJson:
     else:
         problems += _ending_problems(ending)
     hints = _hints(raw.get("samdpo", {}), labels, ignore, problems)
+    distances = _distances(raw.get("samdpo", {}), problems)
     if problems:
         raise DatasetError("\n".join(f"{file}: {problem}" for problem in problems))
-    return DatasetJson(channels, labels, number, ending, ignore, hints, raw)
+    return DatasetJson(channels, labels, number, ending, ignore, hints, distances, raw)
 
 
 def _channels(value: Any, problems: list[str]) -> dict[str, str]:
@@ -180,10 +183,11 @@ def _hints(value: Any, labels: dict[str, int], ignore: int | None, problems: lis
     if not isinstance(value, dict):
         problems.append(f"'samdpo' must be an object, found {value!r}.")
         return {}
-    unknown = [key for key in value if key != "structures"]
+    unknown = [key for key in value if key not in ("structures", "distances")]
     if unknown:
         problems.append(
-            f'\'samdpo\' has the unknown key {unknown[0]!r}; it holds {{"structures": {{NAME: {{"phrase": …}}}}}}.'
+            f'\'samdpo\' has the unknown key {unknown[0]!r}; it holds {{"structures": {{NAME: {{"phrase": …}}}}}}, and '
+            '"distances".'
         )
     structures = value.get("structures", {})
     if not isinstance(structures, dict):
@@ -205,3 +209,11 @@ def _hints(value: Any, labels: dict[str, int], ignore: int | None, problems: lis
         if components is not None and components < 1:
             problems.append(f"'samdpo.structures.{name}.components' must be 1 or more, found {components}.")
     return hints
+
+
+def _distances(value: Any, problems: list[str]) -> Distances:
+    given = value.get("distances", "mm") if isinstance(value, dict) else "mm"
+    if given not in get_args(Distances):
+        problems.append(f"'samdpo.distances' must be \"mm\" or \"voxels\", found {given!r}.")
+        return "mm"
+    return given

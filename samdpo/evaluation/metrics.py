@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("Dice", "IoU", "SurfaceDice", "HD95", "TP", "FP", "FN", "TN", "n_pred", "n_ref", "FPSlices", "FNSlices")
-PIXEL_TOLERANCE = 2.0  # pixels of a plain image, which has no physical size
+from samdpo.dataset.volume import PICTURE_SPACING
+
+METRICS = (
+    "Dice", "IoU", "SurfaceDice", "HD95", "ASD", "ASSD", "TP", "FP", "FN", "TN", "n_pred", "n_ref", "FPSlices",
+    "FNSlices",
+)
+PIXEL_TOLERANCE = 2.0  # pixels of a plain image, which has no physical size; voxels where these are counted
 MM_TOLERANCE = 1.0  # mm
 
 
@@ -16,13 +21,15 @@ MM_TOLERANCE = 1.0  # mm
 class SurfaceUnit:
     """In what surfaces are measured, and how far apart two may lie to count as equal."""
 
-    name: str  # "px" or "mm"
+    name: str  # "px", "mm" or "voxels"
     tolerance: float
 
     @classmethod
-    def of(cls, spacing: tuple[float, ...], tolerance: float | None = None) -> SurfaceUnit:
-        """Pixels where ``spacing`` (z, y, x) is that of a plain image, (999, 1, 1); else mm."""
-        name, default = ("px", PIXEL_TOLERANCE) if tuple(spacing) == (999.0, 1.0, 1.0) else ("mm", MM_TOLERANCE)
+    def of(cls, spacing: tuple[float, ...], tolerance: float | None = None, voxels: bool = False) -> SurfaceUnit:
+        """Voxels where they are asked for, pixels where ``spacing`` (z, y, x) is that of a plain image; else mm."""
+        name, default = ("px", PIXEL_TOLERANCE) if tuple(spacing) == PICTURE_SPACING else ("mm", MM_TOLERANCE)
+        if voxels:
+            name, default = "voxels", PIXEL_TOLERANCE
         return cls(name, default if tolerance is None else tolerance)
 
 
@@ -34,6 +41,7 @@ def evaluate_case(
     *,
     ignore_label: int | None = None,
     tolerance: float | None = None,
+    voxels: bool = False,
 ) -> dict[int, dict[str, float]]:
     """Every metric of every structure of one case.
 
@@ -43,12 +51,13 @@ def evaluate_case(
         structures: name -> label.
         spacing: (z, y, x) in mm; (999, 1, 1) means a plain image, measured in pixels.
         ignore_label: voxels with this true label count nowhere.
-        tolerance: of the surface Dice, in the unit of the case; by default 2 px or 1 mm.
+        tolerance: of the surface Dice, in the unit of the case; by default 2 px, 2 voxels or 1 mm.
+        voxels: measure surfaces as :func:`voxel_surface_metrics` does, whatever the spacing.
 
     Returns:
         label -> :data:`METRICS` -> number. nnU-Net's rules: Dice, IoU and the surface Dice are NaN where a structure
-        is in neither label map and 0 where it is in only one of them. HD95 is NaN unless it is in both: a distance
-        to nothing has no number.
+        is in neither label map and 0 where it is in only one of them. Distances are NaN unless it is in both: a
+        distance to nothing has no number.
 
     Raises:
         ValueError: the shapes differ.
@@ -56,7 +65,13 @@ def evaluate_case(
     if pred.shape != ref.shape:
         raise ValueError(f"the prediction has shape {pred.shape}, the reference {ref.shape}")
     counted = None if ignore_label is None else ref != ignore_label
-    unit = SurfaceUnit.of(spacing, tolerance)
+    unit = SurfaceUnit.of(spacing, tolerance, voxels)
+
+    def surfaces(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+        if voxels:
+            return voxel_surface_metrics(one, other, unit.tolerance)
+        return surface_metrics(one, other, spacing, unit.tolerance)
+
     n_counted = ref.size if counted is None else int(counted.sum())
     result = {}
     for label in structures.values():
@@ -65,7 +80,7 @@ def evaluate_case(
             in_pred &= counted
         result[label] = {
             **overlap_metrics(in_pred, in_ref, n_counted),
-            **surface_metrics(in_pred, in_ref, spacing, unit.tolerance),
+            **surfaces(in_pred, in_ref),
             **presence_metrics(in_pred, in_ref),
         }
     return result
@@ -102,20 +117,62 @@ def presence_metrics(pred: np.ndarray, ref: np.ndarray) -> dict[str, int]:
 def surface_metrics(
     pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, float, float], tolerance: float
 ) -> dict[str, float]:
-    """Surface Dice (Nikolov et al. 2021) and 95% Hausdorff distance of two boolean masks (Z, Y, X).
+    """Surface Dice (Nikolov et al. 2021), 95% Hausdorff and average distances of two boolean masks (Z, Y, X).
 
-    Computed by DeepMind's ``surface-distance``, which weighs surface points by their length or area.
+    Computed by DeepMind's ``surface-distance``, which weighs surface points by their length or area. ``HD95`` is the
+    larger of the 95th percentiles of both directions, ``ASD`` the mean distance from the prediction's surface to the
+    reference's, ``ASSD`` the mean of both directions.
     """
-    has_pred, has_ref = pred.any(), ref.any()
-    if not has_pred or not has_ref:
-        return {"SurfaceDice": 0.0 if has_pred or has_ref else float("nan"), "HD95": float("nan")}
+    if not pred.any() or not ref.any():
+        return _no_surface(pred, ref)
     from surface_distance import metrics as surface_distance
 
     distances = surface_distance.compute_surface_distances(*_flat(ref, pred, spacing))
+    from_ref, from_pred = surface_distance.compute_average_surface_distance(distances)
     return {
         "SurfaceDice": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)),
         "HD95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+        "ASD": float(from_pred),
+        "ASSD": float(from_ref + from_pred) / 2,
     }
+
+
+def voxel_surface_metrics(pred: np.ndarray, ref: np.ndarray, tolerance: float) -> dict[str, float]:
+    """The same names as :func:`surface_metrics` gives, counted in voxels as MedPy does that is told no spacing.
+
+    So the tables of the semi-supervised benchmarks on ACDC, LA and others have them (SSL4MIS, Luo 2020; MedPy's
+    ``hd95``, ``asd`` and ``assd``): a surface is the voxels of a mask of which a neighbour across a face is outside,
+    each counts once, and the step from slice to slice is as long as one within them. ``HD95`` is the 95th percentile
+    of the distances of both directions together, ``ASD`` the mean distance from the prediction's surface to the
+    reference's, which has a direction, ``ASSD`` the mean of both directions' means.
+
+    Args:
+        pred: (Z, Y, X) bool; one slice (Z = 1) is measured as a 2D image.
+        ref: the same.
+        tolerance: of the surface Dice, voxels.
+    """
+    if not pred.any() or not ref.any():
+        return _no_surface(pred, ref)
+    from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+
+    pred, ref, _ = _flat(pred, ref, (1.0, 1.0, 1.0))
+    (box,) = find_objects((pred | ref).astype(np.uint8))
+    surfaces = [mask[box] & ~binary_erosion(mask[box]) for mask in (pred, ref)]  # what is outside counts as background
+    to_pred, to_ref = (distance_transform_edt(~surface) for surface in surfaces)
+    from_pred, from_ref = to_ref[surfaces[0]], to_pred[surfaces[1]]
+    both = np.concatenate([from_pred, from_ref])
+    return {
+        "SurfaceDice": float(np.mean(both <= tolerance)),
+        "HD95": float(np.percentile(both, 95)),
+        "ASD": float(from_pred.mean()),
+        "ASSD": float(from_pred.mean() + from_ref.mean()) / 2,
+    }
+
+
+def _no_surface(pred: np.ndarray, ref: np.ndarray) -> dict[str, float]:
+    """Of masks of which one or both are empty."""
+    nan = float("nan")
+    return {"SurfaceDice": 0.0 if pred.any() or ref.any() else nan, "HD95": nan, "ASD": nan, "ASSD": nan}
 
 
 def _flat(

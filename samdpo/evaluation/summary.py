@@ -37,6 +37,7 @@ def evaluate_folder(
     chill: bool = False,
     tolerance: float | None = None,
     cases: Sequence[str] | None = None,
+    voxels: bool = False,
     presence_figure: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate every reference of a folder against the prediction of the same name; write ``summary.json``.
@@ -48,8 +49,10 @@ def evaluate_folder(
         output: the JSON to write; default ``pred_folder/summary.json``.
         processes: cases evaluated at once, or an executor.
         chill: evaluate what is predicted instead of raising when predictions are missing (nnU-Net's flag).
-        tolerance: of the surface Dice; by default 2 px in plain images and 1 mm elsewhere.
+        tolerance: of the surface Dice; by default 2 px in plain images, 2 voxels, or 1 mm elsewhere.
         cases: identifiers to evaluate, for example a fold's validation cases; by default every reference.
+        voxels: measure surfaces in voxels, see :func:`samdpo.evaluation.metrics.voxel_surface_metrics`; always done
+            where ``dataset_json`` says that the spacing is none (``samdpo.distances``).
         presence_figure: PNG or PDF to draw of what the presence threshold trades, from the reports beside predicted
             pictures; see :func:`samdpo.evaluation.presence.draw_presence`.
 
@@ -71,7 +74,8 @@ def evaluate_folder(
     if presence_figure is not None:
         refuse_as_prediction(presence_figure, [ref_folder, pred_folder], dataset.file_ending)
     pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
-    jobs = [_Job(ref, pred, dataset, tolerance) for ref, pred in pairs]
+    voxels = voxels or dataset.distances == "voxels"
+    jobs = [_Job(ref, pred, dataset, tolerance, voxels) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
@@ -113,6 +117,7 @@ class _Job:
     pred: Path
     dataset: DatasetJson
     tolerance: float | None
+    voxels: bool
 
     @property
     def identifier(self) -> str:
@@ -126,10 +131,11 @@ def _evaluate(job: _Job) -> tuple[dict[str, Any], SurfaceUnit]:
     if spacing == UNKNOWN_SPACING:  # a stack of pictures: the prediction's report may say what the reference does not
         spacing = tuple(theirs["spacing"])
     metrics = evaluate_case(
-        pred, ref, job.dataset.structures, spacing, ignore_label=job.dataset.ignore_label, tolerance=job.tolerance
+        pred, ref, job.dataset.structures, spacing, ignore_label=job.dataset.ignore_label, tolerance=job.tolerance,
+        voxels=job.voxels,
     )
     entry = {"reference_file": str(job.ref), "prediction_file": str(job.pred), "metrics": metrics}
-    return entry, SurfaceUnit.of(spacing, job.tolerance)
+    return entry, SurfaceUnit.of(spacing, job.tolerance, job.voxels)
 
 
 def read_pair(

@@ -208,7 +208,10 @@ class LitePlanner:
         """How prompts are made."""
         count = len(self.dataset_json.structures)
         steps = schedule.tower_steps(count)
+        components = [self.plan_structure(name).components for name in self.dataset_json.structures]
+        place, why = schedule.place(self.ndim, components)
         return PromptingPlan(
+            place=self.because("prompting.place", place, why),
             mirror=self.because("prompting.mirror", self.mirrors, self._why_mirrors()),
             tower_steps=self.because("prompting.tower_steps", steps, f"structures: {count}"),
         )
@@ -288,7 +291,6 @@ class LitePlanner:
             slices_per_epoch=why("align.slices_per_epoch", 0, "all that were answered"),
             lr_halving_epochs=why("align.lr_halving_epochs", schedule.halving_epochs(epochs),
                                   f"a third of {epochs} epochs"),
-            prompt_rounds=why("align.prompt_rounds", 0, "the judge chooses the place"),
         )
 
     def plan_align_preferences(self) -> StagePlan:
@@ -297,10 +299,6 @@ class LitePlanner:
         epochs = schedule.align_epochs(slices, self.device)
         most = schedule.ALIGN_IMAGE_STEPS[1]
         drawn = schedule.slices_per_epoch(self.device, self.ndim, slices, epochs, most)
-        components = [self.plan_structure(name).components for name in self.dataset_json.structures]
-        rounds = schedule.prompt_rounds(self.ndim, components)
-        one_part = "a structure of one part can be elsewhere in a picture"
-        why_rounds = one_part if rounds else "volumes" if self.ndim == 3 else "every structure has several parts"
         return StagePlan(
             trainer=why("align.trainer", "AlignTrainer", "trains on what is ranked"),
             previous_stage=why("align.previous_stage", "finetune", "whose model proposes what is ranked"),
@@ -309,7 +307,7 @@ class LitePlanner:
             slices_per_epoch=why("align.slices_per_epoch", drawn, self._why_drawn(drawn, slices)),
             batch_size=why("align.batch_size", 4, "only the decoder trains"),
             inference_batch_size=self._inference_batch_size("align"),
-            prompt_rounds=why("align.prompt_rounds", rounds, why_rounds),
+            prompt_rounds=why("align.prompt_rounds", 0, "the judge of the outlines chooses the place"),
             labelled_per_step=2,
             lr=1e-4,
             lr_halving_epochs=why("align.lr_halving_epochs", schedule.ALIGN_HALVING_EPOCHS, "whatever the length"),

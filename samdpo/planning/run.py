@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
-from samdpo.errors import PlansError
+from samdpo.errors import ConfigurationError, PlansError
 from samdpo.extensions import find, names
 from samdpo.files import read_json, remove_abandoned
 from samdpo.names import check_name
@@ -18,7 +18,7 @@ from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
 from samdpo.planning.near_duplicates import update_near_duplicates
-from samdpo.planning.splits import SPLIT_SEED, Fold, update_splits
+from samdpo.planning.splits import SPLIT_SEED, Fold, take_splits, update_splits
 from samdpo.planning.subsets import check_fractions
 from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
 from samdpo.schema import leaves, merge, to_dict
@@ -68,6 +68,7 @@ def plan_and_preprocess(
     memory_gib: float | None = None,
     backbone: str | None = None,
     explain: bool = False,
+    splits: Path | str | None = None,
     near_duplicates: bool = True,
 ) -> Plans:
     """Everything before training: fingerprint, plan, splits, slices.
@@ -86,6 +87,8 @@ def plan_and_preprocess(
         memory_gib: of the device to plan for; None looks.
         backbone: of the network; None for the planner's own.
         explain: say of every decision of the plan why it was made.
+        splits: file of folds to take, here or in the raw dataset's folder; None keeps or makes them. See
+            :func:`samdpo.planning.splits.take_splits`.
         near_duplicates: find images of one scene, and keep them on one side of every split.
     """
     find("planner", planner)  # a wrong name is told before minutes of work
@@ -94,9 +97,11 @@ def plan_and_preprocess(
         checked_backbone(backbone)
     check_fractions(labelled, unlabelled)
     raw = RawDataset.open(dataset)
+    splits = None if splits is None else _splits_file(raw, splits)
     extract(raw, processes, verify, clean)
     plans = plan_experiment(
-        raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain, near_duplicates, processes
+        raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain, splits, near_duplicates,
+        processes,
     )
     if preprocess:
         preprocess_planned(raw, plans.plans_name, processes, clean)
@@ -125,6 +130,7 @@ def plan_experiment(
     memory_gib: float | None = None,
     backbone: str | None = None,
     explain: bool = False,
+    splits: Path | str | None = None,
     near_duplicates: bool = True,
     processes: Workers = 1,
 ) -> Plans:
@@ -134,7 +140,8 @@ def plan_experiment(
 
     Raises:
         PlansError: there is no such backbone.
-        DatasetError: no fingerprint, or an image that cannot be read.
+        ConfigurationError: there is no such file of splits, or it and ``labelled`` contradict each other.
+        DatasetError: no fingerprint, splits that do not fit, or an image that cannot be read.
         PlansError: a configuration that the user added does not fit.
     """
     check_fractions(labelled, unlabelled)
@@ -146,11 +153,12 @@ def plan_experiment(
     fingerprint = load_fingerprint(folder)
     remove_abandoned(folder)
     update_near_duplicates(raw, folder, fingerprint, near_duplicates, processes)
-    splits = update_splits(
+    asked = (
         folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
         fingerprint["unlabelled_cases"],
     )
-    labelled_slices, unlabelled_slices = slices_of_a_fold(splits, fingerprint)
+    folds = update_splits(*asked) if splits is None else take_splits(_splits_file(raw, splits), *asked)
+    labelled_slices, unlabelled_slices = slices_of_a_fold(folds, fingerprint)
     worker = planner_class(
         fingerprint, raw.meta, raw.name, plans_name=plans_name, memory_gib=memory_gib,
         labelled_slices=labelled_slices, unlabelled_slices=unlabelled_slices, seed=seed,
@@ -165,6 +173,24 @@ def plan_experiment(
         log.info("%s", "\n".join(explained(worker, planned)))
     log.info("Plan written: %s (stages: %s)", file, ", ".join(plans.configurations))
     return plans
+
+
+def _splits_file(raw: RawDataset, given: Path | str) -> Path:
+    """The file itself, or that of the raw dataset, where converters leave published splits.
+
+    Raises:
+        ConfigurationError: neither is there.
+    """
+    file = Path(given).expanduser()
+    for place in (file, raw.folder / file):
+        if place.is_file():
+            return place
+    there = sorted(one.name for one in raw.folder.glob("splits*.json"))
+    raise ConfigurationError(
+        f"--splits {file} is not there, nor is {raw.folder / file}. "
+        + (f"{raw.folder} holds {', '.join(there)}." if there else "Expected a file of folds like "
+           '[{"train": ["case_1", "case_2"], "val": ["case_3"], "labelled": ["case_1"]}].')
+    )
 
 
 def preprocess_planned(

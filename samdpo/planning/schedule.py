@@ -19,7 +19,6 @@ ALIGN_EPOCHS = 3
 ALIGN_IMAGE_STEPS = (340, 400)  # at least, at most
 ALIGN_MOST_EPOCHS = 12
 ALIGN_HALVING_EPOCHS = 3
-PROMPT_ROUNDS = 2
 ANSWERS = 70  # that ten minutes buy: accepted in 2 s, or a box in 9
 CHOSEN_IMAGE_STEPS = 900  # over the masks that were meant
 CHOSEN_EPOCHS = (6, 40)
@@ -80,12 +79,16 @@ def chosen_epochs(answers: int) -> int:
     return min(max(math.ceil(CHOSEN_IMAGE_STEPS / max(answers, 1)), least), most)
 
 
-def prompt_rounds(ndim: int, components: Iterable[int]) -> int:
-    """Rounds of stage 2's refitting of the prompts: where something of one component can be in another place.
+def place(ndim: int, components: Iterable[int]) -> tuple[str, str]:
+    """Who chooses where a structure is, and why: a judge of proposals where something of one component is in a picture.
 
-    None for volumes, whose structures are mostly absent from a slice and whose slices are many.
+    Not in volumes, whose structures are mostly absent from a slice and whose slices are many.
     """
-    return PROMPT_ROUNDS if ndim == 2 and any(count == 1 for count in components) else 0
+    if ndim == 3:
+        return "saliency", "volumes: thirty masks of every slice"
+    if any(count == 1 for count in components):
+        return "judge", "a structure of one part can be elsewhere in a picture"
+    return "saliency", "every structure has several parts"
 
 
 def tower_steps(n_structures: int) -> int:

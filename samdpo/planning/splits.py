@@ -123,19 +123,25 @@ def complete_fold(
     check_fractions(labelled, unlabelled)
     chosen = choose_labelled(train, groups, seed, labelled)
     others = choose_unlabelled(train, chosen, groups, seed, unlabelled)
-    only_val = {groups.get(case, case) for case in val} - {groups.get(case, case) for case in train}
-    ul_cases = [case for case in ul_cases if groups.get(case, case) not in only_val]
     return Fold(
         train=sorted(train),
         val=sorted(val),
         labelled=chosen,
-        unlabelled=sorted({*others, *ul_cases}),
+        unlabelled=sorted({*others, *_unseen(ul_cases, train, val, groups)}),
         labelled_subsets=nested_subsets(train, groups, seed),
         labelled_fraction=labelled,
         unlabelled_fraction=unlabelled,
         seed=seed,
         origin=origin,
     )
+
+
+def _unseen(
+    ul_cases: Sequence[str], train: Sequence[str], val: Sequence[str], groups: Mapping[str, str]
+) -> list[str]:
+    """The cases of ``ul_cases`` of whose group none validates, unless it trains as well."""
+    only_val = {groups.get(case, case) for case in val} - {groups.get(case, case) for case in train}
+    return [case for case in ul_cases if groups.get(case, case) not in only_val]
 
 
 def validation_parts(cases: Sequence[str], groups: Mapping[str, str], n_folds: int = N_FOLDS) -> list[list[str]]:
@@ -178,8 +184,8 @@ def update_splits(
     new = make_splits(case_ids, groups, N_FOLDS, seed, labelled, unlabelled, ul_cases)
     if not file.exists():
         return _write(new, folder, "written")
-    old, complete = _read(file)
-    known = _Known(set(case_ids), set(ul_cases))
+    old, said = _read(file)
+    complete, known = all("labelled" in keys for keys in said), _Known(set(case_ids), set(ul_cases))
     if any(f.origin == "user" for f in old) and _bare(old) != _bare(new):
         own = _checked(file, [replace(f, labelled=[], unlabelled=[]) for f in old], known, groups)
         new = [complete_fold(f.train, f.val, groups, seed, labelled, unlabelled, ul_cases, "user") for f in own]
@@ -198,6 +204,51 @@ def update_splits(
         _say(new, "unchanged", file)
         return new
     return _write(new, folder, done)
+
+
+def take_splits(
+    file: Path,
+    folder: Path,
+    case_ids: Sequence[str],
+    groups: Mapping[str, str],
+    seed: int = SPLIT_SEED,
+    labelled: float = 1.0,
+    unlabelled: float | None = None,
+    ul_cases: Sequence[str] = (),
+) -> list[Fold]:
+    """Write ``folder/splits_final.json`` from another file of its form, such as the lists of a published protocol.
+
+    A fold that names ``labelled`` has these cases labelled; unlabelled are then those that it names so, else the rest
+    of ``train`` (or the share ``unlabelled`` of it) and of ``imagesUl/`` the cases of whose group none validates. A
+    fold of ``train`` and ``val`` only is completed. Planning again keeps all this, as what was written by hand.
+
+    Args:
+        file: to take them from; it is not changed.
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
+        case_ids, groups, seed, labelled, unlabelled, ul_cases: as in :func:`make_splits`.
+
+    Raises:
+        ConfigurationError: both the file and ``labelled`` choose the labelled cases.
+        DatasetError: the file is missing or damaged, or its folds are refused as in :func:`load_splits`. What
+            ``folder`` holds stays as it was.
+    """
+    remedy = "Correct it and type the same command again."
+    folds, said = _read(file, remedy)
+    if labelled != 1 and any("labelled" in keys for keys in said):
+        raise ConfigurationError(
+            f"--splits {file} names the labelled cases, and --labelled {labelled:g} would choose others. Leave "
+            "--labelled out, or 'labelled' in the file."
+        )
+    taken = []
+    for fold, keys in zip(_checked(file, folds, _Known(set(case_ids), set(ul_cases)), groups, remedy), said):
+        whole = complete_fold(fold.train, fold.val, groups, seed, labelled, unlabelled, ul_cases, "user")
+        if "labelled" in keys:
+            rest = {*choose_unlabelled(fold.train, fold.labelled, groups, seed, unlabelled),
+                    *_unseen(ul_cases, fold.train, fold.val, groups)}
+            named = fold.unlabelled if "unlabelled" in keys else sorted(rest)
+            whole = replace(whole, labelled=fold.labelled, unlabelled=named, labels_origin="user")
+        taken.append(whole)
+    return _write(taken, folder, f"taken from {file}")
 
 
 def load_splits(folder: Path | str, preprocessed: Mapping[str, bool] | None = None) -> list[Fold]:
@@ -221,7 +272,7 @@ def load_splits(folder: Path | str, preprocessed: Mapping[str, bool] | None = No
         raise ConfigurationError(
             f"{file} is missing: {folder.name} is not planned. Type: samdpo_plan_and_preprocess -d {folder.name}"
         )
-    folds, complete = _read(file)
+    folds, said = _read(file)
     fingerprint = read_fingerprint(folder, missing_ok=True)
     ul_cases = fingerprint.get("unlabelled_cases", [])
     known = _Known(set(fingerprint.get("cases", ())), set(ul_cases))
@@ -229,7 +280,7 @@ def load_splits(folder: Path | str, preprocessed: Mapping[str, bool] | None = No
         (known.labelled if labelled else known.unlabelled).add(case)
     groups = load_case_groups(folder)
     folds = _checked(file, folds, known, groups)
-    if complete:
+    if all("labelled" in keys for keys in said):
         return folds
     return [complete_fold(f.train, f.val, groups, ul_cases=ul_cases, origin="user") for f in folds]
 
@@ -279,9 +330,9 @@ def _bare(folds: Sequence[Fold]) -> list[tuple[list[str], list[str]]]:
     return [(f.train, f.val) for f in folds]
 
 
-def _read(file: Path) -> tuple[list[Fold], bool]:
-    """Folds, and whether every one of them says what is labelled; foreign keys are dropped."""
-    remedy = _remedy(file)
+def _read(file: Path, remedy: str = "") -> tuple[list[Fold], list[set[str]]]:
+    """Folds, and which keys each of them names; foreign keys are dropped."""
+    remedy = remedy or _remedy(file)
     content = read_json(file, error=DatasetError, remedy=remedy)
     example = '{"train": […], "val": […]}'
     if not isinstance(content, list) or not content:
@@ -299,7 +350,7 @@ def _read(file: Path) -> tuple[list[Fold], bool]:
         if not fold.train or not fold.val:
             raise DatasetError(f"{file}: fold {number} has no {'val' if fold.train else 'train'} cases. {remedy}")
         as_written = replace(fold, **{key: sorted(getattr(fold, key)) for key in _LISTS})
-        fold = _without_repetition(file, number, fold)
+        fold = _without_repetition(file, number, fold, remedy)
         astray = sorted(set(fold.labelled) - set(fold.train)) or sorted(set(fold.labelled) & set(fold.unlabelled))
         if astray:
             raise DatasetError(
@@ -310,7 +361,7 @@ def _read(file: Path) -> tuple[list[Fold], bool]:
         edited = [a != b for a, b in zip(_hashes(as_written), [*hashes, "", ""])]
         folds.append(replace(fold, origin="user" if edited[0] else fold.origin,
                              labels_origin="user" if edited[1] else fold.labels_origin))
-    return folds, all("labelled" in entry for entry in content)
+    return folds, [set(entry) for entry in content]
 
 
 @dataclass(frozen=True)
@@ -325,13 +376,13 @@ def _remedy(file: Path) -> str:
     return f"Correct it, or delete it and plan again: samdpo_plan_experiment -d {file.parent.name}"
 
 
-def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
+def _without_repetition(file: Path, number: int, fold: Fold, remedy: str) -> Fold:
     """A fold with every case once in each list, in composed Unicode; what is no name of a case is refused."""
     lists = {}
     for key in _LISTS:
         names = getattr(fold, key)
         for name in names:
-            check_name(name.strip(), f"{file}: a case in {key!r} of fold {number}", DatasetError, _remedy(file))
+            check_name(name.strip(), f"{file}: a case in {key!r} of fold {number}", DatasetError, remedy)
         names = [same_text(name) for name in names]
         lists[key] = sorted(set(names))
         twice = sorted({name for name in lists[key] if names.count(name) > 1}) if len(names) > len(lists[key]) else []
@@ -340,8 +391,11 @@ def _without_repetition(file: Path, number: int, fold: Fold) -> Fold:
     return replace(fold, **lists)
 
 
-def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[str, str]) -> list[Fold]:
+def _checked(
+    file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[str, str], remedy: str = ""
+) -> list[Fold]:
     """Folds with names as the dataset spells them; what no training can mean is refused."""
+    remedy = remedy or _remedy(file)
     spelled = {same_text(case): case for case in (*known.labelled, *known.unlabelled)}
     every = known.labelled or {case for fold in folds for case in (*fold.train, *fold.val)}
     single = len({groups.get(case, case) for case in every}) == 1  # which can only be validated on itself
@@ -350,19 +404,19 @@ def _checked(file: Path, folds: Sequence[Fold], known: _Known, groups: Mapping[s
         fold = replace(fold, **{key: [spelled.get(c, c) for c in getattr(fold, key)] for key in _LISTS})
         where = f"{file}: fold {number}"
         for key in _LISTS if spelled else ():
-            _check_names(where, key, getattr(fold, key), known, _remedy(file))
+            _check_names(where, key, getattr(fold, key), known, remedy)
         if not single:
             both = sorted(set(fold.train) & set(fold.val))
             if both:
                 raise DatasetError(
                     f"{where} has {_some(both)} in train and in val: it would be validated on images that it was "
-                    f"trained on. Take them out of one of the two; fold 'all' trains on every case. {_remedy(file)}"
+                    f"trained on. Take them out of one of the two; fold 'all' trains on every case. {remedy}"
                 )
             leaks = sorted(set(fold.unlabelled) & set(fold.val))
             if leaks:
                 raise DatasetError(
                     f"{where} has {_some(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
-                    f"is validated on. Take them out of one of the two. {_remedy(file)}"
+                    f"is validated on. Take them out of one of the two. {remedy}"
                 )
         patients = {key: {groups.get(case, case) for case in getattr(fold, key)} for key in _LISTS}
         for key in () if single else ("train", "unlabelled"):

@@ -58,6 +58,11 @@ class CandidateWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def finished(self) -> bool:
+        """Whether the set was written to its end, so that people may have seen it."""
+        return (self.folder / _FILE).is_file()
+
     def has(self, case: str, case_key: str) -> bool:
         """Whether a case is there, whole.
 

@@ -135,7 +135,7 @@ class JudgeSettings:
 
     Attributes:
         shape: where proposals are looked for.
-        blobs, kept: of the proposer, see :class:`samdpo.plans.PlacesPlan`.
+        blobs, kept: of the proposer, see :class:`~samdpo.prompting.proposals.PlaceProposer`.
         columns: of :func:`measure`.
         doubtful: confidence below which a person should look: one right choice of ten on the outlines is.
     """

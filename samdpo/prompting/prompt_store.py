@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import threading
-import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from samdpo.errors import ConfigurationError, SamdpoError
-from samdpo.files import (
-    atomic_path,
-    hash_of,
-    read_json,
-    remove_abandoned,
-    sha256_of_file,
-    temporary_beside,
-    write_json,
-)
+from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.json_index import JsonIndex
-from samdpo.parallel import Executor, map_cases
-from samdpo.paths import preprocessed_folder
-from samdpo.planning.fingerprint import load_case_groups
-from samdpo.planning.splits import fold_of, load_splits
-from samdpo.plans import Plans
-from samdpo.preprocessing.store import SliceStore
-from samdpo.prompting.answers.answerer import asks_a_model
-from samdpo.prompting.answers.asking import edited_cases, keep_answers
-from samdpo.prompting.descriptions import with_descriptions
-from samdpo.prompting.fitting import FittedPrompters, fit_prompter
-from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
-from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompter import Prompter
+
+if TYPE_CHECKING:
+    from samdpo.prompting.prompter import Prompter
 
 log = logging.getLogger(__name__)
 
 _KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
 _INDEX_VERSION = 1
+_MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
 _RAGGED = ("boxes", "points", "hypotheses", "hypothesis_scores")
 _STACKED = ("saliency", "text_embedding")
 
@@ -139,10 +117,15 @@ class PromptStore:
     Args:
         folder: e.g. ``nnUNet_preprocessed/Dataset003_Liver/samdpoPlans_prompts/fold_0``.
         key: of what makes the prompts; cases under another key do not count. None reads whatever is there.
+        located: the prompts of the saliency, from which a judge has chosen those of this store. None where none did.
+
+    Attributes:
+        located: likewise; this store itself where no judge chooses.
     """
 
-    def __init__(self, folder: Path, key: str | None = None) -> None:
+    def __init__(self, folder: Path, key: str | None = None, located: PromptStore | None = None) -> None:
         self.folder, self.key = Path(folder), key
+        self.located = located or self
         self._recent: dict[str, _KeptCase] = {}
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
@@ -153,6 +136,33 @@ class PromptStore:
     def prompter_folder(self) -> Path:
         """Where the prompter that made the prompts of new cases lies."""
         return self.folder / "prompter"
+
+    def save_prompter(self, prompter: Prompter) -> None:
+        """Keep the prompter of new cases, and a list of its files."""
+        folder = self.prompter_folder
+        prompter.save(folder)
+        files = {f.name: sha256_of_file(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
+        write_json(folder / _MADE, {"key": self.key, "files": files})
+
+    def drop_prompter(self) -> None:
+        """Before other prompts are made: the prompter that is there is none of theirs."""
+        for file in (_MADE, "prompter.json"):
+            (self.prompter_folder / file).unlink(missing_ok=True)
+
+    @property
+    def has_prompter(self) -> bool:
+        """Whether the prompter of these very prompts is there, as it was written."""
+        folder = self.prompter_folder
+        if not (folder / _MADE).is_file():  # of an older version
+            return (folder / "prompter.json").is_file()
+        try:
+            made = read_json(folder / _MADE)
+            return made["key"] == self.key and all(
+                sha256_of_file(folder / name) == known for name, known in made["files"].items()
+            )
+        except (SamdpoError, OSError, KeyError, TypeError, AttributeError):
+            log.warning("%s is damaged; the prompter is made again.", folder)
+            return False
 
     def cases(self) -> list[str]:
         """Cases that are whole and of this key, sorted."""
@@ -316,260 +326,3 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         raise
     shown = sorted({int(prompt["slice"]) for prompt in content["prompts"] if prompt["present"]})
     return [content["key"], content["case_key"], int(content["slices"]), shown]
-
-
-_ASKED_AT_ONCE = 32  # slices whose questions go to a model together
-_VERSION = 4  # raise when the code makes other prompts from the same settings
-
-
-def prompts_folder(plans: Plans, fold: int | str) -> Path:
-    """``nnUNet_preprocessed/DATASET/samdpoPlans_prompts/fold_0``."""
-    return preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_prompts" / f"fold_{fold}"
-
-
-def make_prompts(
-    plans: Plans, fold: int | str, device: str = "auto", executor: Executor | None = None
-) -> PromptStore:
-    """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits."""
-    folder = preprocessed_folder(plans.dataset_name)
-    there = SliceStore(folder / plans.preprocessing.data_identifier).summaries()
-    labelled, others = fold_cases(folder, fold, {case: one.labelled for case, one in there.items()})
-    return make_prompts_of(plans, prompts_folder(plans, fold), labelled, others, device, executor)
-
-
-def make_prompts_of(
-    plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto",
-    executor: Executor | None = None,
-) -> PromptStore:
-    """Make what is missing of some cases' prompts; returns the store, which is then whole for them.
-
-    Labelled cases are prompted by towers that have not seen them; the others by the towers fitted to all labelled
-    cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none, prompts
-    them all. What is there under the same key is kept, so a second call is nearly free and a stopped one goes on.
-
-    Args:
-        plans: the plan; names the dataset.
-        target: folder of the store.
-        labelled: cases whose labels are looked at.
-        others: cases that are only prompted.
-        device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
-        executor: whose processes prompt the cases; else this process does. The towers are fitted here, and a model
-            that answers questions is asked here.
-    """
-    plans = with_descriptions(plans)
-    folder = preprocessed_folder(plans.dataset_name)
-    store = SliceStore(folder / plans.preprocessing.data_identifier)
-    cases = [*labelled, *others]
-    hashes = {case: store.hash_of_case(case) for case in cases}
-    every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
-    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
-    key = hash_of(
-        _VERSION, plans.prompting, plans.structures, frozen_key(plans.network), pretrained_checksum(plans),
-        {case: hashes[case] for case in labelled}, *([groups] if groups else []),  # without any as it has always been
-    )
-    prompts = PromptStore(target, key)
-    answerer = keep_answers(plans)
-    made = prompts.summaries()
-    missing = [case for case in cases if case not in made or hashes[case] not in ("", made[case].case_key)]
-    if answerer is not None:
-        kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
-        missing += sorted(edited_cases(answerer, kept, plans.structures))
-    if not missing and _prompter_is_whole(prompts):
-        return prompts
-    remove_abandoned(target, recursive=True)
-    check_text_dim(plans)
-    features = None
-    if executor is not None and asks_a_model(plans.prompting):
-        log.info("The plan's questions are put to a model, which is done in this process.")
-        executor = None
-    if plans.prompting.fits_towers:
-        features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
-    else:
-        kept_in = folder / f"{plans.plans_name}_saliency"
-        fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
-    for file in (_MADE, "prompter.json"):  # the prompter of other prompts is none of these
-        (prompts.prompter_folder / file).unlink(missing_ok=True)
-    if executor is None:
-        write_prompts(prompts, fitted, store, features, missing)
-    else:
-        _write_elsewhere(executor, prompts, fitted, plans, missing, device)
-    if answerer is not None:
-        answerer.release()
-    _save_prompter(fitted.full, prompts)
-    prompts.summaries()  # once read, they are there for every training
-    return prompts
-
-
-_MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
-
-
-def _save_prompter(prompter: Prompter, prompts: PromptStore) -> None:
-    """Keep the prompter of new cases and a list of its files."""
-    folder = prompts.prompter_folder
-    prompter.save(folder)
-    files = {f.name: sha256_of_file(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
-    write_json(folder / _MADE, {"key": prompts.key, "files": files})
-
-
-def _prompter_is_whole(prompts: PromptStore) -> bool:
-    """Whether the prompter of these very prompts is there, as it was written."""
-    folder = prompts.prompter_folder
-    if not (folder / _MADE).is_file():  # of an older version
-        return (folder / "prompter.json").is_file()
-    try:
-        made = read_json(folder / _MADE)
-        return made["key"] == prompts.key and all(
-            sha256_of_file(folder / name) == known for name, known in made["files"].items()
-        )
-    except (SamdpoError, OSError, KeyError, TypeError, AttributeError):
-        log.warning("%s is damaged; the prompter is made again.", folder)
-        return False
-
-
-def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
-    features: SliceFeatures, device: str,
-) -> FittedPrompters:
-    start = time.perf_counter()
-    wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
-    mirrored = [(case, index, True) for case, index, _ in wanted if plans.prompting.mirror and case in labelled]
-    features.prepare([*wanted, *mirrored])
-    log.info("Image features: %.0f s.", time.perf_counter() - start)
-    start = time.perf_counter()
-    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
-    log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
-    return fitted
-
-
-def write_prompts(
-    prompts: PromptStore,
-    fitted: FittedPrompters,
-    store: SliceStore,
-    features: SliceFeatures | None,
-    cases: Sequence[str],
-) -> None:
-    """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``.
-
-    ``features`` are what fitted towers see; a pretrained model has kept its saliency.
-    """
-    start = time.perf_counter()
-    with tqdm(total=len(cases), desc="Prompts") as progress:
-        for group in _groups_of_cases(cases, store, asks_a_model(fitted.full.settings.prompting)):
-            for case, made in _prompt_cases(fitted, store, features, group).items():
-                prompts.put(case, made, store.hash_of_case(case))
-            progress.update(len(group))
-    log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a process needs to know to prompt cases; small, since it is sent."""
-
-    plans: Plans
-    store: Path
-    key: str | None
-    prompters: Path
-    device: str
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A case, and the name of the prompter that may see it."""
-
-    identifier: str
-    prompter: str
-
-
-def _write_elsewhere(
-    executor: Executor, prompts: PromptStore, fitted: FittedPrompters, plans: Plans, cases: Sequence[str], device: str
-) -> None:
-    """As :func:`write_prompts`, by the processes of ``executor``, to which prompters and cases are handed by path."""
-    distinct = {id(one): one for one in (fitted.full, *fitted.held_out.values())}
-    names = {number: str(i) for i, number in enumerate(distinct)}
-    folder = temporary_beside(prompts.folder / "prompters")
-    try:
-        for number, prompter in distinct.items():
-            prompter.save(folder / names[number])
-        work = _Work(plans, prompts.folder, prompts.key, folder, device)
-        items = [_Case(case, names[id(fitted.for_case(case))]) for case in cases]
-        for _ in map_cases(partial(_prompt_by_path, work), items, executor, "Prompts", per_process=1):
-            pass
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Prompting:
-    """What a process keeps while it prompts case after case."""
-
-    def __init__(self, work: _Work) -> None:
-        plans = work.plans
-        folder = preprocessed_folder(plans.dataset_name)
-        self.work, self.store = work, SliceStore(folder / plans.preprocessing.data_identifier)
-        self.prompts = PromptStore(work.store, work.key)
-        self.features = slice_features(plans, self.store, work.device) if plans.prompting.fits_towers else None
-        self.kept_in = folder / f"{plans.plans_name}_saliency"
-        self.fitted: dict[str, FittedPrompters] = {}
-
-    def of(self, name: str) -> FittedPrompters:
-        """The prompter of this name, as if it were fitted to every case."""
-        if name not in self.fitted:
-            prompter = Prompter.load(self.work.prompters / name, self.work.device)
-            saliency = None if self.features else kept_saliency(self.work.plans, self.store, prompter, self.kept_in)
-            self.fitted[name] = FittedPrompters(prompter, {}, saliency)
-        return self.fitted[name]
-
-
-_prompting: _Prompting | None = None
-_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
-
-
-def _prompt_by_path(work: _Work, case: _Case) -> None:
-    """In another process: the case is read, prompted and its prompts written there."""
-    global _prompting
-    with _ONE_AT_A_TIME:
-        if _prompting is None or _prompting.work.prompters != work.prompters:
-            _prompting = _Prompting(work)
-        kept, name = _prompting, case.identifier
-        made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
-        kept.prompts.put(name, made[name], kept.store.hash_of_case(name))
-
-
-def fold_cases(
-    folder: Path, fold: int | str, preprocessed: Mapping[str, bool] | None = None
-) -> tuple[list[str], list[str]]:
-    """Labelled cases of a fold, and its unlabelled and validation cases.
-
-    Arguments and errors as of :func:`~samdpo.planning.splits.load_splits` and
-    :func:`~samdpo.planning.splits.fold_of`.
-    """
-    one = fold_of(load_splits(folder, preprocessed), fold, folder)
-    return one.labelled, sorted({*one.unlabelled, *one.val} - set(one.labelled))
-
-
-def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:
-    """Case by case; where a model is asked, so many cases at once that its batches are full."""
-    group: list[str] = []
-    for case in cases:
-        group.append(case)
-        if not asks or sum(map(store.slices, group)) >= _ASKED_AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _prompt_cases(
-    fitted: FittedPrompters, store: SliceStore, features: SliceFeatures | None, cases: Sequence[str]
-) -> dict[str, list[list[StructurePrompt]]]:
-    slices = [(case, index) for case in cases for index in range(store.slices(case))]
-    images = [store.image(case, index) for case, index in slices]
-    located = [
-        # The points' seed is that of prediction, which does not know a case by its name.
-        fitted.for_case(case).locate(
-            image, features(case, i) if features else None, raw=fitted.saliency(case, i) if fitted.saliency else None
-        )
-        for (case, i), image in zip(slices, images)
-    ]
-    told = fitted.full.with_texts(located, images, slices)
-    return {case: [of_slice for (shown, _), of_slice in zip(slices, told) if shown == case] for case in cases}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.files import atomic_path, hash_of
+from samdpo.files import atomic_path, hash_of, remove_abandoned
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.frozen_features import SliceFeatures
 from samdpo.prompting.judge import measure
@@ -23,6 +24,7 @@ from samdpo.prompting.proposals import PlaceProposer, PlaceShape, Proposals, thi
 log = logging.getLogger(__name__)
 
 _VERSION = 1  # raise when the code makes other proposals from the same settings
+_KEPT = 64  # slices whose proposals stay in memory: one structure takes about 2 MB
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ class ProposalStore:
         self.blobs, self.kept = blobs, kept
         self.key = hash_of("proposals", _VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
         self.folder = folder / self.key
+        self._kept: OrderedDict[tuple[str, int], dict[str, MeasuredProposals]] = OrderedDict()
 
     def prepare(self, cases: Sequence[str]) -> None:
         """Make what is missing of some cases, with a progress bar."""
+        remove_abandoned(self.folder)
         missing = [case for case in cases if self._read(case) is None]
         self.features.prepare([(case, i, False) for case in missing for i in range(self.slices.slices(case))])
         for case in tqdm(missing, desc="Proposals", unit="case", disable=not missing):
@@ -82,7 +86,13 @@ class ProposalStore:
 
     def get(self, case: str, index: int) -> dict[str, MeasuredProposals]:
         """The proposals of a slice by structure; a structure that cannot be elsewhere, or is absent, has none."""
-        return (self._read(case) or self._write(case)).get(index, {})
+        if (case, index) not in self._kept:
+            read = self._read(case, index)
+            self._kept[case, index] = (self._write(case) if read is None else read).get(index, {})
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end((case, index))
+        return self._kept[case, index]
 
     def _file(self, case: str) -> Path:
         return self.folder / f"{case}.npz"
@@ -115,8 +125,13 @@ class ProposalStore:
         measured = measure(image, features, prompt.saliency, prompt.coarse_mask, made)
         return MeasuredProposals(made.masks.numpy(), made.saliency, measured, made.boxes, made.makers)
 
-    def _read(self, case: str) -> dict[int, dict[str, MeasuredProposals]] | None:
-        """What is kept of a case; None where there is nothing, or nothing that can be read, or of another image."""
+    def _read(self, case: str, only: int | None = None) -> dict[int, dict[str, MeasuredProposals]] | None:
+        """What is kept of a case; None where there is nothing, or nothing that can be read, or of another image.
+
+        Args:
+            case: identifier.
+            only: the slice that is wanted; None reads all.
+        """
         try:
             with np.load(self._file(case), allow_pickle=False) as arrays:
                 if str(arrays["made_of"]) != self.slices.hash_of_case(case):
@@ -124,6 +139,8 @@ class ProposalStore:
                 found: dict[int, dict[str, MeasuredProposals]] = {}
                 for name in (name.removesuffix("_masks") for name in arrays.files if name.endswith("_masks")):
                     index, number = map(int, name.split("_"))
+                    if only not in (None, index):
+                        continue
                     prompt = self.prompts.get(case, index)[number]
                     masks = np.unpackbits(arrays[f"{name}_masks"], axis=-1, count=prompt.regions.shape[-1]).astype(bool)
                     found.setdefault(index, {})[prompt.structure] = MeasuredProposals(

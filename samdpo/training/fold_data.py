@@ -17,11 +17,14 @@ from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
 from samdpo.plans import AugmentationPlan, Plans, save_plans
 from samdpo.preprocessing.store import SliceStore
-from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.prompting.making import make_prompts
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ class FoldData:
         fold: number of the fold, or ``all``.
         split: which cases train, validate, are labelled, are unlabelled.
         slices: the preprocessed slices.
-        prompts: prompts of every slice of the fold; None where the trainer uses none.
+        prompts: prompts of every slice of the fold, but for those of unlabelled cases that wait for a judge, see
+            :meth:`judge`; None where the trainer uses none.
         prompter: what made them, and makes those of new images; None likewise.
         groups: patient (or near-duplicate cluster) of each case.
         processes: for case-level work.
@@ -72,7 +76,7 @@ class FoldData:
         slices = SliceStore(store)
         labelled = {case: one.labelled for case, one in slices.summaries().items()}
         split = fold_of(load_splits(folder, labelled), fold, folder)
-        prompts = make_prompts(plans, fold, device) if with_prompts else None
+        prompts = make_prompts(plans, fold, device, judged=()) if with_prompts else None
         return cls(
             plans=plans,
             fold=fold,
@@ -88,6 +92,11 @@ class FoldData:
     def samples(self, augmentation: AugmentationPlan) -> SliceSamples:
         """Samples under the views of a stage."""
         return SliceSamples(self.plans, self.slices, self.prompts, augmentation)
+
+    def judge(self, cases: Sequence[str], device: torch.device) -> None:
+        """Prompt unlabelled cases where the judge of the outlines says; nothing to do where none chooses the place."""
+        if self.prompts is not None and self.prompts.located is not self.prompts:
+            make_prompts(self.plans, self.fold, str(device), judged=cases)
 
     def hold_back(self, share: float, seed: int) -> tuple[list[str], list[str]]:
         """Labelled cases split into (trained on, held back) by group; at least one case trains.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.files import hash_of, write_text
+from samdpo.files import hash_of, remove_abandoned, write_text
 from samdpo.model.batches import Batch
 from samdpo.model.slice_labels import SliceKey, read_image
 from samdpo.model.views import FLIPPED, IDENTITY, View
@@ -155,6 +155,7 @@ def claimed_folder(root: Path, owner: str, key: str) -> Path:
 
     What no owner uses is dropped: a stage trained anew replaces its features of the last time.
     """
+    remove_abandoned(root / OWNERS)
     # Folders are listed before claims are read: whoever made one of them has claimed it by then.
     folders = [path for path in root.glob("*") if path.is_dir() and path.name != OWNERS]
     write_text(root / OWNERS / f"{owner}.txt", key)

@@ -15,7 +15,7 @@ from samdpo.plans import StagePlan
 from samdpo.preferences.records import Item, item_id
 from samdpo.preferences.stored_candidates import StoredCandidates
 
-SETTINGS = (ONE_LUNG, "epochs=1", "places.blobs=6")
+SETTINGS = (ONE_LUNG, "epochs=1", "prompting.blobs=6")
 JUDGE = ("annotator.kind=judge", "places.held_back=0")
 
 

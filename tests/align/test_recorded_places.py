@@ -16,7 +16,7 @@ from samdpo.networks.weights import load_weights
 from samdpo.training.checkpoints import FINAL
 
 RECORDED = "annotator.kind=recorded"
-SETTINGS = (ONE_LUNG, "epochs=1", "places.blobs=6")
+SETTINGS = (ONE_LUNG, "epochs=1", "prompting.blobs=6")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_answers_about_other_proposals_are_refused(finetuned):
     virtual = finetuned.trainer("align", *SETTINGS)
     virtual.initialize()
     record(virtual.answers.said(stored), stored)
-    other = finetuned.trainer("align", ONE_LUNG, "epochs=1", "places.blobs=12", RECORDED)
+    other = finetuned.trainer("align", ONE_LUNG, "epochs=1", "prompting.blobs=12", RECORDED)
     other.initialize()
     with pytest.raises(TrainingError, match=r"are about candidates that this model made with another plan"):
         other.run_training()

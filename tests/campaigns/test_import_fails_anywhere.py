@@ -26,7 +26,7 @@ WRONG: dict[str, Callable[[dict], str]] = {
     "a lone surrogate": lambda line: json.dumps({**line, list(line)[1]: "\ud800"}),
     "null": lambda line: json.dumps({**line, list(line)[1]: None}),
     "10^30": lambda line: json.dumps({**line, list(line)[-1]: 10**30}),
-    "a list": lambda line: json.dumps({**line, list(line)[2]: ["x"]}),
+    "a list": lambda line: json.dumps({**line, list(line)[-1]: ["x"]}),
     "no candidates": lambda line: json.dumps({**line, **({"candidates": -1} if line["kind"] == "item" else
                                                          {"seconds": "nan"} if line["kind"] == "judgement" else
                                                          {"created": "0001-01-01T00:00:00"})}),
@@ -35,7 +35,7 @@ WRONG: dict[str, Callable[[dict], str]] = {
 
 @pytest.fixture
 def lines(tmp_path: Path) -> list[dict]:
-    """A set, three items, three judgements."""
+    """What it is, a set, three items, three judgements."""
     made = PreferenceDatabase.open(f"sqlite:///{tmp_path / 'source.sqlite'}")
     items = make_items(3)
     made.add_candidate_set(SET, items)

@@ -124,4 +124,14 @@ def compared(place: Path) -> dict[str, str]:
             manifest = read_json(place / path)
             found[path] = hash_of({**manifest, "files": {
                 name: one for name, one in manifest["files"].items() if not MAY_DIFFER.search(name)}})
+        elif path.endswith("/candidates.json"):
+            found[path] = hash_of(without_times(read_json(place / path)))
     return found
+
+
+def without_times(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON without the moment at which a set of candidates was made."""
+    if "candidate_set" not in content:
+        return content
+    made = {key: one for key, one in content["candidate_set"].items() if key != "created"}
+    return {**content, "candidate_set": made}

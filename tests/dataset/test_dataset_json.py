@@ -112,6 +112,8 @@ def test_missing_keys_are_named(tmp_path):
         ({"samdpo": {"structures": {"lung": {"components": "two"}}}}, "samdpo.structures.lung.components"),
         ({"samdpo": {"structures": {"lung": {"components": 0}}}}, "1 or more"),
         ({"samdpo": {"lung": {"phrase": "x"}}}, "unknown key 'lung'"),
+        ({"samdpo": {"distances": "px"}}, "'samdpo.distances' must be \"mm\" or \"voxels\", found 'px'"),
+        ({"samdpo": {"distances": ["mm"]}}, "'samdpo.distances' must be"),
     ],
 )
 def test_each_wrong_key_gets_its_sentence(tmp_path, changes, expected):

@@ -208,3 +208,12 @@ def test_the_command_prints_a_table_and_what_it_wrote(folders, capsys, monkeypat
     printed = capsys.readouterr().out
     assert output.is_file() and not (folders / "pred" / "summary.json").exists()
     assert "left lung" in printed and "3 cases" in printed and str(output) in printed.replace("\n", "")
+    assert "(px)" in printed and "(voxels)" not in printed
+
+
+def test_the_command_measures_in_voxels_where_it_is_told_to(folders, capsys):
+    command.main([str(folders / "ref"), str(folders / "pred"), "-djfile", str(folders / "dataset.json"), "--voxels"])
+    assert "(voxels)" in capsys.readouterr().out
+    written = json.loads((folders / "pred" / "summary.json").read_text())
+    assert written["samdpo"]["surface"] == [{"unit": "voxels", "tolerance": 2.0}]
+    assert {"IoU", "HD95", "ASD", "ASSD"} <= written["foreground_mean"].keys()

@@ -124,6 +124,20 @@ def test_the_summary_names_the_tolerance_in_mm(folders: Path) -> None:
     assert run(folders, tolerance=3.0)["samdpo"]["surface"] == [{"unit": "mm", "tolerance": 3.0}]
 
 
+def test_in_voxels_the_spacing_does_not_count(folders: Path) -> None:
+    found = run(folders, voxels=True)
+    assert found["samdpo"]["surface"] == [{"unit": "voxels", "tolerance": 2.0}]
+    assert found["mean"]["2"]["HD95"] == pytest.approx((0 + 2) / 2), "the box of b moved by 2 voxels, 1 mm"
+    assert found["mean"]["2"]["Dice"] == run(folders)["mean"]["2"]["Dice"]
+
+
+def test_a_dataset_whose_spacing_is_a_placeholder_is_always_measured_in_voxels(folders: Path) -> None:
+    asked = run(folders, voxels=True)
+    file = folders / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "samdpo": {"distances": "voxels"}}))
+    assert json.dumps(run(folders)) == json.dumps(asked)
+
+
 def test_endings_in_upper_case_belong_to_the_same_cases(folders: Path) -> None:
     before = run(folders)["mean"]
     (folders / "ref" / "a.nii.gz").rename(folders / "ref" / "a.NII.GZ")

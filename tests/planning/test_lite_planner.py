@@ -224,15 +224,14 @@ def test_alignment_sees_about_as_many_images_whatever_their_number(slices: int, 
     assert schedule.align_epochs(400, "cuda") == 1
 
 
-def test_the_prompts_are_refitted_where_something_of_one_component_can_be_elsewhere() -> None:
-    controls = ("align_preferences", "align_self_training", "align_best_candidate")
-    assert {plan().stage(name).prompt_rounds for name in controls} == {0}  # two lungs
+def test_a_judge_chooses_the_place_where_something_of_one_component_can_be_elsewhere() -> None:
+    assert plan().prompting.place == "saliency"  # two lungs
     mass = dataset(hints={"lung": StructureHints(components=1)})
-    assert {plan(contents=mass).stage(name).prompt_rounds for name in controls} == {2}
-    assert plan(contents=mass).inference.choose_place
-    assert plan(contents=mass).stage("align").prompt_rounds == 0, "its judge chooses the place"
+    judged = plan(contents=mass)
+    assert judged.prompting.place == "judge" and judged.inference.choose_place
+    assert {stage.prompt_rounds for stage in judged.configurations.values()} == {0}, "it chooses for every stage"
     volumes = changed(modality="mr", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
-    assert plan(volumes, mass).stage("align").prompt_rounds == 0
+    assert plan(volumes, mass).prompting.place == "saliency"
     assert not plan(volumes, mass).inference.choose_place
 
 

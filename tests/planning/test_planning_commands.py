@@ -67,6 +67,25 @@ def test_the_steps_apart_give_the_same(run: Run, roots, tiny_dataset: Path) -> N
     assert {f.name: f.read_bytes() for f in folder.glob("*.json")} == together
 
 
+def test_published_splits_are_taken_from_the_raw_folder_by_name(
+    run: Run, caplog: pytest.LogCaptureFixture, roots, tiny_dataset: Path
+) -> None:
+    cases = sorted(file.name[:-4] for file in (tiny_dataset / "labelsTr").iterdir())
+    lists = {"train": cases[2:], "val": cases[:2], "labelled": cases[3:5]}
+    (tiny_dataset / "splits_2_labelled.json").write_text(json.dumps([lists]))
+    said = fails(run, caplog, "-d", "901", "--splits", "splits_2.json")
+    assert f"{tiny_dataset} holds splits_2_labelled.json" in said
+    assert not (roots.preprocessed / TINY / "dataset_fingerprint.json").exists(), "told before any work"
+    run("-d", "901", "--splits", "splits_2_labelled.json", "--no_pp", "-np", "1")
+    (fold,) = load_splits(roots.preprocessed / TINY)
+    assert (fold.train, fold.val, fold.labelled) == (cases[2:], cases[:2], cases[3:5])
+    run("-d", "901", command=commands.main_plan_experiment)
+    assert load_splits(roots.preprocessed / TINY) == [fold], "and kept"
+    for name in ("missing", "splits_2_labelled"):
+        words = ["-d", "901", "--labelled", "0.5", "--splits", str(tiny_dataset / f"{name}.json")]
+        assert f"{name}.json" in fails(run, caplog, *words, command=commands.main_plan_experiment)
+
+
 def test_no_pp_cuts_no_slices(run: Run, roots, tiny_dataset: Path) -> None:
     assert "Next: samdpo_preprocess -d 901" in run("-d", "901", "--no_pp")
     assert not (roots.preprocessed / TINY / "samdpoPlans_2d_256").exists()

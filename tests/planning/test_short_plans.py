@@ -43,6 +43,7 @@ def test_an_old_plan_loads_value_by_value(old: Path) -> None:
     content = json.loads(old.read_text())
     for stage in content["configurations"].values():
         stage["places"] = to_dict(PlacesPlan())  # which there was not
+    content["prompting"] |= {"place": "saliency", "blobs": 18, "proposals": 32}  # likewise
     assert to_dict(load_plans(old)) == content
 
 

@@ -17,6 +17,7 @@ from samdpo.planning.splits import (
     load_splits,
     make_splits,
     save_splits,
+    take_splits,
     update_splits,
 )
 
@@ -211,6 +212,66 @@ def test_labelled_cases_chosen_by_hand_are_kept_until_other_fractions_are_asked_
     for _ in range(2):
         assert update_splits(tmp_path, CASES, {})[0].labelled == content[0]["train"][:2]
     assert len(update_splits(tmp_path, CASES, {}, labelled=0.5)[0].labelled) > 2
+
+
+def published(tmp_path: Path, **lists: list[str]) -> Path:
+    file = tmp_path / "splits_2_of_20.json"
+    file.write_text(json.dumps([{"train": CASES[3:], "val": CASES[:3], "labelled": CASES[5:7], **lists}]))
+    return file
+
+
+def test_published_splits_are_taken_with_their_labelled_cases_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset001_Planned"
+    update_splits(folder, CASES, {})
+    (fold,) = take_splits(published(tmp_path), folder, CASES, {}, ul_cases=["u1"])
+    assert (fold.train, fold.val, fold.labelled) == (CASES[3:], CASES[:3], CASES[5:7])
+    assert fold.unlabelled == sorted([*CASES[3:5], *CASES[7:], "u1"])
+    assert load_splits(folder) == [fold] == update_splits(folder, CASES, {}, ul_cases=["u1"])
+    assert len(update_splits(folder, CASES, {}, labelled=0.5)[0].labelled) == 10, "another share was asked for"
+
+
+def test_published_splits_may_name_the_unlabelled_cases_or_none_at_all(tmp_path: Path) -> None:
+    few = published(tmp_path, unlabelled=CASES[10:12])
+    assert take_splits(few, tmp_path / "a", CASES, {}, ul_cases=["u1"])[0].unlabelled == CASES[10:12]
+    share = take_splits(published(tmp_path), tmp_path / "b", CASES, {}, unlabelled=0.25)[0]
+    assert len(share.unlabelled) == 5 and not {*share.unlabelled} & {*share.labelled, *share.val}
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps([{"train": CASES[3:], "val": CASES[:3]}]))
+    assert len(take_splits(bare, tmp_path / "c", CASES, {}, labelled=0.2)[0].labelled) == 4
+
+
+def test_splits_of_our_own_form_from_elsewhere_count_as_chosen_by_hand(tmp_path: Path) -> None:
+    update_splits(tmp_path / "a", CASES, {}, labelled=0.2)
+    (tmp_path / "b").mkdir()
+    taken = take_splits(tmp_path / "a" / SPLITS_FILE, tmp_path / "b", CASES, {"case_000": "p", "case_001": "p"})
+    assert [f.labelled for f in taken] == [f.labelled for f in load_splits(tmp_path / "a")]
+    assert update_splits(tmp_path / "b", CASES, {"case_000": "p", "case_001": "p"}) == taken, "other groups, no matter"
+
+
+@pytest.mark.parametrize(
+    ("lists", "sentence"),
+    [
+        ({"labelled": ["case_000"]}, r"fold 0 lists case_000 as labelled, which must be in its train"),
+        ({"labelled": ["case_5"], "train": [*CASES[3:], "case_5"]}, "fold 0 names case_5 in 'train'.*does not hold"),
+        ({"val": CASES[:4]}, "fold 0 has case_003 in train and in val"),
+        ({"train": ["../x"]}, "a case in 'train' of fold 0 is"),
+    ],
+)
+def test_published_splits_that_do_not_fit_leave_the_old_ones(
+    tmp_path: Path, lists: dict[str, list[str]], sentence: str
+) -> None:
+    update_splits(tmp_path, CASES, {})
+    before = (tmp_path / SPLITS_FILE).read_bytes()
+    with pytest.raises(DatasetError, match=rf"splits_2_of_20\.json: {sentence}") as caught:
+        take_splits(published(tmp_path, **lists), tmp_path, CASES, {})
+    assert str(caught.value).endswith("Correct it and type the same command again.")
+    assert (tmp_path / SPLITS_FILE).read_bytes() == before
+
+
+def test_a_share_of_labels_beside_published_ones_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--labelled 0\.1 would choose others"):
+        take_splits(published(tmp_path), tmp_path, CASES, {}, labelled=0.1)
+    assert not (tmp_path / SPLITS_FILE).exists()
 
 
 def test_groups_added_later_make_the_folds_anew(tmp_path: Path) -> None:

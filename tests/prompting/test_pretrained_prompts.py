@@ -17,10 +17,10 @@ from samdpo.files import read_json, write_json
 from samdpo.model.predictor import Predictor
 from samdpo.plans import Plans, load_plans
 from samdpo.prompting.frozen_features import FeatureExtractor
+from samdpo.prompting.making import make_prompts, prompts_folder
 from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
-from samdpo.prompting.prompt_store import make_prompts, prompts_folder
 from samdpo.prompting.prompter import Prompter
 
 EMBED_DIM = 48

@@ -9,8 +9,9 @@ import pytest
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json, write_json, write_text
 from samdpo.planning.run import plan_and_preprocess
+from samdpo.prompting.making import make_prompts
 from samdpo.prompting.prompt import StructurePrompt
-from samdpo.prompting.prompt_store import PromptStore, _prompter_is_whole, _save_prompter, make_prompts
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.training.fold_data import FoldData
 
 
@@ -135,7 +136,7 @@ def test_the_key_of_prompts_knows_who_is_kept_apart(tiny_dataset, monkeypatch):
         keys.append(key)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samdpo.prompting.prompt_store.PromptStore", record)
+    monkeypatch.setattr("samdpo.prompting.making.PromptStore", record)
     for groups in ({}, {"xray_tr_001": "a", "xray_tr_002": "a"}, {"xray_tr_001": "a", "xray_tr_003": "a"}, {}):
         (tiny_dataset / "case_groups.json").write_text(json.dumps(groups))
         plans = plan_and_preprocess(901)
@@ -156,15 +157,15 @@ class TwoFiles:
 @pytest.mark.parametrize("damage", ["", "towers.safetensors", "made.json"])
 def test_only_the_very_prompter_of_the_prompts_counts(tmp_path, damage):
     """A run that was killed has replaced the prompts and not the prompter of new images."""
-    _save_prompter(TwoFiles(), PromptStore(tmp_path, "old"))
-    assert _prompter_is_whole(PromptStore(tmp_path, "old"))
-    assert not _prompter_is_whole(PromptStore(tmp_path, "new"))
+    PromptStore(tmp_path, "old").save_prompter(TwoFiles())
+    assert PromptStore(tmp_path, "old").has_prompter
+    assert not PromptStore(tmp_path, "new").has_prompter
     if damage:
         (tmp_path / "prompter" / damage).write_text("w")
-        assert not _prompter_is_whole(PromptStore(tmp_path, "old"))
+        assert not PromptStore(tmp_path, "old").has_prompter
 
 
 def test_a_prompter_of_an_older_version_has_no_list_and_counts(tmp_path):
     TwoFiles().save(tmp_path / "prompter")
-    assert _prompter_is_whole(PromptStore(tmp_path, "key"))
-    assert not _prompter_is_whole(PromptStore(tmp_path / "empty", "key"))
+    assert PromptStore(tmp_path, "key").has_prompter
+    assert not PromptStore(tmp_path / "empty", "key").has_prompter

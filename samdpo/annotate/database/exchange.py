@@ -118,7 +118,9 @@ def read_jsonl(file: Path) -> Contents:
 
 
 def _check_version(content: dict[str, Any]) -> None:
-    version = content.get("version")
+    if set(content) != {"version"}:
+        raise ValueError(f"a line of the kind 'export' has a version alone; this one has {str(sorted(content))[:80]}")
+    version = content["version"]
     if type(version) is not int or version < 1:
         raise ValueError(f"the version of the export is {str(version)[:80]!r}; expected a whole number from 1")
     if version > VERSION:

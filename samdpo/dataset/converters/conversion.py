@@ -13,6 +13,7 @@ from typing import Any
 
 from samdpo.dataset.converters.source import Member, close_archives, copy_member, is_sequential
 from samdpo.dataset.converters.target import claimed_folder, finish_folder
+from samdpo.dataset.dataset_json import Distances
 from samdpo.dataset.images import read_image
 from samdpo.dataset.raw_dataset import load_groups
 from samdpo.errors import DatasetError
@@ -50,6 +51,9 @@ class Conversion:
     tasks: list[Task]
     information: dict[str, Any] = field(default_factory=dict)  # more keys of dataset.json: reference, licence, …
     group_duplicates: bool = False
+    groups: dict[str, str] = field(default_factory=dict)  # case -> patient, for case_groups.json
+    splits: dict[str, list[dict[str, list[str]]]] = field(default_factory=dict)  # file -> folds, for --splits
+    distances: Distances = "mm"  # of dataset.json
 
 
 def hint(
@@ -90,7 +94,11 @@ def run_conversion(conversion: Conversion, identifier: int, processes: int = 1) 
         "%s: %d labelled, %d unlabelled, %d test images.", final,
         *(_count(conversion, part) for part in ("labelsTr", "imagesUl", "imagesTs")),
     )
-    log.info("Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity", identifier)
+    splits = next(iter(conversion.splits), None)
+    log.info(
+        "Next: samdpo_plan_and_preprocess -d %d --verify_dataset_integrity%s", identifier,
+        f" --splits {splits}" if splits else "",
+    )
     return final
 
 
@@ -122,8 +130,10 @@ def _convert(conversion: Conversion, folder: Path, final: Path, processes: int) 
             f"{final} is not complete without these files. Mend them and type the same command again: what is done is "
             f"kept in {folder}, which you may delete as well.",
         ]))
-    if conversion.group_duplicates:
-        _write_groups(folder, conversion, processes)
+    _write_groups(folder, conversion, processes)
+    for name, folds in conversion.splits.items():
+        if not (folder / name).exists():  # else a user may have changed it
+            write_json(folder / name, folds)
     _write_dataset_json(folder, conversion)
     finish_folder(folder, final)
     return kept
@@ -176,16 +186,17 @@ def _tell(remarks: list[tuple[str, str]]) -> None:
 
 
 def _write_groups(folder: Path, conversion: Conversion, processes: int) -> None:
-    """case_groups.json of identical images; what a user wrote into it since is kept."""
-    ending = f"_0000{conversion.file_ending}"
-    images = sorted(
-        folder / target for task in conversion.tasks for target in task.targets if target.startswith("imagesTr/")
-    )
-    groups = _duplicate_groups(images, ending, processes)
-    file = folder / "case_groups.json"
-    groups |= load_groups(folder)
-    if groups:
-        write_json(file, groups)
+    """case_groups.json of patients and of identical images; what a user wrote into it since is kept."""
+    groups = conversion.groups
+    if conversion.group_duplicates:
+        ending = f"_0000{conversion.file_ending}"
+        images = sorted(
+            folder / target for task in conversion.tasks for target in task.targets if target.startswith("imagesTr/")
+        )
+        groups = _duplicate_groups(images, ending, processes) | groups
+    before = load_groups(folder)
+    if groups.keys() - before.keys():
+        write_json(folder / "case_groups.json", groups | before)
 
 
 def _write_dataset_json(folder: Path, conversion: Conversion) -> None:
@@ -199,7 +210,10 @@ def _write_dataset_json(folder: Path, conversion: Conversion) -> None:
     file = folder / "dataset.json"
     before = read_json(file, error=DatasetError, remedy="Delete it and type the same command again.") \
         if file.exists() else {}
-    content = {**facts, **conversion.information, "samdpo": {"structures": conversion.hints}, **before, **facts}
+    ours: dict[str, Any] = {"structures": conversion.hints}
+    if conversion.distances != "mm":
+        ours["distances"] = conversion.distances
+    content = {**facts, **conversion.information, "samdpo": ours, **before, **facts}
     if content != before:
         write_json(file, content)
 

@@ -14,6 +14,7 @@ from samdpo.errors import DatasetError
 log = logging.getLogger(__name__)
 
 _CONVERTED = re.compile(r"(^|/)Dataset\d{3}_[^/]*$")  # nnU-Net's raw folders look like some downloads
+_CONVERTED_PART = re.compile(r"(^|/)(\.unfinished_)?Dataset\d{3}_[^/]*/")
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,56 @@ def find_download(
     if found:
         listing = ", ".join(str(download) for download in found)
         raise DatasetError(f"{source} holds {what} {len(found)} times: {listing}. Name one of them.")
-    top = sorted({member.path.partition("/")[0] for member in members})
-    shown = ", ".join(top[:8]) + (f" and {len(top) - 8} more" if len(top) > 8 else "")
     raise DatasetError(
-        f"{source} does not hold {what}. Expected: {layout}. Found: {shown or 'nothing'}. Name the folder it was "
+        f"{source} does not hold {what}. Expected: {layout}. Found: {_listed(members)}. Name the folder it was "
         "unpacked to, a folder above it, or the archive as it was downloaded."
     )
+
+
+def find_files(source: Path, pattern: re.Pattern[str], what: str, layout: str) -> list[tuple[Member, re.Match[str]]]:
+    """Files of a data set that is known by their names, wherever below ``source`` they lie, sorted by path.
+
+    Args:
+        source: a folder, an archive, or a folder with archives.
+        pattern: of the end of a path, from a whole name on; see ``re.fullmatch``.
+        what: name of the data set for messages.
+        layout: what was expected, for the message.
+
+    Returns:
+        each file with its match.
+
+    Raises:
+        DatasetError: there is none; the message says what was there instead.
+    """
+    source = source.expanduser()
+    anywhere = re.compile(rf"(?:.*/)?(?:{pattern.pattern})", pattern.flags)
+    members = list_members(source)
+    found = _matching(source, members, anywhere)
+    if source.is_dir():
+        for archive in sorted(f for f in source.iterdir() if is_archive(f)):
+            found += _matching(archive, list_members(archive), anywhere)
+    if not found:
+        raise DatasetError(
+            f"{source} does not hold {what}. Expected: {layout}. Found: {_listed(members)}. Name the folder it was "
+            "unpacked to, a folder above it, or the archive as it was downloaded."
+        )
+    return sorted(found, key=lambda one: one[0].path)
+
+
+def _matching(
+    container: Path, members: Sequence[Member], pattern: re.Pattern[str]
+) -> list[tuple[Member, re.Match[str]]]:
+    inside = container.resolve().name if container.is_dir() else ""
+    return [
+        (member, match) for member in members
+        if (match := pattern.fullmatch(member.path)) and not _CONVERTED_PART.search(f"{inside}/{member.path}")
+    ]
+
+
+def _listed(members: Sequence[Member]) -> str:
+    """What lies at the top, for messages."""
+    top = sorted({member.path.partition("/")[0] for member in members})
+    return (", ".join(top[:8]) + (f" and {len(top) - 8} more" if len(top) > 8 else "")) or "nothing"
 
 
 def warn_about_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from samdpo.dataset.converters.source import Member, copy_member, local_file, naming
 from samdpo.dataset.decoding import check_file
 from samdpo.dataset.images import read_image, read_label, write_label
-from samdpo.dataset.pictures import lossy_kind, upright_picture, write_picture
+from samdpo.dataset.pictures import lossy_kind, read_label_picture, upright_picture, write_picture
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path
 from samdpo.names import LOSSY_ENDINGS, ending_of
@@ -108,8 +108,7 @@ def write_binary_mask(members: tuple[Member, ...], targets: tuple[Path, ...]) ->
     """
     union = None
     for member in members:
-        with local_file(member) as path:
-            values = read_label(path)
+        values = read_mask(member)
         # 255, 1 or, at softened edges, what is nearer to it than to 0.
         mask = (values > values.max(initial=0) / 2).astype(np.uint8)
         if union is not None and union.shape != mask.shape:
@@ -119,6 +118,19 @@ def write_binary_mask(members: tuple[Member, ...], targets: tuple[Path, ...]) ->
             )
         union = mask if union is None else union | mask
     write_label(union, targets[0], {})
+
+
+def read_mask(member: Member) -> np.ndarray:
+    """(Z, Y, X) of a mask as it was published: any label that is read elsewhere, or a GIF.
+
+    Raises:
+        DatasetError: as of :func:`samdpo.dataset.images.read_label`.
+    """
+    with local_file(member) as path:
+        if path.suffix.lower() != ".gif":
+            return read_label(path)
+        check_file(path)
+        return read_label_picture(path)
 
 
 def write_empty_mask(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None:

@@ -26,7 +26,7 @@ def split_channels(members: tuple[Member, ...], targets: tuple[Path, ...]) -> No
             "correct 'modality' there."
         )
     for channel, target in enumerate(targets):
-        _write(image[:, :, :, channel] if image.GetDimension() == 4 else image, target)
+        write_image(image[:, :, :, channel] if image.GetDimension() == 4 else image, target)
 
 
 def write_volume(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None:
@@ -35,7 +35,7 @@ def write_volume(members: tuple[Member, ...], targets: tuple[Path, ...]) -> None
     Raises:
         DatasetError: unreadable file.
     """
-    _write(_read(members[0]), targets[0])
+    write_image(_read(members[0]), targets[0])
 
 
 def _read(member: Member):
@@ -55,7 +55,8 @@ def _read(member: Member):
             raise unreadable(path, error) from error
 
 
-def _write(image, target: Path) -> None:
+def write_image(image, target: Path) -> None:
+    """Write SimpleITK's ``image``, compressed, atomically."""
     import SimpleITK as sitk  # noqa: N813
 
     with atomic_path(target) as temporary:

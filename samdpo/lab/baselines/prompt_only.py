@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samdpo.planning.splits import Fold
-from samdpo.prompting.prompt_store import make_prompts_of
+from samdpo.prompting.making import make_prompts_of
 from samdpo.prompting.prompter import Prompter
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.fold_data import FoldData, own_prompts
@@ -45,9 +45,8 @@ class PromptOnlyTrainer(FinetuneTrainer):
     def with_prompts(self) -> FoldData:
         """The fold with prompts of its labelled and validation cases, and the prompter that made them."""
         split = self.data.split
-        others = sorted(set(split.val) - set(split.labelled))
         folder = own_prompts(self.fold_folder)
-        prompts = make_prompts_of(self.plans, folder, split.labelled, others, str(self.device))
+        prompts = make_prompts_of(self.plans, folder, split.labelled, split.val, (), str(self.device))
         return dataclasses.replace(self.data, prompts=prompts, prompter=Prompter.load(prompts.prompter_folder))
 
 

@@ -197,9 +197,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     *_ranking("scoring", 0.1),
     *_ranking("unlabelled", 0.2),
     *_ranking("unlabelled", 0.4),
-    # What is ranked: the paper's cuts of one mask, or masks of other places, instead of the plan's random fields
+    # What is ranked: the paper's cuts of one mask instead of the plan's random fields
     _pixels("candidates", "thresholds", "Candidates: cuts of one mask at four thresholds", _CUTS),
-    _pixels("candidates", "hypotheses", "Candidates: masks of other places", {"candidates": {"kind": "hypotheses"}}),
     _pixels("candidates", "best_threshold", "Best of four cuts as a label", {"objective": "best_candidate", **_CUTS}),
     # The paper's supplement, and what its Eq. 5 leaves open
     *(_pixels("noise", f"noise_{share * 100:02.0f}", f"{share:.0%} of neighbours flipped",

@@ -129,6 +129,50 @@ def msd_download(folder: Path, channels: int = 0) -> Path:
     return root
 
 
+def acdc_download(folder: Path, patients: tuple[int, ...] = (1, 21, 28, 99), test: tuple[int, ...] = (101,)) -> Path:
+    """The release: two annotated frames a patient, the whole cine beside, and its two parts."""
+    root = folder / "ACDC" / "database"
+    for part, numbers in (("training", patients), ("testing", test)):
+        for number in numbers:
+            name = f"patient{number:03d}"
+            for frame in (1, 12):
+                scan(root / part / name / f"{name}_frame{frame:02d}.nii.gz", number + frame)
+                segmentation(root / part / name / f"{name}_frame{frame:02d}_gt.nii.gz", (0, 1, 2, 3))
+            scan(root / part / name / f"{name}_4d.nii.gz", number, 3)
+            (root / part / name / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\n")
+    return folder / "ACDC"
+
+
+def btcv_download(folder: Path) -> Path:
+    """RawData as Synapse gives it: two for training, one for testing."""
+    root = folder / "Abdomen" / "RawData"
+    for number in (1, 10):
+        scan(root / "Training" / "img" / f"img{number:04d}.nii.gz", number)
+        segmentation(root / "Training" / "label" / f"label{number:04d}.nii.gz", tuple(range(14)))
+    scan(root / "Testing" / "img" / "img0061.nii.gz", 61)
+    return folder / "Abdomen"
+
+
+def chest_download(folder: Path, side: int = 8) -> Path:
+    """Two X-rays of Montgomery, two of Shenzhen (one without mask), two of JSRT; lungs at both sides."""
+    for number in (1, 2):
+        name = f"MCUCXR_{number:04d}_0.png"
+        save(picture(number).astype(np.uint16) * 16, folder / "MontgomerySet" / "CXR_png" / name)
+        for kind, at in (("leftMask", 12), ("rightMask", 2)):
+            save(square(at=at).astype(bool), folder / "MontgomerySet" / "ManualMask" / kind / name)
+        save(rgb(picture(10 + number)), folder / "ChinaSet_AllFiles" / "CXR_png" / f"CHNCXR_{number:04d}_1.png")
+    save(square(), folder / "mask" / "mask" / "CHNCXR_0001_1_mask.png")
+    for fold, name in ((1, "JPCLN001"), (2, "JPCNN002")):
+        raw = np.arange((2 * side) ** 2, dtype=">u2").reshape(2 * side, 2 * side)
+        (folder / "All247images").mkdir(exist_ok=True)
+        (folder / "All247images" / f"{name}.IMG").write_bytes(raw.tobytes())
+        for lung, at in (("left lung", 2), ("right lung", 0), ("heart", 1)):
+            mask = np.zeros((side, side), np.uint8)
+            mask[at:at + 2, at:at + 2] = 255
+            save(mask, folder / "scratch" / f"fold{fold}" / "masks" / lung / f"{name}.gif")
+    return folder
+
+
 def zipped(folder: Path, archive: Path) -> Path:
     """Everything below ``folder``, which must not hold the archive: it would swallow itself until the disk is full."""
     assert folder not in archive.parents

@@ -13,18 +13,18 @@ from samdpo.dataset.images import read_label
 from samdpo.files import read_json
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
-from samdpo.prompting import prompt_store
+from samdpo.prompting import making
 from samdpo.prompting.prompt_store import PromptStore
 
 
 @pytest.fixture(scope="module")
 def _trained(_planned, tmp_path_factory):
     """Trained without the fold's prompts being there; the prompters that were fitted."""
-    fits, fit = [], prompt_store.fit_prompter
+    fits, fit = [], making.fit_prompter
     with _as_current(copied(_planned, tmp_path_factory.mktemp("prompt_only") / "roots")) as made:
         shutil.rmtree(made.preprocessed / "samdpoPlans_prompts")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(prompt_store, "fit_prompter", lambda *args: fits.append(fit(*args)) or fits[-1])
+            patch.setattr(making, "fit_prompter", lambda *args: fits.append(fit(*args)) or fits[-1])
             made.train("prompt_only")
     return made, fits
 
@@ -95,7 +95,7 @@ def test_prompts_that_are_there_are_kept_and_a_stopped_training_goes_on(planned,
     def again(*_, **__):
         raise AssertionError("the prompts were made a second time")
 
-    monkeypatch.setattr(prompt_store, "fit_prompter", again)
+    monkeypatch.setattr(making, "fit_prompter", again)
     resumed = final_bytes(planned.train("prompt_only", "epochs=3", resume=True))
     assert resumed == final_bytes(planned.train("prompt_only", "epochs=3"))
     with pytest.raises(AssertionError, match="second time"):

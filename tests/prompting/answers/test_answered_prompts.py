@@ -17,7 +17,8 @@ from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.answers import answerer, vlm
 from samdpo.prompting.answers.asking import keep_answers
 from samdpo.prompting.answers.vlm import ImageTextToText
-from samdpo.prompting.prompt_store import PromptStore, make_prompts
+from samdpo.prompting.making import make_prompts
+from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 
 QUESTION = "What is the shape of the lungs and where are they located?"  # of the phantoms' dataset.json

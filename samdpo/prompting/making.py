@@ -1,0 +1,339 @@
+"""The prompts of a fold are made: by prompters that may see a case, here or by other processes, and by the judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from samdpo.files import hash_of, remove_abandoned, temporary_beside
+from samdpo.networks.device import resolve_device
+from samdpo.parallel import Executor, map_cases
+from samdpo.paths import preprocessed_folder
+from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.splits import fold_of, load_splits
+from samdpo.plans import Plans, PromptingPlan
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting.answers.answerer import asks_a_model
+from samdpo.prompting.answers.asking import edited_cases, keep_answers
+from samdpo.prompting.descriptions import with_descriptions
+from samdpo.prompting.fitting import FittedPrompters, fit_prompter
+from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
+from samdpo.prompting.outline_judges import OutlineJudges
+from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompter import Prompter
+
+log = logging.getLogger(__name__)
+
+_ASKED_AT_ONCE = 32  # slices whose questions go to a model together
+_VERSION = 4  # raise when the code makes other prompts from the same settings
+
+
+def prompts_folder(plans: Plans, fold: int | str) -> Path:
+    """``nnUNet_preprocessed/DATASET/samdpoPlans_prompts/fold_0``."""
+    return preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_prompts" / f"fold_{fold}"
+
+
+def make_prompts(
+    plans: Plans, fold: int | str, device: str = "auto", executor: Executor | None = None,
+    judged: Sequence[str] | None = None,
+) -> PromptStore:
+    """Prompts of a fold's labelled, unlabelled and validation cases; ``all`` is every case of the splits.
+
+    Args:
+        plans, fold, device, executor, judged: see :func:`make_prompts_of`.
+    """
+    folder = preprocessed_folder(plans.dataset_name)
+    there = SliceStore(folder / plans.preprocessing.data_identifier).summaries()
+    one = fold_of(load_splits(folder, {case: one.labelled for case, one in there.items()}), fold, folder)
+    return make_prompts_of(
+        plans, prompts_folder(plans, fold), one.labelled, one.val, one.unlabelled, device, executor, judged
+    )
+
+
+def make_prompts_of(
+    plans: Plans, target: Path, labelled: Sequence[str], val: Sequence[str], unlabelled: Sequence[str] = (),
+    device: str = "auto", executor: Executor | None = None, judged: Sequence[str] | None = None,
+) -> PromptStore:
+    """Make what is missing of some cases' prompts: where the saliency is, or where a judge of the outlines chooses.
+
+    Args:
+        plans: the plan; names the dataset. Its ``prompting.place`` says who chooses.
+        target: folder of the store; where a judge chooses, what it starts from lies in ``located`` in it.
+        labelled: cases whose labels are looked at.
+        val: cases that are only prompted.
+        unlabelled: likewise; what is usual is learned from them.
+        device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
+        executor: see :func:`locate`; judges choose in this process.
+        judged: of the unlabelled cases, those at whose proposals the judges look now, which is dear; None for all.
+
+    Returns:
+        the store, whole but for the unlabelled cases that are not ``judged``; its ``located`` is whole.
+    """
+    others = sorted({*unlabelled, *val} - set(labelled))
+    if plans.prompting.place == "saliency":
+        return locate(plans, target, labelled, others, device, executor)
+    located = locate(plans, target / "located", labelled, others, device, executor)
+    wanted = [case for case in others if judged is None or case in {*val, *judged}]
+    return _judge(plans, located, target, labelled, wanted, unlabelled, device)
+
+
+def _judge(
+    plans: Plans, located: PromptStore, target: Path, labelled: Sequence[str], others: Sequence[str],
+    unlabelled: Sequence[str], device: str,
+) -> PromptStore:
+    """Prompts at the places that the judges of the outlines choose; judges that are there are kept."""
+    plans = with_descriptions(plans)
+    folder = preprocessed_folder(plans.dataset_name)
+    slices = SliceStore(folder / plans.preprocessing.data_identifier)
+    outlines = OutlineJudges(
+        plans, slices, located, labelled, unlabelled, load_case_groups(folder), resolve_device(device)
+    )
+    prompts = PromptStore(target, outlines.key(), located)
+    made = prompts.summaries() if prompts.has_prompter else {}  # the prompter comes last
+    cases, answerer = [*labelled, *others], keep_answers(plans)
+    missing = [case for case in cases if case not in made or made[case].case_key != slices.hash_of_case(case)]
+    if answerer is not None:
+        kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
+        missing += sorted(edited_cases(answerer, kept, plans.structures))
+    if not missing:
+        return prompts
+    if not made:
+        remove_abandoned(target)
+        remove_abandoned(prompts.prompter_folder)
+    start = time.perf_counter()
+    outlines.prepare(missing)
+    if made:
+        prompter = Prompter.load(prompts.prompter_folder, outlines.device)
+        outlines.judges = prompter.judges
+    else:
+        prompts.drop_prompter()
+        prompter = Prompter.load(located.prompter_folder, outlines.device)
+        prompter = outlines.prompter(prompter, outlines.judges, outlines.unseen)
+    unseen = outlines.unseen if set(missing) & set(labelled) else {}
+    outlines.write(prompts, missing, prompter, unseen)
+    if answerer is not None:
+        answerer.release()
+    if not made:
+        prompts.save_prompter(prompter)
+    log.info("Judges of the outlines chose the place on %d cases: %.0f s.", len(missing), time.perf_counter() - start)
+    prompts.summaries()  # once read, they are there for every training
+    return prompts
+
+
+_BEFORE_JUDGES = ("place", "blobs", "proposals")  # keys of which the prompts of the saliency know nothing
+
+
+def _of_saliency(plan: PromptingPlan) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(plan).items() if key not in _BEFORE_JUDGES}
+
+
+def locate(
+    plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto",
+    executor: Executor | None = None,
+) -> PromptStore:
+    """Make what is missing of some cases' prompts where the saliency is; returns the store, then whole for them.
+
+    Labelled cases are prompted by towers that have not seen them; the others by the towers fitted to all labelled
+    cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none, prompts
+    them all. What is there under the same key is kept, so a second call is nearly free and a stopped one goes on.
+
+    Args:
+        plans: the plan; names the dataset.
+        target: folder of the store.
+        labelled: cases whose labels are looked at.
+        others: cases that are only prompted.
+        device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
+        executor: whose processes prompt the cases; else this process does. The towers are fitted here, and a model
+            that answers questions is asked here.
+    """
+    plans = with_descriptions(plans)
+    folder = preprocessed_folder(plans.dataset_name)
+    store = SliceStore(folder / plans.preprocessing.data_identifier)
+    cases = [*labelled, *others]
+    hashes = {case: store.hash_of_case(case) for case in cases}
+    every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
+    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
+    key = hash_of(
+        _VERSION, _of_saliency(plans.prompting), plans.structures, frozen_key(plans.network),
+        pretrained_checksum(plans), {case: hashes[case] for case in labelled},
+        *([groups] if groups else []),  # without any as it has always been
+    )
+    prompts = PromptStore(target, key)
+    answerer = keep_answers(plans)
+    made = prompts.summaries()
+    missing = [case for case in cases if case not in made or hashes[case] not in ("", made[case].case_key)]
+    if answerer is not None:
+        kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
+        missing += sorted(edited_cases(answerer, kept, plans.structures))
+    if not missing and prompts.has_prompter:
+        return prompts
+    remove_abandoned(target, recursive=True)
+    check_text_dim(plans)
+    features = None
+    if executor is not None and asks_a_model(plans.prompting):
+        log.info("The plan's questions are put to a model, which is done in this process.")
+        executor = None
+    if plans.prompting.fits_towers:
+        features = slice_features(plans, store, device)
+        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
+    else:
+        kept_in = folder / f"{plans.plans_name}_saliency"
+        fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+    prompts.drop_prompter()
+    if executor is None:
+        write_prompts(prompts, fitted, store, features, missing)
+    else:
+        _write_elsewhere(executor, prompts, fitted, plans, missing, device)
+    if answerer is not None:
+        answerer.release()
+    prompts.save_prompter(fitted.full)
+    prompts.summaries()  # once read, they are there for every training
+    return prompts
+
+
+def _fit_towers(
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
+    features: SliceFeatures, device: str,
+) -> FittedPrompters:
+    start = time.perf_counter()
+    wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
+    mirrored = [(case, index, True) for case, index, _ in wanted if plans.prompting.mirror and case in labelled]
+    features.prepare([*wanted, *mirrored])
+    log.info("Image features: %.0f s.", time.perf_counter() - start)
+    start = time.perf_counter()
+    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
+    log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
+    return fitted
+
+
+def write_prompts(
+    prompts: PromptStore,
+    fitted: FittedPrompters,
+    store: SliceStore,
+    features: SliceFeatures | None,
+    cases: Sequence[str],
+) -> None:
+    """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``.
+
+    ``features`` are what fitted towers see; a pretrained model has kept its saliency.
+    """
+    start = time.perf_counter()
+    with tqdm(total=len(cases), desc="Prompts") as progress:
+        for group in _groups_of_cases(cases, store, asks_a_model(fitted.full.settings.prompting)):
+            for case, made in _prompt_cases(fitted, store, features, group).items():
+                prompts.put(case, made, store.hash_of_case(case))
+            progress.update(len(group))
+    log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process needs to know to prompt cases; small, since it is sent."""
+
+    plans: Plans
+    store: Path
+    key: str | None
+    prompters: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case, and the name of the prompter that may see it."""
+
+    identifier: str
+    prompter: str
+
+
+def _write_elsewhere(
+    executor: Executor, prompts: PromptStore, fitted: FittedPrompters, plans: Plans, cases: Sequence[str], device: str
+) -> None:
+    """As :func:`write_prompts`, by the processes of ``executor``, to which prompters and cases are handed by path."""
+    distinct = {id(one): one for one in (fitted.full, *fitted.held_out.values())}
+    names = {number: str(i) for i, number in enumerate(distinct)}
+    folder = temporary_beside(prompts.folder / "prompters")
+    try:
+        for number, prompter in distinct.items():
+            prompter.save(folder / names[number])
+        work = _Work(plans, prompts.folder, prompts.key, folder, device)
+        items = [_Case(case, names[id(fitted.for_case(case))]) for case in cases]
+        for _ in map_cases(partial(_prompt_by_path, work), items, executor, "Prompts", per_process=1):
+            pass
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Prompting:
+    """What a process keeps while it prompts case after case."""
+
+    def __init__(self, work: _Work) -> None:
+        plans = work.plans
+        folder = preprocessed_folder(plans.dataset_name)
+        self.work, self.store = work, SliceStore(folder / plans.preprocessing.data_identifier)
+        self.prompts = PromptStore(work.store, work.key)
+        self.features = slice_features(plans, self.store, work.device) if plans.prompting.fits_towers else None
+        self.kept_in = folder / f"{plans.plans_name}_saliency"
+        self.fitted: dict[str, FittedPrompters] = {}
+
+    def of(self, name: str) -> FittedPrompters:
+        """The prompter of this name, as if it were fitted to every case."""
+        if name not in self.fitted:
+            prompter = Prompter.load(self.work.prompters / name, self.work.device)
+            saliency = None if self.features else kept_saliency(self.work.plans, self.store, prompter, self.kept_in)
+            self.fitted[name] = FittedPrompters(prompter, {}, saliency)
+        return self.fitted[name]
+
+
+_prompting: _Prompting | None = None
+_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
+
+
+def _prompt_by_path(work: _Work, case: _Case) -> None:
+    """In another process: the case is read, prompted and its prompts written there."""
+    global _prompting
+    with _ONE_AT_A_TIME:
+        if _prompting is None or _prompting.work.prompters != work.prompters:
+            _prompting = _Prompting(work)
+        kept, name = _prompting, case.identifier
+        made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
+        kept.prompts.put(name, made[name], kept.store.hash_of_case(name))
+
+
+def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:
+    """Case by case; where a model is asked, so many cases at once that its batches are full."""
+    group: list[str] = []
+    for case in cases:
+        group.append(case)
+        if not asks or sum(map(store.slices, group)) >= _ASKED_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _prompt_cases(
+    fitted: FittedPrompters, store: SliceStore, features: SliceFeatures | None, cases: Sequence[str]
+) -> dict[str, list[list[StructurePrompt]]]:
+    slices = [(case, index) for case in cases for index in range(store.slices(case))]
+    images = [store.image(case, index) for case, index in slices]
+    located = [
+        # The points' seed is that of prediction, which does not know a case by its name.
+        fitted.for_case(case).locate(
+            image, features(case, i) if features else None, raw=fitted.saliency(case, i) if fitted.saliency else None
+        )
+        for (case, i), image in zip(slices, images)
+    ]
+    told = fitted.full.with_texts(located, images, slices)
+    return {case: [of_slice for (shown, _), of_slice in zip(slices, told) if shown == case] for case in cases}

@@ -1,0 +1,234 @@
+"""The judges of a fold's outlines: fitted where every proposal's overlap is known, they choose where prompts point.
+
+New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
+which the structure is known is prompted at its place, by the proposal that is liked best of those that are there, by a
+judge that has not seen the patient's outlines. So the network learns what its task will be: to mend a mask at the right
+place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from samdpo.files import hash_of
+from samdpo.paths import preprocessed_folder
+from samdpo.plans import Plans
+from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.prompting.assemble import prompt_at
+from samdpo.prompting.fitting import anything_known
+from samdpo.prompting.frozen_features import SliceFeatures, slice_features
+from samdpo.prompting.judge import (
+    SAME_PLACE,
+    JudgeSettings,
+    Outlined,
+    PlaceJudge,
+    cross_fitted,
+    doubtful_below,
+    fit_to_outlines,
+)
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompter import Prompter
+from samdpo.prompting.proposal_store import ProposalStore
+from samdpo.prompting.proposals import PlaceShape, overlaps
+
+log = logging.getLogger(__name__)
+
+_VERSION = 2  # raise when the code makes other judges from the same settings
+_SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
+_USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
+
+Key = tuple[str, int]  # case, slice
+Place = tuple[str, int, str]  # case, slice, structure
+Unseen = dict[str, dict[str, PlaceJudge]]  # structure -> group -> judge that has not seen the group's outlines
+
+
+class OutlineJudges:
+    """Proposals of a fold's slices, what the outlines say of them, and the judges that learn it.
+
+    Nothing is read or computed before it is asked for.
+
+    Args:
+        plans: the plan; names the dataset.
+        slices: of the fold.
+        located: prompts of the saliency, which proposals start from.
+        labelled: cases whose outlines may be looked at.
+        unlabelled: cases without outlines.
+        groups: patient (or near-duplicate cluster) of each case.
+        device: of the networks.
+
+    Attributes:
+        judges: of each movable structure whose outlines tell its proposals apart; fitted when they are asked for, and
+            may be set to those that were fitted before. See :meth:`prepare`.
+    """
+
+    def __init__(
+        self, plans: Plans, slices: SliceStore, located: PromptStore, labelled: Sequence[str],
+        unlabelled: Sequence[str], groups: Mapping[str, str], device: torch.device | str,
+    ) -> None:
+        self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
+        self.labelled_cases = sorted(labelled)
+        self.usual_cases = sorted(sorted(set(unlabelled)), key=lambda case: hash_of("usual", case))[:_USUAL]
+
+    @cached_property
+    def movable(self) -> list[str]:
+        """Structures that can be elsewhere: of one component."""
+        return [name for name, one in self.plans.structures.items() if one.components == 1]
+
+    @cached_property
+    def features(self) -> SliceFeatures:
+        """Of the published encoder."""
+        return slice_features(self.plans, self.slices, self.device)
+
+    @cached_property
+    def outlines(self) -> list[Key]:
+        """Slices of the labelled cases that are not ignored all over, in order."""
+        shown = sorted(self.located.shown(self.labelled_cases))
+        return [key for key in shown if anything_known(self.slices.label(*key))]
+
+    @cached_property
+    def shapes(self) -> dict[str, PlaceShape]:
+        """Of each movable structure, what the outlines say of where to look."""
+        found = {}
+        for name in self.movable:
+            label = self.plans.structures[name].label
+            drawn = [(self.slices.label(*key) == label, self.slices.image(*key).mean(0)) for key in self.outlines]
+            found[name] = PlaceShape.of(*zip(*drawn)) if drawn else PlaceShape()
+        return found
+
+    @cached_property
+    def proposals(self) -> ProposalStore:
+        """Of the fold's slices, kept beside the prompts they start from."""
+        plans = self.plans
+        folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
+        return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
+                             plans.prompting.proposals)
+
+    def prepare(self, cases: Sequence[str] = ()) -> None:
+        """Make the proposals that the judges are fitted to, and those of some cases, where they are missing."""
+        if self.movable:
+            self.proposals.prepare(sorted({*self.labelled_cases, *self.usual_cases, *cases}))
+
+    @cached_property
+    def judges(self) -> dict[str, PlaceJudge]:
+        """Fitted to every outline."""
+        found = {}
+        for name in self.movable:
+            judge = fit_to_outlines(self.outlined(name), _SEED, self.usual(name))
+            if judge is None:
+                log.warning("%s: the outlines do not tell its proposals apart, so no judge chooses its place.", name)
+                continue
+            found[name] = judge
+        return found
+
+    @cached_property
+    def unseen(self) -> Unseen:
+        """Of each structure with a judge: group -> judge that has not seen the group's outlines."""
+        return {name: cross_fitted(self.outlined(name), _SEED, self.usual(name)) for name in self.judges}
+
+    def outlined(self, name: str) -> list[Outlined]:
+        """Proposals of the labelled slices, and how they overlap the outline."""
+        label, found = self.plans.structures[name].label, []
+        for case, index in self.outlines:
+            one = self.proposals.get(case, index).get(name)
+            if one is None or not len(one):
+                continue
+            drawn = self.slices.label(case, index)
+            masks = torch.from_numpy(one.masks & (drawn != IGNORED))
+            overlap = overlaps(masks, torch.from_numpy(drawn == label)[None])[:, 0].numpy()
+            found.append(Outlined(one.measured, overlap, self.groups.get(case, case)))
+        return found
+
+    def usual(self, name: str) -> np.ndarray | None:
+        """(M, columns) measures that a judge's inputs are standardised by: of proposals, outlined or not."""
+        others = [(case, index) for case in self.usual_cases for index in range(self.slices.slices(case))]
+        of = [self.proposals.get(*key).get(name) for key in (*self.outlines, *others)]
+        every = [one.measured for one in of if one is not None and len(one)]
+        return np.concatenate(every) if every else None
+
+    def key(self) -> str:
+        """Of what makes the judges and their choice; images that are added later change nothing."""
+        labelled = {case: (self.slices.hash_of_case(case), self.groups.get(case, case)) for case in self.labelled_cases}
+        return hash_of("judged", _VERSION, self.proposals.key, labelled, self.plans.prompting)
+
+    # ---- what they choose --------------------------------------------------------------------------------------
+
+    def prompter(self, located: Prompter, judges: Mapping[str, PlaceJudge], unseen: Unseen) -> Prompter:
+        """The prompter of new images: as ``located`` prompts them, at the place that the judges choose.
+
+        Args:
+            located: of the saliency.
+            judges: by structure.
+            unseen: of those judges, fitted without a group; they say below which confidence a person should look.
+        """
+        prompting, settings = self.plans.prompting, {}
+        for name in judges:
+            outlined = self.outlined(name)
+            smalls = [several.small for key in self.outlines
+                      if (several := self.proposals.get(*key).get(name)) is not None and len(several)]
+            settings[name] = JudgeSettings(
+                self.shapes[name], prompting.blobs, prompting.proposals, outlined[0].measured.shape[1],
+                doubtful_below(unseen.get(name, {}), outlined, smalls),
+            )
+        return Prompter(dataclasses.replace(located.settings, judges=settings), located.model, located.device, judges)
+
+    def write(
+        self, store: PromptStore, cases: Sequence[str], prompter: Prompter, unseen: Unseen,
+        meant: Mapping[Place, np.ndarray] | None = None,
+    ) -> None:
+        """Prompts of some cases at the places that judges choose; a structure without a judge keeps its own.
+
+        Args:
+            store: in which they are put.
+            cases: of the fold.
+            prompter: of :meth:`prompter`; its judges choose on cases that are not labelled.
+            unseen: of these judges, who choose on the labelled cases.
+            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are.
+        """
+        for case in cases:
+            store.put(case, self._judged(case, prompter, unseen, meant or {}), self.slices.hash_of_case(case))
+
+    def _judged(
+        self, case: str, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
+    ) -> list[list[StructurePrompt]]:
+        group, is_labelled = self.groups.get(case, case), case in self.labelled_cases
+        made, images = [], []
+        for index in range(self.slices.slices(case)):
+            generator = np.random.default_rng(0)  # the seed of prediction, which does not know a case by its name
+            several, of_slice = self.proposals.get(case, index) if prompter.judges else {}, []
+            for prompt in self.located.get(case, index):
+                judge, one = prompter.judges.get(prompt.structure), several.get(prompt.structure)
+                if is_labelled and judge is not None:
+                    judge = unseen.get(prompt.structure, {}).get(group, judge)
+                if judge is not None and one is not None and len(one):
+                    said = judge.judge(one.measured, one.small)
+                    known = meant.get((case, index, prompt.structure))
+                    if is_labelled:
+                        known = self.slices.label(case, index) == self.plans.structures[prompt.structure].label
+                    first = said.first if known is None else best_there(said.score, one.masks, known)
+                    prompt = prompt_at(prompt, one.masks[first], one.saliency[first],
+                                       self.plans.structures[prompt.structure], self.plans.prompting, generator,
+                                       said.confidence)
+                of_slice.append(prompt)
+            made.append(of_slice)
+            images.append(np.asarray(self.slices.image(case, index), np.float32))
+        return prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
+
+
+def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int:
+    """The proposal of the highest score among those at the place of a known mask; the nearest where none is there.
+
+    Args:
+        score: (M,) of a judge.
+        masks: (M, H, W) bool.
+        known: (H, W) bool; where it is empty, the highest score of all decides.
+    """
+    overlap = overlaps(torch.from_numpy(masks), torch.from_numpy(np.ascontiguousarray(known))[None])[:, 0].numpy()
+    there = overlap >= min(SAME_PLACE, float(overlap.max()))
+    return int(np.where(there, score, -np.inf).argmax())

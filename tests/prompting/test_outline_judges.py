@@ -1,0 +1,230 @@
+"""``prompting.place``: a judge of the outlines chooses where prompts point, from stage 1 on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_once import made_once
+from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
+
+from samdpo.errors import PlansError
+from samdpo.files import hash_of
+from samdpo.paths import preprocessed_folder
+from samdpo.prompting import judge, making, outline_judges
+from samdpo.prompting.outline_judges import OutlineJudges, best_there
+from samdpo.prompting.prompt import StructurePrompt
+from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompter import Prompter
+from samdpo.prompting.proposals import PlaceProposer
+
+JUDGED = (ONE_LUNG, "prompting.place=judge", "prompting.blobs=4", "prompting.proposals=8", "epochs=1")
+
+
+FIT = functools.partial(judge.fit_to_outlines, steps=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_fits():
+    with pytest.MonkeyPatch.context() as patch:
+        for where in (judge, outline_judges):
+            patch.setattr(where, "fit_to_outlines", FIT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def _judged(_planned, _short_fits, tmp_path_factory) -> Phantoms:
+    """Prompted once, so that proposals are kept."""
+    def make(folder: Path) -> None:
+        with _as_current(copied(_planned, folder / "roots")) as made:
+            shutil.rmtree(made.preprocessed / "samdpoPlans_prompts")
+            made.trainer("finetune", *JUDGED)
+
+    return Phantoms(made_once(tmp_path_factory, "judged", make) / "roots")
+
+
+@pytest.fixture
+def judged(_judged, tmp_path):
+    with _as_current(copied(_judged, tmp_path / "roots")) as own:
+        yield own
+
+
+def fold(phantoms: Phantoms, stage: str = "finetune", *overrides: str):
+    return phantoms.trainer(stage, *JUDGED, *overrides).data
+
+
+def judges_of(data) -> OutlineJudges:
+    return OutlineJudges(data.plans, data.slices, data.prompts.located, data.split.labelled, data.split.unlabelled,
+                         data.groups, "cpu")
+
+
+def looks(prompt: StructurePrompt) -> tuple:
+    return (prompt.boxes.tolist(), prompt.points.tolist(), prompt.answer, prompt.saliency.tobytes(),
+            prompt.place_confidence)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hash_of(f.read_bytes().hex()) for f in sorted(folder.rglob("*"))
+            if f.is_file() and not f.name.startswith(".")}
+
+
+def test_labelled_and_validation_cases_are_judged_and_unlabelled_ones_wait_for_a_stage_that_learns_from_them(judged):
+    data = fold(judged)
+    split, there = data.split, set(data.prompts.cases())
+    assert there == {*split.labelled, *split.val} and split.unlabelled
+    assert set(data.prompts.located.cases()) == {*split.labelled, *split.val, *split.unlabelled}
+    assert data.prompter.judges.keys() == {"lung"}
+    assert any(looks(data.prompts.get(case, 0)[0]) != looks(data.prompts.located.get(case, 0)[0]) for case in there)
+    one = split.unlabelled[:1]
+    data.judge(one, "cpu")
+    assert set(data.prompts.cases()) == there | set(one)
+
+
+def test_where_the_structure_is_known_the_prompt_is_there_and_a_judge_who_has_not_seen_it_chooses(judged):
+    data = fold(judged)
+    outlines = judges_of(data)
+    for case in (*data.split.labelled, *data.split.val):
+        several = outlines.proposals.get(case, 0)["lung"]
+        found = data.prompts.get(case, 0)[0]
+        if case in data.split.labelled:
+            said = outlines.unseen["lung"][data.groups.get(case, case)].judge(several.measured, several.small)
+            first = best_there(said.score, several.masks, data.slices.label(case, 0) == 1)
+        else:
+            said = outlines.judges["lung"].judge(several.measured, several.small)
+            first = said.first
+        assert found.place_confidence == pytest.approx(said.confidence)
+        np.testing.assert_array_equal(found.saliency, several.saliency[first])
+        assert len(found.hypotheses) == 0, "nobody is to look elsewhere"
+
+
+def test_of_the_proposals_at_the_place_the_best_liked_is_taken_and_else_the_nearest():
+    known = square(10, 10)
+    masks = np.stack([square(0, 6), square(11, 10), square(10, 9), square(30, 6)])
+    assert best_there(np.array([9.0, 1.0, 2.0, 8.0]), masks, known) == 2
+    assert best_there(np.array([9.0, 3.0, 2.0, 8.0]), masks, known) == 1
+    far = np.stack([square(0, 6), square(14, 14), square(30, 6)])
+    assert best_there(np.array([9.0, 0.0, 8.0]), far, known) == 1, "none is there, and the second is nearest"
+    assert best_there(np.array([1.0, 2.0, 3.0, 0.0]), masks, np.zeros((64, 64), bool)) == 2
+    assert best_there(np.array([1.0, 2.0, 3.0, 0.0]), masks, square(50, 10)) == 2, "nothing is near: the judge decides"
+
+
+def square(at: int, side: int) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[at : at + side, at : at + side] = True
+    return mask
+
+
+def test_new_images_are_prompted_as_validation_cases_were(judged):
+    data = fold(judged)
+    prompter = Prompter.load(data.prompts.prompter_folder)
+    for case in data.split.val:
+        told = prompter.prompt(np.asarray(data.slices.image(case, 0), np.float32))[0]
+        kept = data.prompts.get(case, 0)[0]
+        np.testing.assert_allclose(told.boxes, kept.boxes)
+        np.testing.assert_array_equal(told.points, kept.points)
+
+
+def test_a_second_call_does_nothing_and_one_that_was_stopped_goes_on_to_the_same(judged, monkeypatch):
+    folder = fold(judged).prompts.folder
+    whole = content(folder)
+
+    def never(*_, **__):
+        raise AssertionError("made a second time")
+
+    with monkeypatch.context() as patch:
+        for name in ("fit_to_outlines", "cross_fitted"):
+            patch.setattr(outline_judges, name, never)
+        patch.setattr(PlaceProposer, "propose", never)
+        fold(judged)
+    shutil.rmtree(folder)
+    put, count = PromptStore.put, []
+
+    def stop(store, case, *rest):
+        if store.folder == folder and len(count) == 2:
+            raise KeyboardInterrupt
+        count.append(case) if store.folder == folder else None
+        put(store, case, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStore, "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fold(judged)
+    assert not PromptStore(folder).has_prompter, "the prompter comes last"
+    fold(judged)
+    assert content(folder) == whole
+
+
+def test_images_that_are_added_change_no_judge_and_other_outlines_do(judged):
+    data = fold(judged)
+    key = data.prompts.key
+    more = OutlineJudges(data.plans, data.slices, data.prompts.located, data.split.labelled, (), data.groups, "cpu")
+    assert more.key() == key
+    fewer = OutlineJudges(data.plans, data.slices, data.prompts.located, data.split.labelled[1:],
+                          data.split.unlabelled, data.groups, "cpu")
+    assert fewer.key() != key
+    assert fold(judged, "finetune", "prompting.blobs=5").prompts.key != key
+
+
+def test_places_of_the_saliency_stay_where_nothing_can_be_told_apart_or_nothing_can_move(judged, monkeypatch):
+    data = fold(judged, "finetune", "structures.lung.components=2")
+    assert not data.prompter.judges
+    case = data.split.val[0]
+    assert looks(data.prompts.get(case, 0)[0]) == looks(data.prompts.located.get(case, 0)[0])
+    monkeypatch.setattr(outline_judges, "fit_to_outlines", lambda *_, **__: None)
+    data = fold(judged, "finetune", "prompting.blobs=6")
+    assert not data.prompter.judges
+    assert looks(data.prompts.get(case, 0)[0]) == looks(data.prompts.located.get(case, 0)[0])
+
+
+def test_prompts_of_the_saliency_are_those_they_were_before_there_were_judges(judged):
+    plans = judged.trainer("finetune", *JUDGED).plans
+    alone = judged.trainer("finetune", ONE_LUNG, "epochs=1").data.prompts
+    located = making.make_prompts(plans, 0, "cpu", judged=()).located
+    assert located.key == alone.key and alone.located is alone
+    assert located.folder == preprocessed_folder(plans.dataset_name) / "samdpoPlans_prompts" / "fold_0" / "located"
+
+
+def test_both_stages_are_trained_under_the_judge_and_align_goes_on_from_it(judged):
+    finetuned = judged.train("finetune", *JUDGED)
+    before = finetuned.data.prompter.judges["lung"].state_dict()
+    trainer = judged.trainer("align", *JUDGED, "places.minutes=0", "places.held_back=0")
+    trainer.initialize()
+    assert {case for case, _ in trainer.unlabelled_keys} <= set(trainer.data.prompts.cases())
+    for name, tensor in trainer.places.judges["lung"].state_dict().items():
+        assert bool((tensor == before[name]).all()), "the very judge that chose the prompts"
+    trainer = judged.train("align", *JUDGED, "places.minutes=0", "places.held_back=0")
+    after = trainer.data.prompter.judges["lung"].state_dict()
+    assert any(bool((after[name] != before[name]).any()) for name in before)
+    assert trainer.original.prompts.folder == finetuned.data.prompts.folder
+
+
+def test_what_was_meant_on_an_unlabelled_slice_is_known_as_an_outline_is(judged):
+    judged.train("finetune", *JUDGED)
+    trainer = judged.train("align", *JUDGED, "places.minutes=0", "places.held_back=0")
+    told = {place: one.mask for place, one in trainer.answered.chosen.items() if one.mask is not None}
+    assert told
+    for (case, index, name), mask in told.items():
+        several = trainer.places.outlines.proposals.get(case, index)[name]
+        judge = trainer.data.prompter.judges[name]
+        first = best_there(judge.judge(several.measured, several.small).score, several.masks, mask)
+        np.testing.assert_array_equal(trainer.data.prompts.get(case, index)[0].saliency, several.saliency[first])
+
+
+def test_candidates_of_other_places_are_refused_where_a_judge_has_chosen(judged):
+    judged.train("finetune", *JUDGED)
+    trainer = judged.trainer("align_preferences", *JUDGED, "candidates.kind=hypotheses")
+    with pytest.raises(PlansError, match="prompting.place.*judge"):
+        trainer.initialize()
+
+
+def test_rounds_about_places_are_left_out_where_a_judge_chooses(judged, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    caplog.set_level("INFO", "samdpo")
+    judged.train("finetune", *JUDGED)
+    trainer = begun(judged, "align_preferences", *JUDGED, "prompt_rounds=2")
+    assert trainer.data.prompts.folder.name == "fold_0"
+    assert "2 rounds about places (prompt_rounds) are left out: a judge of the outlines" in caplog.text
