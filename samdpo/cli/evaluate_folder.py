@@ -84,8 +84,8 @@ def print_table(summary: dict[str, Any]) -> None:
     for label, counts in presence.items():
         if counts["cases_without"]:
             print(f"{names[label]}: false alarms on {counts['false_alarms']} of {counts['cases_without']} cases "
-                  f"without it ({counts['false_alarms_per_hundred']:.1f} of a hundred); missed in {counts['missed']} of "
-                  f"{counts['cases_with']} that show it")
+                  f"without it ({counts['false_alarms_per_hundred']:.1f} of 100), missed in {counts['missed']} of "
+                  f"{counts['cases_with']}")
 
 
 def _numbers(means: dict[str, float]) -> list[str]:

@@ -62,7 +62,7 @@ def test_a_line_says_so_where_a_structure_is_absent_anywhere(folders, capsys) ->
     words = [str(folders / "ref"), str(folders / "pred"), "-djfile", str(folders / "dataset.json"), "-np", "1"]
     command.main(words)
     said = capsys.readouterr().out
-    assert "tumour: false alarms on 2 of 4 cases without it (50.0 of a hundred); missed in 1 of 3" in said
+    assert "tumour: false alarms on 2 of 4 cases without it (50.0 of 100), missed in 1 of 3" in said
     assert "rib: " not in said
     for case in range(SHOWN, len(SCORES)):
         (folders / "ref" / f"case_{case}.png").unlink()
