@@ -8,6 +8,9 @@ them anew. The images of the fold's validation are not looked at. Rows:
 - ``+ own order``: control, it learns its own order of the six it would show;
 - ``+ order of six``: Eq. 5 on the true order of these six;
 - ``+ places``: Eq. 5 on what a box or an accepted mask tells of every proposal;
+- ``+ boxes``: likewise, of the mask that the network makes of a box that is off by .04 of its sides;
+- ``+ boxes, anchored``: and that mask is an anchor, as the outlines are: what ``align`` does;
+- ``+ boxes, listwise``: that mask as if it were an outline, without Eq. 5;
 - ``+ every overlap``: the answered images as if they were outlined, the most that can be known;
 - ``best of six``, ``best of all``: by the truth.
 
@@ -41,7 +44,7 @@ from samdpo.prompting.judge import (
 )
 from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
 
-SHOWN, GAP = 6, 0.04
+SHOWN, GAP, BOX_ERROR = 6, 0.04, 0.04
 
 
 def main() -> None:
@@ -100,8 +103,13 @@ def read(args: argparse.Namespace, plans, slices: SliceStore, cases: list[str], 
         truth = torch.from_numpy(slices.label(case, 0) == label)[None]
         made = proposer.propose(image, embedding, none, shape)
         overlap = overlaps(made.masks, truth)[:, 0].numpy()
-        box = proposer.decode(embedding, truth.shape[-2:], boxes_of_masks(truth))
+        drawn = boxes_of_masks(truth)
+        box = proposer.decode(embedding, truth.shape[-2:], drawn)
+        sides = np.tile(drawn[:, 2:] - drawn[:, :2], 2)
+        off = drawn + np.random.default_rng(len(found)).normal(0, BOX_ERROR, drawn.shape) * sides
+        said = proposer.decode(embedding, truth.shape[-2:], off.astype(np.float32))
         found.append({
+            "meant": overlaps(made.masks, said.masks)[:, 0].numpy(),
             "case": case, "overlap": overlap, "small": made.small, "best": overlap.max(initial=0.0),
             "measured": measure(image, embedding, np.zeros((64, 64)), np.zeros(truth.shape[-2:], bool), made),
             "box": float(overlaps(box.masks, truth)[0, 0]),
@@ -138,12 +146,17 @@ def of_draw(images: list[dict], count: int, answered: int, draw: int, scale: np.
     own = [order_of(one, judge.judge(one["measured"], one["small"]).score, 0.0, shown(one)) for one in asked]
     six = [order_of(one, one["overlap"], GAP, shown(one)) for one in asked]
     places = [order_of(one, one["overlap"], GAP, list(range(len(one["overlap"])))) for one in asked]
+    boxes = [order_of(one, one["meant"], GAP, list(range(len(one["meant"])))) for one in asked]
+    meant = [Outlined(one["measured"], one["meant"], one["case"]) for one in asked]
     every = [Outlined(one["measured"], one["overlap"], one["case"]) for one in asked]
     judges: dict[str, PlaceJudge] = {
         "outlines": judge,
         "+ own order": learn_from_answers(judge, own, outlined, draw),
         "+ order of six": learn_from_answers(judge, six, outlined, draw),
         "+ places": learn_from_answers(judge, places, outlined, draw),
+        "+ boxes": learn_from_answers(judge, boxes, outlined, draw),
+        "+ boxes, anchored": learn_from_answers(judge, boxes, [*outlined, *meant], draw),
+        "+ boxes, listwise": fit_to_outlines([*outlined, *meant], draw, scale),
         "+ every overlap": fit_to_outlines([*outlined, *every], draw, scale),
     }
     rows = {"SAM's quality": chosen(tested, lambda one: int(one["measured"][:, 0].argmax()))}

@@ -1,8 +1,11 @@
 """Stages side by side over several seeds: mean, spread, and the gain over the first stage, seed by seed.
 
     python benchmarks/seeds.py -d 102 results_12345 results_1 results_2
+    python benchmarks/seeds.py -d 104 -d 105 results_12345 results_1 results_2
 
-Each folder is an ``nnUNet_results`` of one seed. The table is Markdown; below it stands each number's file.
+Each folder is an ``nnUNet_results`` of one seed. The table is Markdown, one a dataset; below it stands each number's
+file. Last comes the paired bootstrap: of each test case the difference to the first stage, averaged over the seeds that
+have both, and 95% of the means of cases drawn anew, of all datasets together.
 """
 
 from __future__ import annotations
@@ -12,27 +15,43 @@ import statistics
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from samdpo.files import read_json
 
 METRICS = ("Dice", "IoU", "SurfaceDice")
-STAGES = ("finetune", "align", "align_self_training", "align_best_candidate")
+STAGES = ("finetune", "align", "align_preferences", "fixmatch", "mean_teacher", "align_self_training",
+          "align_best_candidate", "prompt_only")
+DRAWS = 10_000
 
 
 def main() -> None:
     """Read the summaries and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("results", nargs="+", type=Path, help="nnUNet_results folders, one a seed")
-    arguments.add_argument("-d", type=int, required=True, help="dataset id")
+    arguments.add_argument("-d", type=int, action="append", required=True, help="dataset id; may be given again")
     arguments.add_argument("-f", default="0", help="fold")
     arguments.add_argument("-p", default="samdpoPlans", help="plan")
     args = arguments.parse_args()
-    files = {stage: [summary_file(folder, args.d, args.p, stage, args.f) for folder in args.results]
+    gains: dict[str, dict[str, list[float]]] = {}
+    for dataset in args.d:
+        for stage, of_cases in table(args, dataset).items():
+            gains.setdefault(stage, {}).update({f"{dataset}/{case}": values for case, values in of_cases.items()})
+    print()
+    for stage, of_cases in gains.items():
+        if of_cases:
+            print(f"{stage} over {STAGES[0]}, {len(of_cases)} test cases: {bootstrapped(list(of_cases.values()))}")
+
+
+def table(args: argparse.Namespace, dataset: int) -> dict[str, dict[str, list[float]]]:
+    """Print a dataset's table; stage -> test case -> its gain in Dice over the first stage, seed by seed."""
+    files = {stage: [summary_file(folder, dataset, args.p, stage, args.f) for folder in args.results]
              for stage in STAGES}
     scores = {stage: [read_json(file)["foreground_mean"] if file else None for file in found]
               for stage, found in files.items()}
     if not any(scores[STAGES[0]]):
-        sys.exit(f"No summary.json of dataset {args.d}, stage {STAGES[0]}, fold {args.f} in these folders.")
-    print(f"| stage | seeds | {' | '.join(METRICS)} | Dice over {STAGES[0]} | in each seed |")
+        sys.exit(f"No summary.json of dataset {dataset}, stage {STAGES[0]}, fold {args.f} in these folders.")
+    print(f"Dataset {dataset}\n\n| stage | seeds | {' | '.join(METRICS)} | Dice over {STAGES[0]} | in each seed |")
     print("|---|---|" + "---|" * (len(METRICS) + 2))
     for stage, of_seeds in scores.items():
         there = [score for score in of_seeds if score]
@@ -46,6 +65,35 @@ def main() -> None:
         for file in found:
             if file:
                 print(f"{stage}: {file}: {read_json(file)['foreground_mean']['Dice']:.4f}")
+    print()
+    found_gains: dict[str, dict[str, list[float]]] = {}
+    for stage in STAGES[1:]:
+        of_cases = found_gains.setdefault(stage, {})
+        for file, first in zip(files[stage], files[STAGES[0]]):
+            if file and first:
+                before, after = dice_of_cases(first), dice_of_cases(file)
+                for case in sorted(before.keys() & after.keys()):
+                    of_cases.setdefault(case, []).append(after[case] - before[case])
+    return found_gains
+
+
+def dice_of_cases(file: Path) -> dict[str, float]:
+    """Case -> mean Dice of its structures, those that have one."""
+    found = {}
+    for case in read_json(file)["metric_per_case"]:
+        values = [one["Dice"] for one in case["metrics"].values() if one["Dice"] is not None]
+        values = [value for value in values if value == value]
+        if values:
+            found[Path(case["reference_file"]).name] = statistics.mean(values)
+    return found
+
+
+def bootstrapped(gains: list[list[float]]) -> str:
+    """Mean over cases, and 95% of the means of as many cases drawn with replacement."""
+    of_cases = np.array([statistics.mean(values) for values in gains])
+    rows = np.random.default_rng(0).integers(len(of_cases), size=(DRAWS, len(of_cases)))
+    low, high = np.quantile(of_cases[rows].mean(1), [0.025, 0.975])
+    return f"{of_cases.mean():+.3f}, 95% {low:+.3f} to {high:+.3f}"
 
 
 def summary_file(results: Path, dataset: int, plans: str, stage: str, fold: str) -> Path | None:

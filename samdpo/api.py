@@ -34,6 +34,7 @@ def plan(
     memory_gib: float | None = None,
     verify: bool = False,
     clean: bool = False,
+    near_duplicates: bool = True,
     processes: Workers = 1,
     splits: Path | str | None = None,
 ) -> Plans:
@@ -50,6 +51,7 @@ def plan(
         memory_gib: of the device to plan for; None looks.
         verify: read and compare every file first.
         clean: measure anew even if nothing has changed.
+        near_duplicates: find pictures of one scene, and keep them on one side of every split.
         processes: for case-level work, or an executor.
         splits: file of folds and labelled cases to take, here or in the raw dataset's folder.
 
@@ -63,7 +65,7 @@ def plan(
 
     return plan_and_preprocess(
         dataset, planner, plans_name, labelled, unlabelled, seed, processes, verify, preprocess=False, clean=clean,
-        memory_gib=memory_gib, backbone=backbone, splits=splits,
+        memory_gib=memory_gib, backbone=backbone, splits=splits, near_duplicates=near_duplicates,
     )
 
 
@@ -229,6 +231,7 @@ def evaluate(
     output: Path | str | None = None,
     chill: bool = False,
     voxels: bool = False,
+    presence_figure: Path | str | None = None,
     processes: Workers = 1,
 ) -> dict[str, Any]:
     """Compare predicted label maps with true ones and write ``summary.json``; ``samdpo_evaluate_folder``.
@@ -241,6 +244,7 @@ def evaluate(
         output: file to write; None for ``summary.json`` beside the predictions.
         chill: evaluate what is predicted, even if files are missing.
         voxels: measure surfaces in voxels whatever the spacing.
+        presence_figure: PNG or PDF to draw of what the presence threshold trades; None draws none.
         processes: for case-level work, or an executor.
 
     Returns:
@@ -254,6 +258,7 @@ def evaluate(
     return evaluate_folder(
         Path(references), Path(predictions), Path(predictions if dataset_json is None else dataset_json),
         None if output is None else Path(output), processes, chill, voxels=voxels,
+        presence_figure=None if presence_figure is None else Path(presence_figure),
     )
 
 

@@ -55,7 +55,7 @@ from samdpo.training.fold_data import FoldData, own_prompts
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise when the code makes other sets or prompts from the same settings
+VERSION = 3  # raise when the code makes other sets or prompts from the same settings
 GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
@@ -96,6 +96,11 @@ class Answered:
     counts: dict[str, int]
     seconds: float
     items: int
+
+    @property
+    def right(self) -> dict[Place, np.ndarray]:
+        """(H, W) bool masks that somebody has accepted or boxed, by place; the first of an order is not right yet."""
+        return {place: one.mask for place, one in self.chosen.items() if one.mask is not None and one.weight > 0.5}
 
     @property
     def slices(self) -> set[SliceKey]:
@@ -413,11 +418,12 @@ class PlaceLearning:
         full: dict[str, PlaceJudge] = {}
         held_out: Unseen = {}
         for name, judge in self.judges.items():
-            preferred = answered.preferred[name]
-            full[name] = learn_from_answers(judge, preferred, outlines.outlined(name), seed)
+            # A mask that was accepted or boxed is known as an outline is, and anchors the judge likewise.
+            preferred, told = answered.preferred[name], outlines.told(name, answered.right)
+            full[name] = learn_from_answers(judge, preferred, [*outlines.outlined(name), *told], seed)
             # An outline's own prompt comes from a judge that has not seen it, as a new image's does.
             unseen = outlines.unseen[name]
-            learned = {id(one): learn_from_answers(one, preferred, [], seed) for one in unseen.values()}
+            learned = {id(one): learn_from_answers(one, preferred, told, seed) for one in unseen.values()}
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
             self._log_choices(name, judge, full[name], unlabelled)
         prompter = outlines.prompter(self.data.prompter, full, held_out)

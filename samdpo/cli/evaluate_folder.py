@@ -34,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("--voxels", action="store_true", help="measure surfaces in voxels whatever the spacing, as "
                         "MedPy without a spacing does and the tables of semi-supervised benchmarks have them")
     result.add_argument("--chill", action="store_true", help="evaluate what is predicted, even if files are missing")
+    result.add_argument("--presence_figure", type=Path, default=None, metavar="FILE",
+                        help="draw what the presence threshold trades, structures found against false alarms on images "
+                        "without any: a PNG or PDF, from the reports beside predicted pictures")
     add_processes(result)
     add_dask(result)
     return result
@@ -49,13 +52,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
         summary = evaluate_folder(
             arguments.gt_folder, arguments.pred_folder, arguments.djfile, output, workers, arguments.chill,
             voxels=arguments.voxels,
+            presence_figure=arguments.presence_figure,
         )
     print_table(summary)
     print(f"Wrote {output}")
+    if arguments.presence_figure:
+        print(f"Wrote {arguments.presence_figure}")
 
 
 def print_table(summary: dict[str, Any]) -> None:
-    """One row a structure, then their mean where there are several."""
+    """One row a structure, their mean where there are several, and a line of false alarms where there might be any."""
     from rich.console import Console
     from rich.table import Table
 
@@ -67,14 +73,19 @@ def print_table(summary: dict[str, Any]) -> None:
     table.add_column("structure")
     for column in COLUMNS:
         table.add_column(headings.get(column, column), justify="right")
+    presence = summary["samdpo"]["presence"]
     table.add_column("cases with it", justify="right")
     for label, means in summary["mean"].items():
-        present = sum(case["metrics"][label]["n_ref"] > 0 for case in cases)
-        table.add_row(names[label], *_numbers(means), str(present))
+        table.add_row(names[label], *_numbers(means), str(presence[label]["cases_with"]))
     if len(summary["mean"]) > 1:
         table.add_section()
-        table.add_row("mean", *_numbers(summary["foreground_mean"]), "")
+        table.add_row("mean", *_numbers(summary["foreground_mean"]))
     Console().print(table)
+    for label, counts in presence.items():
+        if counts["cases_without"]:
+            print(f"{names[label]}: false alarms on {counts['false_alarms']} of {counts['cases_without']} cases "
+                  f"without it ({counts['false_alarms_per_hundred']:.1f} of 100), missed in {counts['missed']} of "
+                  f"{counts['cases_with']}")
 
 
 def _numbers(means: dict[str, float]) -> list[str]:

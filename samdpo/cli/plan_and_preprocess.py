@@ -63,12 +63,13 @@ def main_plan_experiment(argv: Sequence[str] | None = None) -> None:
     command = parser("Write the plan and the splits of one or more datasets that have a fingerprint.")
     _add_datasets(command)
     _add_planning(command)
+    add_processes(command)
     args = command.parse_args(argv)
 
-    def step(dataset: RawDataset, _: Workers) -> None:
+    def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.planning.run import plan_experiment
 
-        plan_experiment(dataset, **_planning(args))
+        plan_experiment(dataset, processes=workers, **_planning(args))
 
     _run(args, step, lambda dataset: f"samdpo_preprocess -d {dataset}" + _plans_flag("-plans_name", args))
 
@@ -125,6 +126,10 @@ def _add_planning(command: argparse.ArgumentParser) -> None:
         help="take folds and labelled cases from this file, here or in the raw dataset's folder, such as published ones"
     )
     command.add_argument("--seed", type=int, default=12345, help="of the choice of labelled cases and of training")
+    command.add_argument(
+        "--no_near_duplicates", action="store_true",
+        help="do not look for pictures of one scene, which are kept on one side of every split otherwise",
+    )
     command.add_argument("--explain", action="store_true", help="print every decision of the plan and why it was made")
 
 
@@ -143,6 +148,7 @@ def _planning(args: argparse.Namespace) -> dict:
         "backbone": args.backbone,
         "explain": args.explain,
         "splits": args.splits,
+        "near_duplicates": not args.no_near_duplicates,
     }
 
 

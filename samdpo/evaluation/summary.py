@@ -18,9 +18,11 @@ from samdpo.dataset.foreign import broken_links
 from samdpo.dataset.volume import UNKNOWN_SPACING
 from samdpo.errors import DatasetError
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
+from samdpo.evaluation.presence import draw_presence, false_alarms, refuse_as_prediction
 from samdpo.files import write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, map_cases
+from samdpo.schema import to_dict
 
 log = logging.getLogger(__name__)
 _LISTED = 20  # files named in an error; more are counted
@@ -36,6 +38,7 @@ def evaluate_folder(
     tolerance: float | None = None,
     cases: Sequence[str] | None = None,
     voxels: bool = False,
+    presence_figure: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate every reference of a folder against the prediction of the same name; write ``summary.json``.
 
@@ -50,25 +53,37 @@ def evaluate_folder(
         cases: identifiers to evaluate, for example a fold's validation cases; by default every reference.
         voxels: measure surfaces in voxels, see :func:`samdpo.evaluation.metrics.voxel_surface_metrics`; always done
             where ``dataset_json`` says that the spacing is none (``samdpo.distances``).
+        presence_figure: PNG or PDF to draw of what the presence threshold trades, from the reports beside predicted
+            pictures; see :func:`samdpo.evaluation.presence.draw_presence`.
 
     Returns:
         what was written: ``foreground_mean`` (mean over structures), ``mean`` {label: metrics}, ``metric_per_case``
-        as nnU-Net's, and ``samdpo`` with names of the labels and unit and tolerance of the surface metrics. Means
-        leave out NaN, and so does the foreground mean: a structure that no case has does not make it NaN.
+        as nnU-Net's, and ``samdpo`` with names of the labels, unit and tolerance of the surface metrics, and for each
+        label how often it was found where it is absent, or missed (``presence``; with ``presence_figure`` also the
+        ``thresholds`` drawn). Means leave out NaN, and so does the foreground mean: a structure that no case has does
+        not make it NaN.
 
     Raises:
         DatasetError: a folder is missing or empty, predictions are missing, a file holds values that ``dataset_json``
             does not list, or a prediction lies on another grid than its reference. One whose axes only run in another
-            order or direction, over the same voxels of space, is brought to the reference's grid.
+            order or direction, over the same voxels of space, is brought to the reference's grid. Or there is nothing
+            to draw in ``presence_figure``; the summary is written then.
     """
     ref_folder, pred_folder = Path(ref_folder), Path(pred_folder)
     dataset = dataset_json if isinstance(dataset_json, DatasetJson) else load_dataset_json(dataset_json)
+    if presence_figure is not None:
+        refuse_as_prediction(presence_figure, [ref_folder, pred_folder], dataset.file_ending)
     pairs = _pairs_to_evaluate(ref_folder, pred_folder, dataset.file_ending, chill, cases)
     voxels = voxels or dataset.distances == "voxels"
     jobs = [_Job(ref, pred, dataset, tolerance, voxels) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
     write_json(output or pred_folder / "summary.json", summary)
+    if presence_figure is not None:
+        curves = draw_presence(summary["metric_per_case"], dataset.structures, presence_figure)
+        for name, points in curves.items():
+            summary["samdpo"]["presence"][str(dataset.structures[name])]["thresholds"] = to_dict(points)
+        write_json(output or pred_folder / "summary.json", summary)
     return summary
 
 
@@ -91,6 +106,7 @@ def summarize(
     summary: dict[str, Any] = {"foreground_mean": foreground, "mean": mean, "metric_per_case": cases}
     extra: dict[str, Any] = {"labels": {str(label): name for name, label in structures.items()}}
     distinct = sorted({(u.name, u.tolerance) for u in units or []})
+    extra["presence"] = {label: false_alarms(cases, label) for label in labels}
     extra["surface"] = [{"unit": name, "tolerance": tolerance} for name, tolerance in distinct]
     return {**summary, "samdpo": extra}
 

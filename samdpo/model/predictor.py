@@ -429,6 +429,7 @@ class Predictor:
         labels = [s.label for s in self.plans.structures.values()]
         collected = NativeCollector(geometry, labels, self.mask_cut, keep_probabilities)
         used: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plans.structures}
+        presence: dict[str, list[float]] = {n: [] for n, plan in self.plans.structures.items() if plan.may_be_absent}
         smoother = SliceSmoother(self.plans.inference.smooth_mm / spacing[geometry.axis], geometry.n_slices)
         starts = range(0, geometry.n_slices, SLICES_AT_ONCE)
         for start in tqdm(starts, desc="slices", leave=False, disable=len(starts) < 2):
@@ -438,13 +439,17 @@ class Predictor:
             # whose encoders are the same.
             prompts = [self._prompts(fold, indices, images, prompts_of) for fold in self.folds]
             of_folds = [self._predict_fold(fold, indices, images, of) for fold, of in zip(self.folds, prompts)]
+            for of_slice in zip(*prompts):
+                for name, scores in presence.items():
+                    found = [prompt.score for of_fold in of_slice for prompt in of_fold if prompt.structure == name]
+                    scores += [round(float(np.mean(found)), 4)] if found else []
             collected.add(*smoother.push(np.mean([predicted.probabilities for predicted in of_folds], axis=0)))
             for index, of, places in zip(indices, of_folds[0].used, of_folds[0].places):
                 for prompt, place in zip(of, places):
                     used[prompt.structure].append(_prompt_entry(index, prompt, place))
         whole = [self.plans.structures[name].label for name in self.plans.inference.largest_component]
         keep_largest_components(collected.segmentation, whole)
-        report = self._report(collected, used, spacing)
+        report = self._report(collected, used, presence, spacing)
         report.update(turn.to_json())  # slices, boxes and points are counted after it
         return _turned_back(collected, turn, report, properties)
 
@@ -469,7 +474,8 @@ class Predictor:
         )
 
     def _report(
-        self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], spacing: Sequence[float]
+        self, collected: NativeCollector, used: dict[str, list[dict[str, Any]]], presence: dict[str, list[float]],
+        spacing: Sequence[float],
     ) -> dict[str, Any]:
         """What a person reads beside the mask; boxes and points in pixels of the 256 grid."""
         structures, reasons = {}, []
@@ -479,6 +485,10 @@ class Predictor:
             entry: dict[str, Any] = {"confidence": round(confidence, 4), "pixels": pixels}
             if collected.segmentation.shape[0] > 1:
                 entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
+            thresholds = [fold.prompter.settings.calibrations[name].presence_threshold for fold in self.folds
+                          if isinstance(fold.prompter, Prompter) and fold.prompter.decides_by_score(name)]
+            if presence.get(name) and thresholds:
+                entry |= {"presence": presence[name], "presence_threshold": round(float(np.mean(thresholds)), 4)}
             structures[name] = {**entry, "prompts": used[name]}
             threshold = float(np.mean([f.settings.get("confidence_threshold", {}).get(name, 0.0) for f in self.folds]))
             if pixels == 0 and not plan.may_be_absent:

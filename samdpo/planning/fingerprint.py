@@ -22,6 +22,7 @@ from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
 from samdpo.paths import folder_of
 from samdpo.planning.case_measures import CaseMeasure, measure_case, samples_of_a_case, training_images
+from samdpo.planning.near_duplicates import join_groups, load_near_duplicates
 from samdpo.plans import TrainingImages
 from samdpo.schema import from_dict
 
@@ -208,6 +209,8 @@ def read_fingerprint(folder: Path, *, missing_ok: bool = False) -> dict[str, Any
 def load_case_groups(folder: Path) -> dict[str, str]:
     """Case -> patient of a planned dataset, as the splits were made; a case without one stands alone.
 
+    Near-duplicates that planning has found are of one group, see :mod:`samdpo.planning.near_duplicates`.
+
     The fingerprint says it, for everybody who keeps patients apart. A ``case_groups.json`` that says something else
     today is warned of, and one that cannot be read is an error. Without a fingerprint of ours that file itself is read.
 
@@ -215,14 +218,14 @@ def load_case_groups(folder: Path) -> dict[str, str]:
         folder: ``nnUNet_preprocessed/DatasetXXX_Name``.
 
     Raises:
-        DatasetError: the fingerprint or ``case_groups.json`` is damaged.
+        DatasetError: the fingerprint, ``near_duplicates.json`` or ``case_groups.json`` is damaged.
     """
     raw = folder_of("nnUNet_raw")
     raw = raw / folder.name if raw is not None and (raw / folder.name).is_dir() else None
     now = None if raw is None else load_groups(raw)
     fingerprint = read_fingerprint(folder, missing_ok=True)
     if "groups" not in fingerprint:  # there is none, or nnU-Net has written its own over ours
-        return now or {}
+        return join_groups(now or {}, load_near_duplicates(folder))
     groups = fingerprint["groups"]
     cases = [*fingerprint.get("cases", ()), *fingerprint.get("unlabelled_cases", ())]
     if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
@@ -235,7 +238,7 @@ def load_case_groups(folder: Path) -> dict[str, str]:
             f"{raw / 'case_groups.json'} is not what it was when the dataset was planned. The splits and the groups of "
             f"then are used; to use today's type: samdpo_plan_and_preprocess -d {folder.name}"
         )
-    return groups
+    return join_groups(groups, load_near_duplicates(folder))
 
 
 def source_hash(raw: RawDataset, threads: int = 1) -> str:

@@ -17,6 +17,7 @@ from samdpo.names import check_name
 from samdpo.parallel import Workers
 from samdpo.paths import PLANS_NAME, preprocessed_folder
 from samdpo.planning.fingerprint import load_case_groups, load_fingerprint, update_fingerprint
+from samdpo.planning.near_duplicates import update_near_duplicates
 from samdpo.planning.splits import SPLIT_SEED, Fold, take_splits, update_splits
 from samdpo.planning.subsets import check_fractions
 from samdpo.plans import Plans, load_plans, parse_plans, short_plans, write_plans
@@ -37,7 +38,7 @@ _PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # backbones of ours that
 _WIDEST_VALUE = 40  # of the table of --explain
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
-    "case_groups": "the groups of cases",
+    "case_groups": "the groups of cases", "near_duplicates": "the near-duplicates",
 }
 
 
@@ -68,6 +69,7 @@ def plan_and_preprocess(
     backbone: str | None = None,
     explain: bool = False,
     splits: Path | str | None = None,
+    near_duplicates: bool = True,
 ) -> Plans:
     """Everything before training: fingerprint, plan, splits, slices.
 
@@ -87,6 +89,7 @@ def plan_and_preprocess(
         explain: say of every decision of the plan why it was made.
         splits: file of folds to take, here or in the raw dataset's folder; None keeps or makes them. See
             :func:`samdpo.planning.splits.take_splits`.
+        near_duplicates: find images of one scene, and keep them on one side of every split.
     """
     find("planner", planner)  # a wrong name is told before minutes of work
     plans_name = checked_plans_name(plans_name)
@@ -96,7 +99,10 @@ def plan_and_preprocess(
     raw = RawDataset.open(dataset)
     splits = None if splits is None else _splits_file(raw, splits)
     extract(raw, processes, verify, clean)
-    plans = plan_experiment(raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain, splits)
+    plans = plan_experiment(
+        raw, planner, plans_name, labelled, unlabelled, seed, memory_gib, backbone, explain, splits, near_duplicates,
+        processes,
+    )
     if preprocess:
         preprocess_planned(raw, plans.plans_name, processes, clean)
     return plans
@@ -125,6 +131,8 @@ def plan_experiment(
     backbone: str | None = None,
     explain: bool = False,
     splits: Path | str | None = None,
+    near_duplicates: bool = True,
+    processes: Workers = 1,
 ) -> Plans:
     """Write ``splits_final.json`` and the plan; configurations that a user added to an old plan are kept.
 
@@ -133,7 +141,7 @@ def plan_experiment(
     Raises:
         PlansError: there is no such backbone.
         ConfigurationError: there is no such file of splits, or it and ``labelled`` contradict each other.
-        DatasetError: no fingerprint, or splits that do not fit.
+        DatasetError: no fingerprint, splits that do not fit, or an image that cannot be read.
         PlansError: a configuration that the user added does not fit.
     """
     check_fractions(labelled, unlabelled)
@@ -144,6 +152,7 @@ def plan_experiment(
     folder = preprocessed_folder(raw.name, writable=True)
     fingerprint = load_fingerprint(folder)
     remove_abandoned(folder)
+    update_near_duplicates(raw, folder, fingerprint, near_duplicates, processes)
     asked = (
         folder, fingerprint["cases"], load_case_groups(folder), seed, labelled, unlabelled,
         fingerprint["unlabelled_cases"],

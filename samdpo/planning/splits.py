@@ -39,7 +39,8 @@ class Fold:
         train: cases with a label that do not validate.
         val: cases that validate.
         labelled: part of ``train`` whose labels may be looked at.
-        unlabelled: cases whose labels may not be looked at: part of ``train`` (simulated) and of ``imagesUl/``.
+        unlabelled: cases whose labels may not be looked at: part of ``train`` (simulated), and of ``imagesUl/`` those
+            of whose group none validates.
         labelled_subsets: "0.1", "0.2", "0.5", "1.0" -> that share of ``train``, each within the next.
         labelled_fraction: of ``train``, as asked for.
         unlabelled_fraction: of ``train``, as asked for; None for all that is not labelled.
@@ -79,7 +80,7 @@ def make_splits(
         seed: of the choice of labelled cases; the folds themselves always use nnU-Net's 12345.
         labelled: share of each fold's training cases that counts as labelled, in (0, 1].
         unlabelled: share that counts as unlabelled; None for all the rest. Never overlaps the labelled ones.
-        ul_cases: cases of ``imagesUl/``, unlabelled in every fold.
+        ul_cases: cases of ``imagesUl/``, unlabelled in every fold whose validation has none of their group.
 
     Raises:
         ConfigurationError: fractions outside their range, or more than 1 together.
@@ -115,7 +116,10 @@ def complete_fold(
     ul_cases: Sequence[str] = (),
     origin: Origin = "samdpo",
 ) -> Fold:
-    """Choose the labelled and unlabelled cases of one pair of train and val."""
+    """Choose the labelled and unlabelled cases of one pair of train and val.
+
+    A case of ``imagesUl/`` is left out where its group validates: what learns from it would have seen the patient.
+    """
     check_fractions(labelled, unlabelled)
     chosen = choose_labelled(train, groups, seed, labelled)
     others = choose_unlabelled(train, chosen, groups, seed, unlabelled)
@@ -123,13 +127,21 @@ def complete_fold(
         train=sorted(train),
         val=sorted(val),
         labelled=chosen,
-        unlabelled=sorted({*others, *ul_cases}),
+        unlabelled=sorted({*others, *_unseen(ul_cases, train, val, groups)}),
         labelled_subsets=nested_subsets(train, groups, seed),
         labelled_fraction=labelled,
         unlabelled_fraction=unlabelled,
         seed=seed,
         origin=origin,
     )
+
+
+def _unseen(
+    ul_cases: Sequence[str], train: Sequence[str], val: Sequence[str], groups: Mapping[str, str]
+) -> list[str]:
+    """The cases of ``ul_cases`` of whose group none validates, unless it trains as well."""
+    only_val = {groups.get(case, case) for case in val} - {groups.get(case, case) for case in train}
+    return [case for case in ul_cases if groups.get(case, case) not in only_val]
 
 
 def validation_parts(cases: Sequence[str], groups: Mapping[str, str], n_folds: int = N_FOLDS) -> list[list[str]]:
@@ -207,8 +219,8 @@ def take_splits(
     """Write ``folder/splits_final.json`` from another file of its form, such as the lists of a published protocol.
 
     A fold that names ``labelled`` has these cases labelled; unlabelled are then those that it names so, else the rest
-    of ``train`` (or the share ``unlabelled`` of it) and ``imagesUl/``. A fold of ``train`` and ``val`` only is
-    completed. Planning again keeps all this, as it keeps what was written by hand.
+    of ``train`` (or the share ``unlabelled`` of it) and of ``imagesUl/`` the cases of whose group none validates. A
+    fold of ``train`` and ``val`` only is completed. Planning again keeps all this, as what was written by hand.
 
     Args:
         file: to take them from; it is not changed.
@@ -231,8 +243,9 @@ def take_splits(
     for fold, keys in zip(_checked(file, folds, _Known(set(case_ids), set(ul_cases)), groups, remedy), said):
         whole = complete_fold(fold.train, fold.val, groups, seed, labelled, unlabelled, ul_cases, "user")
         if "labelled" in keys:
-            rest = choose_unlabelled(fold.train, fold.labelled, groups, seed, unlabelled)
-            named = fold.unlabelled if "unlabelled" in keys else sorted({*rest, *ul_cases})
+            rest = {*choose_unlabelled(fold.train, fold.labelled, groups, seed, unlabelled),
+                    *_unseen(ul_cases, fold.train, fold.val, groups)}
+            named = fold.unlabelled if "unlabelled" in keys else sorted(rest)
             whole = replace(whole, labelled=fold.labelled, unlabelled=named, labels_origin="user")
         taken.append(whole)
     return _write(taken, folder, f"taken from {file}")
@@ -392,7 +405,6 @@ def _checked(
         where = f"{file}: fold {number}"
         for key in _LISTS if spelled else ():
             _check_names(where, key, getattr(fold, key), known, remedy)
-        patients = [{groups.get(case, case) for case in part} for part in (fold.train, fold.val)]
         if not single:
             both = sorted(set(fold.train) & set(fold.val))
             if both:
@@ -406,9 +418,12 @@ def _checked(
                     f"{where} has {_some(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
                     f"is validated on. Take them out of one of the two. {remedy}"
                 )
-        both = sorted(patients[0] & patients[1])
-        if both and not single:
-            warn_once(f"{where} has {_some(both)} in train and in val; its validation score will be too good.")
+        patients = {key: {groups.get(case, case) for case in getattr(fold, key)} for key in _LISTS}
+        for key in () if single else ("train", "unlabelled"):
+            both = sorted(patients[key] & patients["val"])
+            if both:
+                warn_once(f"{where} has {_some(both)} in {key} and in val; its validation score will be too good.")
+                break  # unlabelled cases of train are meant already
         checked.append(fold)
     return checked
 

@@ -1,9 +1,10 @@
 """The judges of a fold's outlines: fitted where every proposal's overlap is known, they choose where prompts point.
 
 New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
-which the structure is known is prompted at its place, by the proposal that is liked best of those that are there, by a
-judge that has not seen the patient's outlines. So the network learns what its task will be: to mend a mask at the right
-place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt.
+which the structure is known is prompted at its place: by the proposal that is liked best of those that are there, by a
+judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the
+network learns what its task will be: to mend a mask at the right place. Prompts at wrong ones, under the true mask,
+would teach it to mind no prompt.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import ProposalStore
-from samdpo.prompting.proposals import PlaceShape, overlaps
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
 from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # raise when the code makes other judges from the same settings
+_VERSION = 3  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 _USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
@@ -136,15 +137,22 @@ class OutlineJudges:
     def outlined(self, name: str) -> list[Outlined]:
         """Proposals of the labelled slices, and how they overlap the outline."""
         label, found = self.plans.structures[name].label, []
-        for case, index in self.outlines:
-            one = self.proposals.get(case, index).get(name)
-            if one is None or not len(one):
-                continue
-            drawn = self.slices.label(case, index)
-            masks = torch.from_numpy(one.masks & (drawn != IGNORED))
-            overlap = overlaps(masks, torch.from_numpy(drawn == label)[None])[:, 0].numpy()
-            found.append(Outlined(one.measured, overlap, self.groups.get(case, case)))
+        for key in self.outlines:
+            drawn = self.slices.label(*key)
+            found += self._compared((*key, name), drawn == label, drawn != IGNORED)
         return found
+
+    def told(self, name: str, meant: Mapping[Place, np.ndarray]) -> list[Outlined]:
+        """As :meth:`outlined`, of slices on which somebody has said which mask (H, W) is right."""
+        return [one for place, mask in sorted(meant.items(), key=lambda item: item[0]) if place[2] == name
+                for one in self._compared(place, mask)]
+
+    def _compared(self, place: Place, known: np.ndarray, counted: np.ndarray | bool = True) -> list[Outlined]:
+        one = self.proposals.get(*place[:2]).get(place[2])
+        if one is None or not len(one):
+            return []
+        overlap = overlaps(torch.from_numpy(one.masks & counted), torch.from_numpy(known)[None])[:, 0].numpy()
+        return [Outlined(one.measured, overlap, self.groups.get(place[0], place[0]))]
 
     def usual(self, name: str) -> np.ndarray | None:
         """(M, columns) measures that a judge's inputs are standardised by: of proposals, outlined or not."""
@@ -214,23 +222,34 @@ class OutlineJudges:
                     if is_labelled:
                         known = self.slices.label(case, index) == self.plans.structures[prompt.structure].label
                     first = said.first if known is None else best_there(said.score, one.masks, known)
-                    prompt = prompt_at(prompt, one.masks[first], one.saliency[first],
-                                       self.plans.structures[prompt.structure], self.plans.prompting, generator,
-                                       said.confidence)
+                    mask, saliency = (
+                        self._of_its_box((case, index), known) if first is None
+                        else (one.masks[first], one.saliency[first])
+                    )
+                    prompt = prompt_at(prompt, mask, saliency, self.plans.structures[prompt.structure],
+                                       self.plans.prompting, generator, said.confidence)
                 of_slice.append(prompt)
             made.append(of_slice)
             images.append(np.asarray(self.slices.image(case, index), np.float32))
         return prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
 
+    def _of_its_box(self, key: Key, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""
+        box = boxes_of_masks(torch.from_numpy(known)[None])
+        decoded = PlaceProposer(self.features.extractor.network).decode(self.features(*key), known.shape, box)
+        mask = decoded.masks[0].numpy()
+        return (mask if mask.any() else known), decoded.saliency[0]
 
-def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int:
-    """The proposal of the highest score among those at the place of a known mask; the nearest where none is there.
+
+def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int | None:
+    """The proposal of the highest score among those at the place of a known mask; None where none is there.
 
     Args:
         score: (M,) of a judge.
         masks: (M, H, W) bool.
         known: (H, W) bool; where it is empty, the highest score of all decides.
     """
-    overlap = overlaps(torch.from_numpy(masks), torch.from_numpy(np.ascontiguousarray(known))[None])[:, 0].numpy()
-    there = overlap >= min(SAME_PLACE, float(overlap.max()))
-    return int(np.where(there, score, -np.inf).argmax())
+    if not known.any():
+        return int(score.argmax())
+    there = overlaps(torch.from_numpy(masks), torch.from_numpy(known)[None])[:, 0].numpy() >= SAME_PLACE
+    return int(np.where(there, score, -np.inf).argmax()) if there.any() else None

@@ -118,6 +118,11 @@ class Prompter:
         """Whether it decides over all slices of a volume together which structures are present."""
         return self.settings.axial is not None
 
+    def decides_by_score(self, structure: str) -> bool:
+        """Whether the presence score of a slice alone, and its calibrated threshold, say if a structure is there."""
+        axial = self.settings.axial
+        return structure in self.settings.calibrations and not (axial and structure in axial.places)
+
     def presence(self, raw: Sequence[np.ndarray], spacing: float) -> list[dict[str, bool]]:
         """Which structures each slice of a volume shows; those that are decided slice by slice are left out.
 

@@ -78,6 +78,9 @@ READERS = [
     Reader(f"nnUNet_raw/{PHANTOMS}/dataset.json", World.plan, BY_PLAN, MADE),
     Reader(f"nnUNet_raw/{PHANTOMS}/case_groups.json", World.plan, BY_PLAN, MADE, start={"xray_tr_001": "anna"}),
     Reader(f"{PREPROCESSED}/dataset_fingerprint.json", plan, BY_PLAN),
+    Reader(f"{PREPROCESSED}/near_duplicates.json", plan, BY_PLAN, start={
+        "version": 1, "source": "x", "used": True, "threshold": 0.7,
+        "links": [{"cases": ["xray_tr_001", "xray_tr_002"], "similarity": 0.9}]}),
     Reader(f"{PREPROCESSED}/samdpoPlans.json", preprocess, BY_PLAN, MADE),
     Reader(f"{PREPROCESSED}/samdpoPlans.json", train, BY_TRAIN, (MODEL, FOLD)),
     Reader(f"{PREPROCESSED}/splits_final.json", train, BY_TRAIN, (MODEL, FOLD)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from trained_models import second_fold
@@ -130,3 +132,21 @@ def test_what_is_no_image_is_a_sentence(predictor, tmp_path):
 def test_a_device_that_is_not_there_is_a_sentence(finetuned):
     with pytest.raises(ConfigurationError, match="is not a device"):
         Predictor.from_model_folder(finetuned.finetuned, device="gpu0")
+
+
+def test_the_report_of_a_structure_that_may_be_absent_has_its_score_also_where_it_is_not_prompted(predictor, finetuned):
+    predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
+    assert "presence" not in predictor.predict().report["structures"]["lung"]
+    settings = predictor.folds[0].prompter.settings
+    may_be_absent = {"lung": dataclasses.replace(predictor.plans.structures["lung"], may_be_absent=True)}
+    predictor.plans = dataclasses.replace(predictor.plans, structures=may_be_absent)
+    settings.structures["lung"] = may_be_absent["lung"]
+    found = []
+    for threshold in (0.0, 1.1):
+        settings.calibrations["lung"] = dataclasses.replace(settings.calibrations["lung"], presence_threshold=threshold)
+        predictor.set_image(finetuned.raw / "imagesTs" / "xray_ts_001_0000.png")
+        found.append(predictor.predict().report["structures"]["lung"])
+    there, absent = found
+    assert there["pixels"] > 0 and absent["pixels"] == 0 and absent["prompts"] == []
+    assert there["presence"] == absent["presence"] == [pytest.approx(there["prompts"][0]["presence"], abs=1e-4)]
+    assert (there["presence_threshold"], absent["presence_threshold"]) == (0.0, 1.1)

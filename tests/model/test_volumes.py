@@ -83,6 +83,8 @@ def test_a_new_volume_is_prompted_as_the_store_of_training_prompts_it(volumes):
         kept = [(index, prompt) for index in range(volumes.slices.slices(case))
                 for prompt in volumes.prompts.get(case, index) if prompt.structure == name and prompt.present]
         assert [used["slice"] for used in reported[name]["prompts"]] == [index for index, _ in kept]
+        by_score = name not in volumes.prompter.settings.axial.places
+        assert ("presence_threshold" in reported[name]) == by_score, "no threshold that has not decided"
         for used, (_, prompt) in zip(reported[name]["prompts"], kept):
             np.testing.assert_allclose(used["boxes"], prompt.boxes, atol=1)
 

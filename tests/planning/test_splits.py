@@ -104,6 +104,19 @@ def test_without_a_fraction_everything_is_labelled_and_imagesul_unlabelled() -> 
         assert fold.unlabelled == ["u1", "u2"]
 
 
+def test_an_unlabelled_image_of_a_patient_who_validates_is_left_out_of_the_fold() -> None:
+    groups = PATIENTS | {"u1": PATIENTS["case_000"], "u2": "nobody_else"}
+    for fold in make_splits(CASES, groups, ul_cases=["u1", "u2"]):
+        assert fold.unlabelled == (["u2"] if "case_000" in fold.val else ["u1", "u2"])
+
+
+def test_a_single_patient_keeps_its_unlabelled_images() -> None:
+    groups = dict.fromkeys([*CASES, "u"], "one")
+    folds = make_splits(CASES, groups, ul_cases=["u"])
+    assert [fold.unlabelled for fold in folds] == [["u"]]
+    assert fold_of(folds, "all", Path("nowhere")).unlabelled == ["u"]
+
+
 def test_unlabelled_is_all_the_rest_unless_a_share_is_given() -> None:
     fold = make_splits(CASES, {}, labelled=0.1, ul_cases=["u"])[0]
     assert sorted([*fold.labelled, *fold.unlabelled]) == sorted([*fold.train, "u"])
@@ -386,6 +399,14 @@ def test_a_patient_in_train_and_val_is_warned_of(planned: Path, said: pytest.Log
     write_folds(planned)
     load_splits(planned)
     assert "has eve in train and in val" in said.text
+
+
+def test_a_patient_in_unlabelled_and_val_is_warned_of(planned: Path, said: pytest.LogCaptureFixture) -> None:
+    file = planned / "dataset_fingerprint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "groups": {"case_002": "eve", "u1": "eve"}}))
+    write_folds(planned, labelled=CASES[3:], unlabelled=["u1"])
+    load_splits(planned)
+    assert "has eve in unlabelled and in val" in said.text
 
 
 def test_a_single_patient_may_validate_on_itself(planned: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_once import made_once
 from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
 
@@ -16,11 +17,12 @@ from samdpo.errors import PlansError
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import judge, making, outline_judges
+from samdpo.prompting.judge import learn_from_answers
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
-from samdpo.prompting.proposals import PlaceProposer
+from samdpo.prompting.proposals import PlaceProposer, boxes_of_masks
 
 JUDGED = (ONE_LUNG, "prompting.place=judge", "prompting.blobs=4", "prompting.proposals=8", "epochs=1")
 
@@ -97,7 +99,8 @@ def test_where_the_structure_is_known_the_prompt_is_there_and_a_judge_who_has_no
             said = outlines.judges["lung"].judge(several.measured, several.small)
             first = said.first
         assert found.place_confidence == pytest.approx(said.confidence)
-        np.testing.assert_array_equal(found.saliency, several.saliency[first])
+        if first is not None:
+            np.testing.assert_array_equal(found.saliency, several.saliency[first])
         assert len(found.hypotheses) == 0, "nobody is to look elsewhere"
 
 
@@ -107,9 +110,19 @@ def test_of_the_proposals_at_the_place_the_best_liked_is_taken_and_else_the_near
     assert best_there(np.array([9.0, 1.0, 2.0, 8.0]), masks, known) == 2
     assert best_there(np.array([9.0, 3.0, 2.0, 8.0]), masks, known) == 1
     far = np.stack([square(0, 6), square(14, 14), square(30, 6)])
-    assert best_there(np.array([9.0, 0.0, 8.0]), far, known) == 1, "none is there, and the second is nearest"
+    assert best_there(np.array([9.0, 0.0, 8.0]), far, known) is None
     assert best_there(np.array([1.0, 2.0, 3.0, 0.0]), masks, np.zeros((64, 64), bool)) == 2
-    assert best_there(np.array([1.0, 2.0, 3.0, 0.0]), masks, square(50, 10)) == 2, "nothing is near: the judge decides"
+
+
+def test_where_no_proposal_is_at_the_place_the_prompt_is_made_of_the_outline_s_box(judged, monkeypatch):
+    monkeypatch.setattr(outline_judges, "best_there", lambda *_: None)
+    data = fold(judged, "finetune", "prompting.blobs=5")
+    outlines = judges_of(data)
+    proposer = PlaceProposer(outlines.features.extractor.network)
+    for case in data.split.labelled:
+        drawn = torch.from_numpy(data.slices.label(case, 0) == 1)[None]
+        decoded = proposer.decode(outlines.features(case, 0), drawn.shape[-2:], boxes_of_masks(drawn))
+        np.testing.assert_array_equal(data.prompts.get(case, 0)[0].saliency, decoded.saliency[0])
 
 
 def square(at: int, side: int) -> np.ndarray:
@@ -211,7 +224,26 @@ def test_what_was_meant_on_an_unlabelled_slice_is_known_as_an_outline_is(judged)
         several = trainer.places.outlines.proposals.get(case, index)[name]
         judge = trainer.data.prompter.judges[name]
         first = best_there(judge.judge(several.measured, several.small).score, several.masks, mask)
-        np.testing.assert_array_equal(trainer.data.prompts.get(case, index)[0].saliency, several.saliency[first])
+        if first is not None:
+            np.testing.assert_array_equal(trainer.data.prompts.get(case, index)[0].saliency, several.saliency[first])
+    outlines, right = trainer.places.outlines, trainer.answered.right
+    assert right.keys() <= told.keys()
+    anchors = [*outlines.outlined("lung"), *outlines.told("lung", right)]
+    assert len(anchors) == len(outlines.outlined("lung")) + len(right)
+    preferred, seed = trainer.answered.preferred["lung"], trainer.stage.seed
+    learned = learn_from_answers(outlines.judges["lung"], preferred, anchors, seed)
+    for name, tensor in trainer.data.prompter.judges["lung"].state_dict().items():
+        assert bool((tensor == learned.state_dict()[name]).all())
+
+
+def test_an_outline_that_is_told_is_an_outline(judged):
+    data = fold(judged)
+    outlines = judges_of(data)
+    drawn = {(*key, "lung"): data.slices.label(*key) == 1 for key in outlines.outlines}
+    for one, other in zip(outlines.told("lung", drawn), outlines.outlined("lung"), strict=True):
+        np.testing.assert_array_equal(one.overlap, other.overlap)
+        assert one.group == other.group
+    assert outlines.told("other", drawn) == []
 
 
 def test_candidates_of_other_places_are_refused_where_a_judge_has_chosen(judged):
