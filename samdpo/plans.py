@@ -287,11 +287,24 @@ def _refuse_unread(plans: Plans, written: dict[str, Any], source: str) -> None:
             )
 
 
+_MOVED = ("blobs", "kept")  # of a stage's places, to the plan's prompting, where a model's prompter has its own
+
+
+def _without_moved(stage: Any) -> Any:
+    """A stage without keys that an older version wrote and that are the plan's now."""
+    places = stage.get("places") if isinstance(stage, dict) else None
+    if not isinstance(places, dict) or not any(key in places for key in _MOVED):
+        return stage
+    return {**stage, "places": {key: value for key, value in places.items() if key not in _MOVED}}
+
+
 def _resolve(data: dict[str, Any], file: Path) -> dict[str, Any]:
     """Resolve ``inherits_from`` between the configurations of one file."""
     configurations = data.get("configurations")
     if not isinstance(configurations, dict):
         return data  # from_dict says what is wrong
+
+    configurations = {name: _without_moved(stage) for name, stage in configurations.items()}
 
     def resolved(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(name, str) or name not in configurations:

@@ -238,7 +238,7 @@ def load_case_groups(folder: Path) -> dict[str, str]:
             f"{raw / 'case_groups.json'} is not what it was when the dataset was planned. The splits and the groups of "
             f"then are used; to use today's type: samdpo_plan_and_preprocess -d {folder.name}"
         )
-    return join_groups(groups, load_near_duplicates(folder))
+    return join_groups(groups, load_near_duplicates(folder), fingerprint.get("unlabelled_cases", ()))
 
 
 def source_hash(raw: RawDataset, threads: int = 1) -> str:

@@ -309,7 +309,7 @@ class LitePlanner:
             slices_per_epoch=why("align.slices_per_epoch", drawn, self._why_drawn(drawn, slices)),
             batch_size=why("align.batch_size", 4, "only the decoder trains"),
             inference_batch_size=self._inference_batch_size("align"),
-            prompt_rounds=why("align.prompt_rounds", 0, "the judge of the outlines chooses the place"),
+            prompt_rounds=why("align.prompt_rounds", 0, "a judge of the outlines chooses places, if anybody does"),
             labelled_per_step=2,
             lr=1e-4,
             lr_halving_epochs=why("align.lr_halving_epochs", schedule.ALIGN_HALVING_EPOCHS, "whatever the length"),

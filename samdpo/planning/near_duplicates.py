@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,16 +120,26 @@ def load_near_duplicates(folder: Path) -> list[Link]:
     return record.links if record is not None and record.used else []
 
 
-def join_groups(groups: Mapping[str, str], links: Sequence[Link]) -> dict[str, str]:
+def are_unwanted(folder: Path) -> bool:
+    """Whether somebody has planned this preprocessed dataset with ``--no_near_duplicates`` after they were found."""
+    record = _read(folder / NEAR_DUPLICATES_FILE)
+    return record is not None and not record.used
+
+
+def join_groups(
+    groups: Mapping[str, str], links: Sequence[Link], unlabelled: Collection[str] = ()
+) -> dict[str, str]:
     """Groups, in which cases that are linked are of one.
 
     Args:
         groups: case -> patient; cases without one stand alone.
         links: pairs that belong together.
+        unlabelled: cases of ``imagesUl/``, after which no group of labelled ones is called: what is drawn by group
+            does not change when they come and go.
 
     Returns:
         case -> group. It is called as the first of the groups that were joined, or as the first of its cases where
-        none had one.
+        none had one, a labelled one if there is any.
     """
     over: dict[str, str] = {}  # a group -> another one that it has become part of
 
@@ -138,9 +148,10 @@ def join_groups(groups: Mapping[str, str], links: Sequence[Link]) -> dict[str, s
             name = over[name]
         return name
 
-    named = set(groups.values())
+    named, others = set(groups.values()), set(unlabelled)
     for link in links:
-        first, second = sorted((top(groups.get(case, case)) for case in link.cases), key=lambda n: (n not in named, n))
+        both = (top(groups.get(case, case)) for case in link.cases)
+        first, second = sorted(both, key=lambda name: (name not in named, name in others, name))
         if first != second:
             over[second] = first
     linked = {case for link in links for case in link.cases}

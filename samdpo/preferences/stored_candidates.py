@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -218,7 +219,7 @@ class StoredCandidates:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return None if missing and name not in arrays else arrays[name]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ModelFolderError(
                 f"{file} is missing or damaged ({error}). Remove {file.with_suffix('.json').name} beside it and make "
                 "the same candidates again with: samdpo_annotate DATASET FOLD"

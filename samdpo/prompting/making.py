@@ -87,7 +87,8 @@ def make_prompts_of(
     if plans.prompting.place == "saliency":
         return locate(plans, target, labelled, others, device, executor)
     located = locate(plans, target / "located", labelled, others, device, executor)
-    wanted = [case for case in others if judged is None or case in {*val, *judged}]
+    chosen = set(others) if judged is None else {*val, *judged}
+    wanted = [case for case in others if case in chosen]
     return _judge(plans, located, target, labelled, wanted, unlabelled, device)
 
 
@@ -166,7 +167,9 @@ def locate(
     cases = [*labelled, *others]
     hashes = {case: store.hash_of_case(case) for case in cases}
     every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
-    groups = {case: every[case] for case in labelled if case in every} if plans.prompting.fits_towers else {}
+    # A case that is the first of its group is as one without any, such as one that an unlabelled image was found near.
+    groups = {case: every[case] for case in labelled if every.get(case, case) != case}
+    groups = groups if plans.prompting.fits_towers else {}
     key = hash_of(
         _VERSION, _of_saliency(plans.prompting), plans.structures, frozen_key(plans.network),
         pretrained_checksum(plans), {case: hashes[case] for case in labelled},

@@ -219,9 +219,11 @@ class OutlineJudges:
                 if judge is not None and one is not None and len(one):
                     said = judge.judge(one.measured, one.small)
                     known = meant.get((case, index, prompt.structure))
+                    counted: np.ndarray | bool = True
                     if is_labelled:
-                        known = self.slices.label(case, index) == self.plans.structures[prompt.structure].label
-                    first = said.first if known is None else best_there(said.score, one.masks, known)
+                        drawn = self.slices.label(case, index)
+                        known, counted = drawn == self.plans.structures[prompt.structure].label, drawn != IGNORED
+                    first = said.first if known is None else best_there(said.score, one.masks & counted, known)
                     mask, saliency = (
                         self._of_its_box((case, index), known) if first is None
                         else (one.masks[first], one.saliency[first])
@@ -237,8 +239,8 @@ class OutlineJudges:
         """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""
         box = boxes_of_masks(torch.from_numpy(known)[None])
         decoded = PlaceProposer(self.features.extractor.network).decode(self.features(*key), known.shape, box)
-        mask = decoded.masks[0].numpy()
-        return (mask if mask.any() else known), decoded.saliency[0]
+        there = float(overlaps(decoded.masks, torch.from_numpy(known)[None])) >= SAME_PLACE
+        return (decoded.masks[0].numpy() if there else known), decoded.saliency[0]
 
 
 def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int | None:

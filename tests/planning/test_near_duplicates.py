@@ -227,6 +227,7 @@ def test_groups_are_called_as_the_first_that_was_joined_or_as_the_first_case() -
         "a": "zoe", "b": "zoe", "c": "lea", "d": "lea", "x": "lea", "y": "lea", "q": "alone",
     }
     assert join_groups({}, links[:1]) == {"c": "c", "d": "c"}
+    assert join_groups({}, links[:1], unlabelled=["c"]) == {"c": "d", "d": "d"}, "images that are added rename nothing"
     assert join_groups(groups, []) == groups
 
 

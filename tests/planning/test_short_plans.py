@@ -48,6 +48,15 @@ def test_an_old_plan_loads_value_by_value(old: Path) -> None:
     assert to_dict(load_plans(old)) == content
 
 
+def test_keys_of_places_that_are_the_plan_s_now_are_left_out_of_an_older_model_s_plan(tmp_path: Path) -> None:
+    content = json.loads(OLD[0].read_text())
+    for stage in content["configurations"].values():
+        stage["places"] = {**to_dict(PlacesPlan()), "blobs": 18, "kept": 32}
+    file = tmp_path / "plans.json"
+    file.write_text(json.dumps(content))
+    assert load_plans(file) == load_plans(OLD[0])
+
+
 def test_a_short_plan_means_what_the_old_one_did(old: Path, tmp_path: Path) -> None:
     short, whole = load_plans(shortened(old, tmp_path)), load_plans(old)
     assert settings(short) == settings(whole)

@@ -21,6 +21,7 @@ from samdpo.files import atomic_path, link_file, read_json, write_json
 from samdpo.lab.benchmark.execute import cost_file
 from samdpo.model.description import is_finished
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
+from samdpo.planning.near_duplicates import NEAR_DUPLICATES_FILE
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.plans import load_plans
 from samdpo.preprocessing.store import SliceStore
@@ -156,6 +157,8 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
     fingerprint = next((f for s in sources if (f := s / "dataset_fingerprint.json").is_file()), None)
     if fingerprint is not None:
         link_new(fingerprint, target / fingerprint.name)
+        if (links := fingerprint.with_name(NEAR_DUPLICATES_FILE)).is_file():
+            link_new(links, target / links.name)
     if not (target / SPLITS_FILE).is_file():
         _take_over_folds(own, target)
 
@@ -210,7 +213,7 @@ def link_from_base(cell: Cell, dataset: str, plans: str, fold: str) -> None:
     base = Cell(cell.root, cell.labelled, cell.seed)
     if not _same(base, cell, dataset, plans, "finetune", lambda split: (split.labelled, split.val)):
         return
-    for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts"):
+    for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts", f"{plans}_proposals"):
         source, target = (c.preprocessed / dataset / name for c in (base, cell))
         if source.is_dir() and not target.exists():
             link_tree(source, target)

@@ -11,7 +11,8 @@ from samdpo.lab.benchmark.cells import Cell, is_planned, is_tested, log_file, te
 from samdpo.lab.benchmark.effort import is_covered
 from samdpo.lab.benchmark.methods import METHODS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.settings import Settings
-from samdpo.paths import PLANS_NAME, number_of
+from samdpo.paths import PLANS_NAME, number_of, preprocessed_root
+from samdpo.planning.near_duplicates import are_unwanted
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def planning_words(cell: Cell, dataset: str, plans: str, settings: Settings) -> 
         words += ["-pl", settings.planner]
     if settings.backbone:
         words += ["-backbone", settings.backbone]
+    if are_unwanted(preprocessed_root() / dataset):
+        words += ["--no_near_duplicates"]
     return words
 
 
