@@ -4,7 +4,7 @@
     python benchmarks/seeds.py -d 104 -d 105 results_12345 results_1 results_2
 
 Each folder is an ``nnUNet_results`` of one seed. The table is Markdown, one a dataset; below it stands each number's
-file. Last comes the paired bootstrap: of each test case the difference to the first stage, averaged over the seeds that
+file. Last comes the paired bootstrap: of each test case the difference to ``--over``, averaged over the seeds that
 have both, and 95% of the means of cases drawn anew, of all datasets together.
 """
 
@@ -32,6 +32,7 @@ def main() -> None:
     arguments.add_argument("-d", type=int, action="append", required=True, help="dataset id; may be given again")
     arguments.add_argument("-f", default="0", help="fold")
     arguments.add_argument("-p", default="samdpoPlans", help="plan")
+    arguments.add_argument("--over", default=STAGES[0], choices=STAGES, help="stage that the others are compared with")
     args = arguments.parse_args()
     gains: dict[str, dict[str, list[float]]] = {}
     for dataset in args.d:
@@ -40,24 +41,24 @@ def main() -> None:
     print()
     for stage, of_cases in gains.items():
         if of_cases:
-            print(f"{stage} over {STAGES[0]}, {len(of_cases)} test cases: {bootstrapped(list(of_cases.values()))}")
+            print(f"{stage} over {args.over}, {len(of_cases)} test cases: {bootstrapped(list(of_cases.values()))}")
 
 
 def table(args: argparse.Namespace, dataset: int) -> dict[str, dict[str, list[float]]]:
-    """Print a dataset's table; stage -> test case -> its gain in Dice over the first stage, seed by seed."""
+    """Print a dataset's table; stage -> test case -> its gain in Dice over that of ``--over``, seed by seed."""
     files = {stage: [summary_file(folder, dataset, args.p, stage, args.f) for folder in args.results]
              for stage in STAGES}
     scores = {stage: [read_json(file)["foreground_mean"] if file else None for file in found]
               for stage, found in files.items()}
-    if not any(scores[STAGES[0]]):
-        sys.exit(f"No summary.json of dataset {dataset}, stage {STAGES[0]}, fold {args.f} in these folders.")
-    print(f"Dataset {dataset}\n\n| stage | seeds | {' | '.join(METRICS)} | Dice over {STAGES[0]} | in each seed |")
+    if not any(scores[args.over]):
+        sys.exit(f"No summary.json of dataset {dataset}, stage {args.over}, fold {args.f} in these folders.")
+    print(f"Dataset {dataset}\n\n| stage | seeds | {' | '.join(METRICS)} | Dice over {args.over} | in each seed |")
     print("|---|---|" + "---|" * (len(METRICS) + 2))
     for stage, of_seeds in scores.items():
         there = [score for score in of_seeds if score]
         if there:
             cells = [mean_and_spread([score[metric] for score in there]) for metric in METRICS]
-            gains = [a["Dice"] - b["Dice"] for a, b in zip(of_seeds, scores[STAGES[0]]) if a and b]
+            gains = [a["Dice"] - b["Dice"] for a, b in zip(of_seeds, scores[args.over]) if a and b]
             print(f"| `{stage}` | {len(there)} | {' | '.join(cells)} | {mean_and_spread(gains, '+')} | "
                   f"{', '.join(f'{gain:+.3f}' for gain in gains)} |")
     print()
@@ -67,9 +68,9 @@ def table(args: argparse.Namespace, dataset: int) -> dict[str, dict[str, list[fl
                 print(f"{stage}: {file}: {read_json(file)['foreground_mean']['Dice']:.4f}")
     print()
     found_gains: dict[str, dict[str, list[float]]] = {}
-    for stage in STAGES[1:]:
+    for stage in (one for one in STAGES if one != args.over):
         of_cases = found_gains.setdefault(stage, {})
-        for file, first in zip(files[stage], files[STAGES[0]]):
+        for file, first in zip(files[stage], files[args.over]):
             if file and first:
                 before, after = dice_of_cases(first), dice_of_cases(file)
                 for case in sorted(before.keys() & after.keys()):
