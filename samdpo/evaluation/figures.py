@@ -54,7 +54,7 @@ def demo_figure(rows: Sequence[DemoRow], path: Path, panel: float = 2.9) -> None
         path: the PNG to write.
         panel: width and height of a panel, inches.
     """
-    titles = ("image", "saliency from text", "coarse mask, box, points", "finetuned", "aligned")
+    titles = ("image", "where to look", "coarse mask, box, points", "finetuned", "aligned")
     gap, left, top, bottom = 0.06, 0.42, 0.42, 0.55
     width = left + len(titles) * (panel + gap)
     height = top + len(rows) * (panel + gap) + bottom

@@ -37,7 +37,8 @@ def write_prompt_figure(
     """Draw the prompts of some slices.
 
     Columns: image with the truth's contour where there is a label; saliency probability; coarse masks with boxes
-    (thick) and points; the boxes of the hypotheses (thin, dashed) numbered by rank.
+    (thick) and points, of the proposal where a judge has chosen one; the boxes of the saliency's hypotheses (thin,
+    dashed) numbered by rank.
 
     Args:
         store: slices and labels.
@@ -55,7 +56,7 @@ def write_prompt_figure(
         len(slices), len(titles), figsize=(3.1 * len(titles), 3.35 * len(slices)), squeeze=False, layout="constrained"
     )
     for row, (case, index) in enumerate(slices):
-        _draw_row(axes[row], store, prompts.get(case, index), case, index)
+        _draw_row(axes[row], store, prompts.get(case, index), prompts.located.get(case, index), case, index)
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=10)
     with atomic_path(path) as temporary:
@@ -63,7 +64,10 @@ def write_prompt_figure(
     plt.close(figure)
 
 
-def _draw_row(axes: np.ndarray, store: SliceStore, row: list[StructurePrompt], case: str, index: int) -> None:
+def _draw_row(
+    axes: np.ndarray, store: SliceStore, row: list[StructurePrompt], located: list[StructurePrompt], case: str,
+    index: int,
+) -> None:
     image = store.image(case, index).astype(np.float32).transpose(1, 2, 0).clip(0, 1)
     label = store.label(case, index)
     for axis in axes:
@@ -73,9 +77,9 @@ def _draw_row(axes: np.ndarray, store: SliceStore, row: list[StructurePrompt], c
     axes[0].set_ylabel(case if store.slices(case) == 1 else f"{case}, slice {index}", fontsize=8)
     if label is not None and (label > 0).any():
         axes[0].contour(label > 0, levels=[0.5], colors=_TRUTH, linewidths=1.0)
-    probability = np.max([expit(prompt.saliency.astype(np.float32)) for prompt in row], axis=0)
+    probability = np.max([expit(prompt.saliency.astype(np.float32)) for prompt in located], axis=0)
     axes[1].imshow(resize(probability, image.shape[:2], order=1), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
-    for number, prompt in enumerate(row):
+    for number, (prompt, before) in enumerate(zip(row, located)):
         colour = _COLOURS[number % len(_COLOURS)]
         if prompt.coarse_mask.any():
             overlay = np.zeros((*image.shape[:2], 4), np.float32)
@@ -84,7 +88,7 @@ def _draw_row(axes: np.ndarray, store: SliceStore, row: list[StructurePrompt], c
         for box in prompt.boxes:
             _rectangle(axes[2], box, colour, width=1.6)
         axes[2].plot(*prompt.points.T, "o", color=colour, markeredgecolor="white", markersize=4)
-        for rank, (box, score) in enumerate(zip(prompt.hypotheses, prompt.hypothesis_scores), start=1):
+        for rank, (box, score) in enumerate(zip(before.hypotheses, before.hypothesis_scores), start=1):
             _rectangle(axes[3], box, colour if rank == 1 else _HYPOTHESIS, width=1.4 if rank == 1 else 0.9)
             axes[3].text(box[0] + 2, box[1] + 3, f"{rank}: {score:.2f}", color=_HYPOTHESIS, fontsize=6, va="top")
     text = " ".join(prompt.answer or f"{prompt.structure}: absent." for prompt in row)

@@ -337,11 +337,16 @@ def test_prompts_of_an_outline_are_at_its_place_and_come_from_a_judge_that_has_n
 def test_a_stopped_training_goes_on_to_the_same_model(asked, tmp_path, monkeypatch):
     settings = (ONE_LUNG, "epochs=4", "places.held_back=0.8", ANSWERED_ALL)
     uninterrupted = asked.train("align", *settings)
-    expected = {name: (uninterrupted.fold_folder / name).read_bytes()
-                for name in (FINAL, "model.json", "prompter/judges.safetensors")}
+    names = (FINAL, "model.json", "prompter/judges.safetensors")  # the last where a judge was kept
+
+    def made(fold):
+        return {name: (fold / name).read_bytes() for name in names if (fold / name).is_file()}
+
+    expected = made(uninterrupted.fold_folder)
+    assert {FINAL, "model.json"} <= expected.keys()
     fold = interrupt(asked, "align", *settings, after=2).fold_folder
     asked.train("align", *settings, resume=True)
-    assert {name: (fold / name).read_bytes() for name in expected} == expected
+    assert made(fold) == expected
 
 
 def test_the_prompts_of_an_earlier_training_are_not_those_of_one_without_a_judge(asked):
