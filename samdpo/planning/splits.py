@@ -47,6 +47,7 @@ class Fold:
         seed: of the choice of labelled cases.
         origin: who chose train and val.
         labels_origin: who chose labelled and unlabelled.
+        unlabelled_named: whether that one named the unlabelled ones; else they are the rest, whatever that becomes.
     """
 
     train: list[str]
@@ -59,6 +60,7 @@ class Fold:
     seed: int = SPLIT_SEED
     origin: Origin = "samdpo"
     labels_origin: Origin = "samdpo"
+    unlabelled_named: bool = True
 
 
 def make_splits(
@@ -144,6 +146,14 @@ def _unseen(
     return [case for case in ul_cases if groups.get(case, case) not in only_val]
 
 
+def _rest(
+    fold: Fold, groups: Mapping[str, str], seed: int, share: float | None, ul_cases: Sequence[str]
+) -> list[str]:
+    """The unlabelled cases of a fold of which the labelled ones alone were named."""
+    return sorted({*choose_unlabelled(fold.train, fold.labelled, groups, seed, share),
+                   *_unseen(ul_cases, fold.train, fold.val, groups)})
+
+
 def validation_parts(cases: Sequence[str], groups: Mapping[str, str], n_folds: int = N_FOLDS) -> list[list[str]]:
     """Cases dealt into the validation parts of the folds; one part where there is a single group."""
     members: dict[str, list[str]] = {}
@@ -195,9 +205,11 @@ def update_splits(
     asked = {(f.labelled_fraction, f.unlabelled_fraction) for f in old}
     by_hand = complete and any(f.labels_origin == "user" for f in old) and asked == {(labelled, unlabelled)}
     if by_hand and _bare(old) == _bare(new):
+        told = [fold if fold.unlabelled_named else replace(fold, unlabelled=[]) for fold in old]
         new = [
-            replace(n, labelled=o.labelled, unlabelled=o.unlabelled, labels_origin="user")
-            for n, o in zip(new, _checked(file, old, known, groups))
+            replace(n, labelled=o.labelled, labels_origin="user", unlabelled_named=o.unlabelled_named,
+                    unlabelled=o.unlabelled if o.unlabelled_named else _rest(o, groups, seed, unlabelled, ul_cases))
+            for n, o in zip(new, _checked(file, told, known, groups))
         ]
     if complete and [replace(f, origin=n.origin, labels_origin=n.labels_origin) for f, n in zip(old, new)] == new \
             and len(old) == len(new):
@@ -243,10 +255,10 @@ def take_splits(
     for fold, keys in zip(_checked(file, folds, _Known(set(case_ids), set(ul_cases)), groups, remedy), said):
         whole = complete_fold(fold.train, fold.val, groups, seed, labelled, unlabelled, ul_cases, "user")
         if "labelled" in keys:
-            rest = {*choose_unlabelled(fold.train, fold.labelled, groups, seed, unlabelled),
-                    *_unseen(ul_cases, fold.train, fold.val, groups)}
-            named = fold.unlabelled if "unlabelled" in keys else sorted(rest)
-            whole = replace(whole, labelled=fold.labelled, unlabelled=named, labels_origin="user")
+            named = "unlabelled" in keys
+            rest = fold.unlabelled if named else _rest(fold, groups, seed, unlabelled, ul_cases)
+            whole = replace(whole, labelled=fold.labelled, unlabelled=rest, labels_origin="user",
+                            unlabelled_named=named)
         taken.append(whole)
     return _write(taken, folder, f"taken from {file}")
 
@@ -360,7 +372,8 @@ def _read(file: Path, remedy: str = "") -> tuple[list[Fold], list[set[str]]]:
         hashes = entry.get("hashes") if isinstance(entry.get("hashes"), list) else []
         edited = [a != b for a, b in zip(_hashes(as_written), [*hashes, "", ""])]
         folds.append(replace(fold, origin="user" if edited[0] else fold.origin,
-                             labels_origin="user" if edited[1] else fold.labels_origin))
+                             labels_origin="user" if edited[1] else fold.labels_origin,
+                             unlabelled_named=edited[1] or fold.unlabelled_named))
     return folds, [set(entry) for entry in content]
 
 

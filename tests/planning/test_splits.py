@@ -227,12 +227,18 @@ def test_published_splits_are_taken_with_their_labelled_cases_and_kept(tmp_path:
     assert (fold.train, fold.val, fold.labelled) == (CASES[3:], CASES[:3], CASES[5:7])
     assert fold.unlabelled == sorted([*CASES[3:5], *CASES[7:], "u1"])
     assert load_splits(folder) == [fold] == update_splits(folder, CASES, {}, ul_cases=["u1"])
+    (other,) = update_splits(folder, CASES, {}, ul_cases=["u2", "u3"])  # one has gone, two have come
+    assert other.labelled == fold.labelled
+    assert other.unlabelled == sorted([*CASES[3:5], *CASES[7:], "u2", "u3"])
+    assert update_splits(folder, CASES, {}, ul_cases=["u1"]) == [fold]
     assert len(update_splits(folder, CASES, {}, labelled=0.5)[0].labelled) == 10, "another share was asked for"
 
 
 def test_published_splits_may_name_the_unlabelled_cases_or_none_at_all(tmp_path: Path) -> None:
     few = published(tmp_path, unlabelled=CASES[10:12])
     assert take_splits(few, tmp_path / "a", CASES, {}, ul_cases=["u1"])[0].unlabelled == CASES[10:12]
+    (again,) = update_splits(tmp_path / "a", CASES, {}, ul_cases=["u2", "u3"])
+    assert (again.labelled, again.unlabelled) == (CASES[5:7], CASES[10:12]), "they were named"
     share = take_splits(published(tmp_path), tmp_path / "b", CASES, {}, unlabelled=0.25)[0]
     assert len(share.unlabelled) == 5 and not {*share.unlabelled} & {*share.labelled, *share.val}
     bare = tmp_path / "bare.json"
