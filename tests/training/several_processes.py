@@ -14,7 +14,7 @@ import torch
 
 from samdpo.align import rounds
 from samdpo.files import write_json
-from samdpo.prompting import prompt_store
+from samdpo.prompting import making
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
@@ -104,7 +104,7 @@ def whole(folder: Path) -> dict:
         fits.append(1)
         return fit_prompter(*arguments, **named)
 
-    prompt_store.fit_prompter = rounds.fit_prompter = counted
+    making.fit_prompter = rounds.fit_prompter = counted
     said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", ROUNDS[0]),
             "align_preferences": trained("align_preferences", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
