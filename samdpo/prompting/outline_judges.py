@@ -23,7 +23,7 @@ from samdpo.plans import Plans
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.assemble import prompt_at
 from samdpo.prompting.fitting import anything_known
-from samdpo.prompting.frozen_features import SliceFeatures, slice_features
+from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.judge import (
     SAME_PLACE,
     JudgeSettings,
@@ -36,6 +36,7 @@ from samdpo.prompting.judge import (
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
+from samdpo.prompting.proposal_store import VERSION as PROPOSALS_VERSION
 from samdpo.prompting.proposal_store import ProposalStore
 from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
 from samdpo.schema import as_before
@@ -164,7 +165,9 @@ class OutlineJudges:
     def key(self) -> str:
         """Of what makes the judges and their choice; images that are added later change nothing."""
         labelled = {case: (self.slices.hash_of_case(case), self.groups.get(case, case)) for case in self.labelled_cases}
-        return hash_of("judged", _VERSION, self.proposals.key, labelled,
+        # Where to look follows from the labelled cases: no image is read to know the key.
+        network = frozen_key(self.plans.network)
+        return hash_of("judged", _VERSION, PROPOSALS_VERSION, network, self.located.key, labelled,
                        as_before(self.plans.prompting, "presence"))
 
     # ---- what they choose --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from samdpo.prompting.proposals import PlaceProposer, PlaceShape, Proposals, thi
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # raise when the code makes other proposals from the same settings
+VERSION = 1  # raise when the code makes other proposals from the same settings
 _KEPT = 64  # slices whose proposals stay in memory: one structure takes about 2 MB
 
 
@@ -73,7 +73,7 @@ class ProposalStore:
     ) -> None:
         self.slices, self.prompts, self.features, self.shapes = slices, prompts, features, shapes
         self.blobs, self.kept = blobs, kept
-        self.key = hash_of("proposals", _VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
+        self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
         self.folder = folder / self.key
         self._kept: OrderedDict[tuple[str, int], dict[str, MeasuredProposals]] = OrderedDict()
 
