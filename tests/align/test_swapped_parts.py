@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_sets_that_older_versions_made_are_found_under_their_ids(finetuned):
     trainer = finetuned.trainer("align_preferences")
     trainer.initialize()
     plans, described = trainer.plans, trainer.candidate_set()
-    plan_hash = hash_of(1, trainer.stage.candidates, trainer.data.prompts.key, plans.structures, plans.preprocessing,
+    preprocessing = asdict(plans.preprocessing)
+    assert preprocessing.pop("neighbours") == 0.0  # older versions had no such setting
+    plan_hash = hash_of(1, trainer.stage.candidates, trainer.data.prompts.key, plans.structures, preprocessing,
                         plans.network)
     model_hash = content_hash(finetuned.finetuned / "fold_0" / FINAL)
     assert described.id == hash_of(plans.dataset_name, "0", model_hash, plan_hash)
