@@ -22,6 +22,10 @@ Recipe = list[tuple[SliceKey, View]]
 """What the batch of a step is made of: drawn in the main process, made anywhere."""
 
 
+class AsNew(Recipe):
+    """A recipe whose slices are prompted as those of new cases are, see :attr:`PromptStore.as_new`: for measuring."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One slice with the prompts of the structures present in it.
@@ -70,6 +74,7 @@ class SliceSamples:
 
     def __init__(self, plans: Plans, slices: SliceStore, prompts: PromptStore, augmentation: AugmentationPlan) -> None:
         self.plans, self.slices, self.prompts, self.augmentation = plans, slices, prompts, augmentation
+        self.prompts_as_new = prompts.as_new if isinstance(prompts, PromptStore) else prompts
 
     def keys(self, cases: Sequence[str]) -> list[SliceKey]:
         """The slices of ``cases`` in which at least one structure is present; not those that are ignored all over."""
@@ -79,11 +84,13 @@ class SliceSamples:
             return [key for key in keys if key in shown]
         return [key for key in keys if any(p.present for p in self.prompts.get(*key))]  # such as boxes of the truth
 
-    def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> Sample:
-        """Read one slice and show it under ``view``."""
+    def sample(
+        self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True, as_new: bool = False
+    ) -> Sample:
+        """Read one slice and show it under ``view``, prompted as a new case's slice is where ``as_new``."""
         case, index = key
         image = read_image(self.slices, key, view)
-        prompts = [p for p in self.prompts.get(case, index) if p.present]
+        prompts = [p for p in (self.prompts_as_new if as_new else self.prompts).get(case, index) if p.present]
         prompts = view_prompts(prompts, view, self.augmentation, self.plans.prompting.n_points)
         prompts = [p for p in prompts if p.present]
         truth, counted = read_truth(self.slices, key, view, [p.label for p in prompts]) if with_truth else (None, None)
@@ -91,7 +98,7 @@ class SliceSamples:
 
     def batch(self, recipe: Recipe) -> Batch:
         """Read and stack the samples of a step."""
-        return self.collate([self.sample(key, view) for key, view in recipe])
+        return self.collate([self.sample(key, view, as_new=isinstance(recipe, AsNew)) for key, view in recipe])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack samples, which then are views of the batch; the truth is kept only when every sample has one."""

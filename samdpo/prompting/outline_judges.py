@@ -4,7 +4,8 @@ New images are judged by the judge of every outline, which goes with the prompte
 which the structure is known is prompted at its place: by the proposal that is liked best of those that are there, by a
 judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the
 network learns what its task will be: to mend a mask at the right place. Prompts at wrong ones, under the true mask,
-would teach it to mind no prompt.
+would teach it to mind no prompt. What it is worth is not measured so: the prompts that the slice would get if nobody
+knew it are kept beside (:attr:`~samdpo.prompting.prompt_store.PromptStore.as_new`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
-_VERSION = 3  # raise when the code makes other judges from the same settings
+_VERSION = 4  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 _USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
@@ -77,6 +78,7 @@ class OutlineJudges:
     ) -> None:
         self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
         self.labelled_cases = sorted(labelled)
+        self._outlined: dict[str, list[Outlined]] = {}  # by structure, once it is asked for
         self.usual_cases = sorted(sorted(set(unlabelled)), key=lambda case: hash_of("usual", case))[:_USUAL]
 
     @cached_property
@@ -137,11 +139,13 @@ class OutlineJudges:
 
     def outlined(self, name: str) -> list[Outlined]:
         """Proposals of the labelled slices, and how they overlap the outline."""
-        label, found = self.plans.structures[name].label, []
-        for key in self.outlines:
-            drawn = self.slices.label(*key)
-            found += self._compared((*key, name), drawn == label, drawn != IGNORED)
-        return found
+        if name not in self._outlined:
+            label, found = self.plans.structures[name].label, []
+            for key in self.outlines:
+                drawn = self.slices.label(*key)
+                found += self._compared((*key, name), drawn == label, drawn != IGNORED)
+            self._outlined[name] = found
+        return self._outlined[name]
 
     def told(self, name: str, meant: Mapping[Place, np.ndarray]) -> list[Outlined]:
         """As :meth:`outlined`, of slices on which somebody has said which mask (H, W) is right."""
@@ -202,41 +206,65 @@ class OutlineJudges:
             cases: of the fold.
             prompter: of :meth:`prompter`; its judges choose on cases that are not labelled.
             unseen: of these judges, who choose on the labelled cases.
-            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are.
+            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are. In
+                ``store.as_new`` their prompts are at the choice of the judges, who may have learned from them.
         """
         for case in cases:
-            store.put(case, self._judged(case, prompter, unseen, meant or {}), self.slices.hash_of_case(case))
+            known, as_new = self._judged(case, prompter, unseen, meant or {})
+            case_key = self.slices.hash_of_case(case)
+            if known is not None:
+                store.as_new.put(case, as_new, case_key)  # first: the case counts once it is in the store
+            store.put(case, as_new if known is None else known, case_key)
 
     def _judged(
         self, case: str, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
-    ) -> list[list[StructurePrompt]]:
-        group, is_labelled = self.groups.get(case, case), case in self.labelled_cases
-        made, images = [], []
-        for index in range(self.slices.slices(case)):
-            generator = np.random.default_rng(0)  # the seed of prediction, which does not know a case by its name
-            several, of_slice = self.proposals.get(case, index) if prompter.judges else {}, []
-            for prompt in self.located.get(case, index):
-                judge, one = prompter.judges.get(prompt.structure), several.get(prompt.structure)
-                if is_labelled and judge is not None:
-                    judge = unseen.get(prompt.structure, {}).get(group, judge)
-                if judge is not None and one is not None and len(one):
-                    said = judge.judge(one.measured, one.small)
-                    known = meant.get((case, index, prompt.structure))
-                    counted: np.ndarray | bool = True
-                    if is_labelled:
-                        drawn = self.slices.label(case, index)
-                        known, counted = drawn == self.plans.structures[prompt.structure].label, drawn != IGNORED
-                    first = said.first if known is None else best_there(said.score, one.masks & counted, known)
-                    mask, saliency = (
-                        self._of_its_box((case, index), known) if first is None
-                        else (one.masks[first], one.saliency[first])
-                    )
-                    prompt = prompt_at(prompt, mask, saliency, self.plans.structures[prompt.structure],
-                                       self.plans.prompting, generator, said.confidence)
-                of_slice.append(prompt)
-            made.append(of_slice)
-            images.append(np.asarray(self.slices.image(case, index), np.float32))
-        return prompter.with_texts(made, images, [(case, index) for index in range(len(images))])
+    ) -> tuple[list[list[StructurePrompt]] | None, list[list[StructurePrompt]]]:
+        """Prompts at the places that are known, None where none is; and those of a case that nobody knows."""
+        slices = [(case, index) for index in range(self.slices.slices(case))]
+        pairs = [self._judged_slice(key, prompter, unseen, meant) for key in slices]
+        images = [np.asarray(self.slices.image(*key), np.float32) for key in slices]
+        as_new = prompter.with_texts([[chosen for _, chosen in of_slice] for of_slice in pairs], images, slices)
+        if not any(at_known is not None for of_slice in pairs for at_known, _ in of_slice):
+            return None, as_new
+        known = [[at_known or chosen for at_known, chosen in of_slice] for of_slice in pairs]
+        return prompter.with_texts(known, images, slices), as_new
+
+    def _judged_slice(
+        self, key: Key, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
+    ) -> list[tuple[StructurePrompt | None, StructurePrompt]]:
+        """Of each structure the prompt at the place that is known, None where none is, and at the judge's choice."""
+        several = self.proposals.get(*key) if prompter.judges else {}
+        # The seed of prediction, which does not know a case by its name.
+        of_known, of_chosen = np.random.default_rng(0), np.random.default_rng(0)
+        found = []
+        for prompt in self.located.get(*key):
+            judge, one = prompter.judges.get(prompt.structure), several.get(prompt.structure)
+            if judge is None or one is None or not len(one):
+                found.append((None, prompt))
+                continue
+            if key[0] in self.labelled_cases:
+                judge = unseen.get(prompt.structure, {}).get(self.groups.get(key[0], key[0]), judge)
+            said, known = judge.judge(one.measured, one.small), self._known((*key, prompt.structure), meant)
+            pointing = partial(prompt_at, prompt, plan=self.plans.structures[prompt.structure],
+                               prompting=self.plans.prompting, confidence=said.confidence)
+            chosen = pointing(one.masks[said.first], one.saliency[said.first], generator=of_chosen)
+            if known is None:
+                found.append((None, chosen))
+                continue
+            mask, counted = known
+            first = best_there(said.score, one.masks & counted, mask)
+            there = (self._of_its_box(key, mask) if first is None else (one.masks[first], one.saliency[first]))
+            found.append((pointing(*there, generator=of_known), chosen))
+        return found
+
+    def _known(
+        self, place: Place, meant: Mapping[Place, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray | bool] | None:
+        """The mask (H, W) bool that is known of a place, and the pixels that count; None where nobody has said it."""
+        if place[0] not in self.labelled_cases:
+            return (meant[place], True) if place in meant else None
+        drawn = self.slices.label(*place[:2])
+        return drawn == self.plans.structures[place[2]].label, drawn != IGNORED
 
     def _of_its_box(self, key: Key, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""

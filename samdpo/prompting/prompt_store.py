@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
 _INDEX_VERSION = 1
 _MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
+_AS_NEW = "as_new"  # folder in the store's
 _RAGGED = ("boxes", "points", "hypotheses", "hypothesis_scores")
 _STACKED = ("saliency", "text_embedding")
 
@@ -118,19 +119,32 @@ class PromptStore:
         folder: e.g. ``nnUNet_preprocessed/Dataset003_Liver/samdpoPlans_prompts/fold_0``.
         key: of what makes the prompts; cases under another key do not count. None reads whatever is there.
         located: the prompts of the saliency, from which a judge has chosen those of this store. None where none did.
+        otherwise: read for cases that are not here. None: they are missing.
 
     Attributes:
         located: likewise; this store itself where no judge chooses.
     """
 
-    def __init__(self, folder: Path, key: str | None = None, located: PromptStore | None = None) -> None:
-        self.folder, self.key = Path(folder), key
+    def __init__(
+        self, folder: Path, key: str | None = None, located: PromptStore | None = None,
+        otherwise: PromptStore | None = None,
+    ) -> None:
+        self.folder, self.key, self.otherwise = Path(folder), key, otherwise
         self.located = located or self
         self._recent: dict[str, _KeptCase] = {}
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_recent": {}}  # other processes read what they need
+
+    @property
+    def as_new(self) -> PromptStore:
+        """The prompts that cases would get if nobody knew where their structures are: what a model is measured under.
+
+        They are this store's, but for cases that are prompted at a place that is known: those have others beside, made
+        as a new case's are, by judges that have not seen the case's outlines.
+        """
+        return PromptStore(self.folder / _AS_NEW, self.key, otherwise=self)
 
     @property
     def prompter_folder(self) -> Path:
@@ -233,6 +247,8 @@ class PromptStore:
         Raises:
             ConfigurationError: the case has no prompts of this key, or its files are damaged.
         """
+        if self.otherwise is not None and case not in self._recent and not self.has(case):
+            return self.otherwise.get(case, index)
         if case not in self._recent:
             read = self._read(case)
             room = _KEPT - read.packed.nbytes

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from samdpo.errors import ModelFolderError, TrainingError
 from samdpo.extensions import OURS, full_name, name_to_type
 from samdpo.files import content_hash, copy_file, hash_of, write_json
-from samdpo.model.batches import Batch
+from samdpo.model.batches import AsNew, Batch
 from samdpo.model.description import DESCRIPTION, PLANS, check_weights, prompts_of, settings_of
 from samdpo.model.folder import FoldModel
 from samdpo.model.masks import confidence_of
@@ -528,9 +528,9 @@ class Trainer:
         self.scaler.update()
 
     def validation_batches(self) -> Iterator[Batch]:
-        """This process's share of the held-back labelled slices, as they are."""
+        """This process's share of the held-back labelled slices, as they are and prompted as new cases are."""
         keys, size = self.held_back_keys, self.stage.inference_batch_size
-        recipes = [[(key, IDENTITY) for key in keys[start : start + size]] for start in range(0, len(keys), size)]
+        recipes = [AsNew((key, IDENTITY) for key in keys[start : start + size]) for start in range(0, len(keys), size)]
         yield from self.made(recipes[self.processes.rank :: self.processes.world], start=False)
 
     @torch.no_grad()
@@ -637,7 +637,7 @@ class Trainer:
 
         Args:
             keys: slices to measure it on, by default :meth:`confidence_keys`; up to 64, evenly chosen, are looked at,
-                averaged with their mirror image where prediction does so.
+                prompted as new cases are, averaged with their mirror image where prediction does so.
 
         Returns:
             structure -> the 10th percentile of its confidence; a structure of which nothing was found is left out.
@@ -648,7 +648,8 @@ class Trainer:
         for start in range(0, len(chosen), batch_size):
             of_views, chunk = [], chosen[start : start + batch_size]
             for view in (IDENTITY, FLIPPED) if self.plans.inference.mirror else (IDENTITY,):
-                batch = self.samples.collate([self.samples.sample(key, view, with_truth=False) for key in chunk])
+                seen = [self.samples.sample(key, view, with_truth=False, as_new=True) for key in chunk]
+                batch = self.samples.collate(seen)
                 of_views.append(self.probabilities(batch))
             views = [of_views[0], *(probabilities.flip(-1) for probabilities in of_views[1:])]
             mean = torch.stack(views).mean(0).cpu().numpy()

@@ -38,14 +38,17 @@ def validate_fold(
         data: the fold.
         model_folder: ``TRAINER__PLANS__STAGE``.
         save_probabilities: beside the masks.
-        prompts: where the prompts of a slice come from; by default the fold's own, else those of its data.
+        prompts: where the prompts of a slice come from; by default the fold's own, else those of its data, of labelled
+            cases (fold ``all``) as if they were new.
         folder: name of the folder that is written.
 
     Returns:
         the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
     own = own_prompts(model_folder / f"fold_{data.fold}")
-    prompts = prompts or (PromptStore(own) if own.is_dir() else data.prompts)
+    if prompts is None:
+        fitted = PromptStore(own) if own.is_dir() else data.prompts
+        prompts = fitted.as_new if isinstance(fitted, PromptStore) else fitted
     output = model_folder / f"fold_{data.fold}" / folder
     cases = [c for c in data.split.val if data.slices.has_label(c)]
     for case in tqdm(cases, desc="validation", unit="case"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import shutil
@@ -15,6 +16,8 @@ from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
 
 from samdpo.errors import PlansError
 from samdpo.files import hash_of
+from samdpo.model.batches import SliceSamples
+from samdpo.model.predictor import Predictor
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import judge, making, outline_judges
 from samdpo.prompting.judge import learn_from_answers
@@ -102,6 +105,51 @@ def test_where_the_structure_is_known_the_prompt_is_there_and_a_judge_who_has_no
         if first is not None:
             np.testing.assert_array_equal(found.saliency, several.saliency[first])
         assert len(found.hypotheses) == 0, "nobody is to look elsewhere"
+
+
+def test_what_is_measured_on_labelled_cases_is_prompted_where_a_judge_who_has_not_seen_them_chooses(judged):
+    data = fold(judged)
+    outlines, as_new, moved = judges_of(data), data.prompts.as_new, []
+    for case in data.split.labelled:
+        several = outlines.proposals.get(case, 0)["lung"]
+        said = outlines.unseen["lung"][data.groups.get(case, case)].judge(several.measured, several.small)
+        found = as_new.get(case, 0)[0]
+        np.testing.assert_array_equal(found.saliency, several.saliency[said.first])
+        assert found.place_confidence == pytest.approx(said.confidence) and found.text_embedding.size
+        moved.append(looks(found) != looks(data.prompts.get(case, 0)[0]))
+    assert any(moved), "else this shows nothing"
+    for case in data.split.val:
+        assert looks(as_new.get(case, 0)[0]) == looks(data.prompts.get(case, 0)[0])
+    trainer = judged.trainer("finetune", *JUDGED, "held_back=0.5")
+    trainer.initialize()
+    samples = [sample for batch in trainer.validation_batches() for sample in batch.samples]
+    assert [sample.key for sample in samples] == trainer.held_back_keys and samples
+    for sample in samples:
+        assert looks(sample.prompts[0]) == looks(as_new.get(*sample.key)[0])
+    for key in trainer.held_back_keys:  # what is learned from stays where it is known to be
+        assert looks(trainer.samples.sample(key).prompts[0]) == looks(data.prompts.get(*key)[0])
+
+
+def test_confidence_and_the_validation_of_labelled_cases_see_them_as_new(judged, monkeypatch):
+    seen, sample = [], SliceSamples.sample
+    monkeypatch.setattr(SliceSamples, "sample", lambda *args, **kwargs: seen.append(kwargs) or sample(*args, **kwargs))
+    trainer = judged.trainer("finetune", *JUDGED)
+    trainer.initialize()
+    trainer.measure_confidence()
+    assert seen and all(said["as_new"] for said in seen)
+    split = dataclasses.replace(trainer.data.split, val=trainer.data.split.labelled[:1])
+    shown, predict = [], Predictor.predict_prepared
+    case = split.val[0]
+
+    def prepared(predictor, geometry, image, prompts, *rest):
+        shown.append(prompts(None, 0, None)[0])
+        return predict(predictor, geometry, image, prompts, *rest)
+
+    monkeypatch.setattr(Predictor, "predict_prepared", prepared)
+    trainer = judged.train("finetune", *JUDGED)
+    trainer.data = dataclasses.replace(trainer.data, split=split)
+    trainer.perform_actual_validation()
+    assert looks(shown[-1]) == looks(trainer.data.prompts.as_new.get(case, 0)[0])
 
 
 def test_of_the_proposals_at_the_place_the_best_liked_is_taken_and_else_the_nearest():

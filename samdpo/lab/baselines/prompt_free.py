@@ -77,8 +77,10 @@ class MaskSamples:
         """Every slice of ``cases``, also those that show no structure; not those that are ignored all over."""
         return learnable(self.slices, cases)
 
-    def sample(self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True) -> MaskSample:
-        """Read one slice and show it under ``view``."""
+    def sample(
+        self, key: SliceKey, view: View = IDENTITY, with_truth: bool = True, as_new: bool = False
+    ) -> MaskSample:
+        """Read one slice and show it under ``view``; without prompts every slice is seen ``as_new``."""
         image = read_image(self.slices, key, view)
         truth, counted = read_truth(self.slices, key, view, self.labels) if with_truth else (None, None)
         return MaskSample(key, view, image, truth, counted)
