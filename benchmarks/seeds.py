@@ -20,8 +20,8 @@ import numpy as np
 from samdpo.files import read_json
 
 METRICS = ("Dice", "IoU", "SurfaceDice")
-STAGES = ("finetune", "align", "align_preferences", "fixmatch", "mean_teacher", "align_self_training",
-          "align_best_candidate", "prompt_only")
+STAGES = ("finetune", "align", "align_preferences", "align_paper", "fixmatch", "mean_teacher", "fixmatch_encoder",
+          "mean_teacher_encoder", "align_self_training", "align_best_candidate", "prompt_only")
 DRAWS = 10_000
 
 

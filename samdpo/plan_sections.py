@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from samdpo.extensions import OURS
 from samdpo.names import name_problem
-from samdpo.schema import keys_where, leaves, to_dict
+from samdpo.schema import as_before, keys_where, leaves, to_dict
 
 LITE_TOWERS, BIOMEDCLIP = "lite_towers", "biomedclip"  # prompting.image_text_model
 HIGHEST_LABEL = 32767  # label maps are int16
@@ -357,6 +357,9 @@ class ConsistencyPlan:
     ema_decay: float = 0.99  # mean_teacher: of the teacher's weights (Tarvainen & Valpola 2017)
     confidence: float = 0.95  # fixmatch: probability from which a pixel's pseudo-label counts (Sohn et al. 2020)
     feature_dropout: float = 0.5  # fixmatch: share of the embedding's channels dropped (Yang et al. 2023)
+    encoder_lr: float = 0.0  # 0: the mask decoder trains alone; else all that stage 1 trains, and the encoder at this
+    brightness: float = 0.1  # where the encoder trains, of the strong view; as in 'augmentation'
+    contrast: float = 0.2  # likewise
 
 
 @dataclass(frozen=True)
@@ -412,7 +415,9 @@ class StagePlan:
 
     def settings(self) -> dict[str, Any]:
         """What is read in this stage, as JSON."""
-        return keys_where(to_dict(self), self.reads)
+        # Without what peers with a frozen encoder had no key for, so that one that an older version began goes on.
+        consistency = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
+        return keys_where(to_dict(self) | {"consistency": consistency}, self.reads)
 
     def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:
         """Dotted keys that somebody wrote into this stage and that nothing reads there.

@@ -247,9 +247,13 @@ class Trainer:
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam (paper Sec. 4) with one rate for the encoder and one for the rest."""
+        return self.optimizer_at(self.stage.lr, self.stage.encoder_lr)
+
+    def optimizer_at(self, lr: float, encoder_lr: float) -> torch.optim.Optimizer:
+        """Adam over what trains, at ``encoder_lr`` in the image encoder and at ``lr`` elsewhere."""
         encoder = [p for p in self.network.image_encoder.parameters() if p.requires_grad]
         rest = [p for n, p in self.network.named_parameters() if p.requires_grad and not n.startswith("image_encoder")]
-        groups = [{"params": rest, "lr": self.stage.lr}, {"params": encoder, "lr": self.stage.encoder_lr}]
+        groups = [{"params": rest, "lr": lr}, {"params": encoder, "lr": encoder_lr}]
         return torch.optim.Adam([g for g in groups if g["params"]])
 
     def build_loss(self) -> SegmentationLoss:

@@ -54,6 +54,7 @@ def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
     assert list(made.configurations) == [
         "finetune", "align", "align_preferences", "align_paper", "align_self_training", "align_best_candidate", "unet",
         "nnunet", "sam", "sam_med2d", "self_prompt", "prompt_only", "mean_teacher", "fixmatch",
+        "mean_teacher_encoder", "fixmatch_encoder",
     ]
     for name, objective in (("align", "chosen"), ("align_preferences", "preferences"), ("align_paper", "preferences"),
                             ("align_self_training", "self_training"), ("align_best_candidate", "best_candidate")):
@@ -62,9 +63,19 @@ def test_the_plan_is_whole_and_survives_its_file(tmp_path: Path) -> None:
         assert made.stage(name).trainer == "AlignTrainer"
 
 
+def test_peers_whose_encoder_trains_have_the_rates_of_stage_1_and_fewer_steps_on_a_cpu() -> None:
+    made = plan(unlabelled_slices=51)
+    for name in ("mean_teacher", "fixmatch"):
+        peer, whole, finetune = made.stage(name), made.stage(f"{name}_encoder"), made.stage("finetune")
+        assert (peer.consistency.encoder_lr, whole.consistency.encoder_lr) == (0, finetune.encoder_lr)
+        assert whole.lr == finetune.lr
+        assert whole.trainer == peer.trainer and 0 < whole.epochs < peer.epochs
+
+
 def test_the_controls_cost_what_preferences_over_pixels_cost() -> None:
     made = plan(unlabelled_slices=51).configurations
-    stages = [s for name, s in made.items() if s.previous_stage == "finetune" and name != "align"]
+    stages = [s for name, s in made.items()
+              if s.previous_stage == "finetune" and name != "align" and not name.endswith("_encoder")]
     assert len(stages) == 6 and len({(s.epochs, s.batch_size, s.lr, s.prompt_rounds) for s in stages}) == 1
 
 

@@ -8,8 +8,8 @@ from samdpo.files import read_json
 from samdpo.networks.weights import load_weights
 
 DEVICE = "cuda"
-STAGES = ("finetune", "align", "align_self_training", "align_best_candidate", "mean_teacher", "fixmatch", "unet",
-          "self_prompt")
+STAGES = ("finetune", "align", "align_self_training", "align_best_candidate", "mean_teacher", "fixmatch",
+          "mean_teacher_encoder", "unet", "self_prompt")
 pytestmark = pytest.mark.cuda
 
 

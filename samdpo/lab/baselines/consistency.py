@@ -2,7 +2,9 @@
 
 They start from the same finished stage as ``align``, train the same mask decoder on the same kept embeddings and
 prompts, and have the same anchor on labelled images. Nobody ranks anything for them, and no truth of an unlabelled
-image is read in training, so that what ``align`` gains over them is what the preferences say.
+image is read in training, so that what ``align`` gains over them is what the preferences say. With a rate for the
+encoder, ``consistency.encoder_lr``, they train it too, as they were published: nothing is kept then, and views differ
+in brightness and contrast as well.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from samdpo.align.trainer import AlignTrainer
 from samdpo.model.batches import Batch, SliceSamples
 from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept
+from samdpo.networks.freezing import set_trainable
 from samdpo.plans import AugmentationPlan
-from samdpo.training.trainer import Metrics
+from samdpo.training.trainer import Metrics, Trainer
 
 
 @dataclass
@@ -68,13 +71,34 @@ class TwoViewsMaker:
 
 
 class ConsistencyTrainer(AlignTrainer):
-    """Trains the mask decoder on pairs of views; a peer says what is the target and how to compare with it.
+    """Trains on pairs of views; a peer says what is the target and how to compare with it.
 
     A frozen encoder's output is kept of a slice and of its mirror image alone, so that views differ by a flip and by
-    their prompts. Prompts stay where they are: the plan's ``prompt_corruption`` is not applied.
+    their prompts; where the encoder trains, the strong view's brightness and contrast are drawn too. Prompts stay where
+    they are: the plan's ``prompt_corruption`` is not applied.
     """
 
     step = 0  # optimiser steps taken since the training began
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether what stage 1 trains is trained, and not the mask decoder alone."""
+        return self.stage.consistency.encoder_lr > 0
+
+    def configure_trainable(self) -> None:
+        """The mask decoder, or what stage 1 trains."""
+        super().configure_trainable()
+        if self.trains_encoder:
+            set_trainable(self.network, self.plans.network.frozen_stages, self.plans.network.train)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """With the peers' own rate for the encoder."""
+        return self.optimizer_at(self.stage.lr, self.stage.consistency.encoder_lr)
+
+    def keep_features(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
+        """Nothing is worth keeping of an encoder that trains."""
+        if not self.trains_encoder:
+            super().keep_features(keys, views)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,6 +118,11 @@ class ConsistencyTrainer(AlignTrainer):
         weak = self.draw_views(len(keys), generator)
         seeds = torch.randint(2**31, (len(keys),), generator=generator).tolist()
         strong = [replace(view, seed=seed) for view, seed in zip(self.strong_views(weak, generator), seeds)]
+        if self.trains_encoder:  # the image may differ too: its pixels stay where they are
+            plan = self.stage.consistency
+            brightness, contrast = 2 * torch.rand(2, len(strong), generator=generator) - 1
+            strong = [replace(view, brightness=plan.brightness * float(b), contrast=1 + plan.contrast * float(c))
+                      for view, b, c in zip(strong, brightness, contrast)]
         return list(zip(keys, weak, strong))
 
     def unlabelled_maker(self) -> TwoViewsMaker:
@@ -106,6 +135,8 @@ class ConsistencyTrainer(AlignTrainer):
 
     def embeddings(self, batch: Batch) -> torch.Tensor:
         """Embeddings (B, C, h, w) of a batch, float32; a view's seed is of its prompts and moves no pixel."""
+        if self.trains_encoder:
+            return Trainer.embeddings(self, batch)
         samples = [replace(sample, view=replace(sample.view, seed=None)) for sample in batch.samples]
         return super().embeddings(replace(batch, samples=samples))
 

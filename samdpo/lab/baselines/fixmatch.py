@@ -17,9 +17,10 @@ from samdpo.training.trainer import Metrics
 class FixMatchTrainer(ConsistencyTrainer):
     """Pixels of which the weak view is sure are pseudo-labels of the strong view; the others are not learned from.
 
-    FixMatch distorts the strong image. Here the encoder is frozen and its outputs are kept, so the strong view is the
+    FixMatch distorts the strong image. Where the encoder is frozen and its outputs are kept, the strong view is the
     mirror image with a jittered prompt, and what is distorted is the embedding: channels are dropped, the
-    perturbation of features of UniMatch (Yang et al. 2023, arXiv:2208.09910, Sec. 3.2). The loss on confident pixels
+    perturbation of features of UniMatch (Yang et al. 2023, arXiv:2208.09910, Sec. 3.2). Where it trains, brightness and
+    contrast are drawn too. The loss on confident pixels
     is the stage's segmentation loss, as on labelled images. Its weight is constant: the share of confident pixels
     grows of itself (Sohn et al. 2020, Sec. 2.2).
     """

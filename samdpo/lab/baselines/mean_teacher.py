@@ -19,8 +19,8 @@ from samdpo.training.trainer import Metrics
 
 
 class MeanTeacherTrainer(ConsistencyTrainer):
-    """The teacher, a moving average of the trained mask decoder, sees one view of an unlabelled slice, the student
-    another; the student is pulled towards the teacher's probabilities.
+    """The teacher, a moving average of what is trained, sees one view of an unlabelled slice, the student another; the
+    student is pulled towards the teacher's probabilities.
 
     The teacher is what is validated, kept as ``checkpoint_final`` and predicts; the student is in the resumable
     checkpoint alone.
@@ -28,24 +28,30 @@ class MeanTeacherTrainer(ConsistencyTrainer):
 
     objectives = ("mean_teacher",)
 
-    teacher: nn.Module  # mask decoders; the rest of the network is frozen and the same for both
+    teacher: nn.Module  # mask decoders where the rest is frozen and the same for both, else whole networks
     student: nn.Module
 
     def initialize(self) -> None:
         """Also make the teacher: at first the student itself."""
         super().initialize()
-        self.student = self.network.mask_decoder
+        self.student = self.network if self.trains_encoder else self.network.mask_decoder
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
 
     @contextmanager
     def teaching(self) -> Iterator[None]:
-        """The teacher's mask decoder in the network's."""
-        before = self.network.mask_decoder
-        self.network.mask_decoder = self.teacher
+        """The teacher in the student's stead."""
+        before = self.network if self.trains_encoder else self.network.mask_decoder
+        self._put(self.teacher)
         try:
             yield
         finally:
-            self.network.mask_decoder = before
+            self._put(before)
+
+    def _put(self, trained: nn.Module) -> None:
+        if self.trains_encoder:
+            self.network = trained
+        else:
+            self.network.mask_decoder = trained
 
     def target(self, weak: Batch) -> torch.Tensor:
         """The teacher's probabilities (N, H, W)."""
@@ -78,7 +84,7 @@ class MeanTeacherTrainer(ConsistencyTrainer):
 
     def on_train_end(self) -> None:
         """The teacher becomes the network that is kept."""
-        self.network.mask_decoder = self.teacher
+        self._put(self.teacher)
         super().on_train_end()
 
     def save_checkpoint(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from samdpo.planning import schedule
 from samdpo.planning.lite_planner import LitePlanner
-from samdpo.plans import AugmentationPlan, StagePlan
+from samdpo.plans import AugmentationPlan, ConsistencyPlan, StagePlan
 
 UNET_EPOCHS = 42  # with the slices of an epoch about 6 minutes of one core
 UNET_SLICES_PER_EPOCH = {"cpu": 40, "gpu": 400}  # however many there are
@@ -30,6 +30,8 @@ _WHY = {
     "sam_med3d": "baseline: SAM-Med3D",
     "mean_teacher": "peer of align: a teacher's masks instead of preferences",
     "fixmatch": "peer of align: confident masks instead of preferences",
+    "mean_teacher_encoder": "peer of align: as mean_teacher, its encoder trains too",
+    "fixmatch_encoder": "peer of align: as fixmatch, its encoder trains too",
 }
 
 
@@ -91,18 +93,26 @@ def _of_volumes(planner: LitePlanner) -> dict[str, StagePlan]:
 
 
 def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
-    """Learn from the unlabelled images without anybody's preferences, at the cost of ``align``.
+    """Learn from the unlabelled images without anybody's preferences, at the cost of ``align``, or with the encoder.
 
-    They cannot do without labelled images, even where ``align`` sees none.
+    They cannot do without labelled images, even where ``align`` sees none. An encoder is trained at the rates of stage
+    1, and on a CPU for fewer epochs, each of whose steps costs several times as much.
     """
     align = planner.plan_align_preferences()
     if not align.labelled_per_step:
         anchored = replace(align.loss, anchor_weight=1.0)
         align = replace(align, labelled_per_step=align.batch_size, loss=anchored)
-    return {
+    peers = {
         "mean_teacher": replace(align, trainer="MeanTeacherTrainer", objective="mean_teacher"),
         "fixmatch": replace(align, trainer="FixMatchTrainer", objective="fixmatch"),
     }
+    rates, cpu = LitePlanner.plan_finetune(planner), planner.device == "cpu"
+    epochs = max(1, align.epochs // 3) if cpu else align.epochs
+    whole = {
+        "batch_size": 2 if cpu else align.batch_size, "epochs": epochs, "lr": rates.lr,
+        "lr_halving_epochs": max(1, epochs // 3), "consistency": ConsistencyPlan(encoder_lr=rates.encoder_lr),
+    }
+    return peers | {f"{name}_encoder": replace(peer, **whole) for name, peer in peers.items()}
 
 
 def unet_augmentation(flip: bool) -> AugmentationPlan:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("asked for", "minutes allowed", "minutes spent", "answers", "seeds", "n", "Dice", "against finetune",
            "share of the full-label gain", "model kept")
-NOBODY = ("mean_teacher", "fixmatch", "own_order")  # methods that learn from the same images and ask nobody
+# Methods that learn from the same images and ask nobody.
+NOBODY = ("mean_teacher", "fixmatch", "mean_teacher_encoder", "fixmatch_encoder", "own_order")
 START = "finetune"
 ALL_LABELS = "all labels"
 _STYLES = {
@@ -50,6 +51,7 @@ _STYLES = {
 }
 _FLAT = {  # of horizontal lines; dashes, so that they can be told apart without colours
     "mean_teacher": (0, (7, 2)), "fixmatch": (0, (3, 1.5)), "own_order": (0, (6, 1.5, 1, 1.5)),
+    "mean_teacher_encoder": (0, (7, 1, 1, 1, 1, 1)), "fixmatch_encoder": (0, (3, 1, 1, 1)),
     ALL_LABELS: (0, (1, 1.2)),
 }
 _WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BELOW_AXES = 4.2, 3.1, 0.65, 0.75, 0.42, 0.6  # inches

@@ -50,6 +50,8 @@ _STYLES = {
     "self_training": MethodStyle(GREEN, "^"),
     "mean_teacher": MethodStyle(SKY, "v"),
     "fixmatch": MethodStyle("#882255", "P"),
+    "mean_teacher_encoder": MethodStyle("#004488", "1"),
+    "fixmatch_encoder": MethodStyle("#EE99AA", "2"),
     "unet": MethodStyle("#999933", "X"),
     "nnunet": MethodStyle(VERMILION, "<"),
     "self_prompt": MethodStyle("#CC6677", ">"),

@@ -93,6 +93,8 @@ _ROWS = (
     Method("self_training", "align_self_training", "Self-training", "images", "finetune"),
     Method("mean_teacher", "mean_teacher", "Mean teacher", "images", "finetune"),
     Method("fixmatch", "fixmatch", "FixMatch", "images", "finetune"),
+    Method("mean_teacher_encoder", "mean_teacher_encoder", "Mean teacher, encoder trained", "images", "finetune"),
+    Method("fixmatch_encoder", "fixmatch_encoder", "FixMatch, encoder trained", "images", "finetune"),
     Method("best_candidate", "align_best_candidate", "Best candidate", "judgements", "finetune"),
     Method("align_paper", "align_paper", "The paper's stage 2", "judgements", "finetune"),
     Method("align_preferences", "align_preferences", "Eq. 5 over pixels", "judgements", "finetune", ndims=(2,)),
@@ -228,7 +230,8 @@ EFFORT: tuple[Ablation, ...] = tuple(
     for asks, title in ASKS.items() for minutes in MINUTES_ASKED
 )
 ASKING = ("align", "align_orders", "align_boxes")  # stages that differ from a point in its minutes at most
-EFFORT_METHODS = ("finetune", "mean_teacher", "fixmatch", "prompt_only")  # that the study's figure shows beside them
+# That the study's figure shows beside the points.
+EFFORT_METHODS = ("finetune", "mean_teacher", "fixmatch", "mean_teacher_encoder", "fixmatch_encoder", "prompt_only")
 ASKED = {point.method.stage: (point.change["places"]["asks"], point.change["places"]["minutes"]) for point in EFFORT}
 VARIANTS = (*ABLATIONS, *EFFORT)
 
