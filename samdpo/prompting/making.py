@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -148,9 +149,10 @@ def locate(
 ) -> PromptStore:
     """Make what is missing of some cases' prompts where the saliency is; returns the store, then whole for them.
 
-    Labelled cases are prompted by towers that have not seen them; the others by the towers fitted to all labelled
-    cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none, prompts
-    them all. What is there under the same key is kept, so a second call is nearly free and a stopped one goes on.
+    Labelled cases are prompted by towers that have not seen their patient; the others by the towers fitted to all
+    labelled cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none,
+    prompts them all; where presence is decided over volumes, labelled ones by a map of the other patients. What is
+    there under the same key is kept, so a second call is nearly free and a stopped one goes on.
 
     Args:
         plans: the plan; names the dataset.
@@ -169,7 +171,10 @@ def locate(
     every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
     # A case that is the first of its group is as one without any, such as one that an unlabelled image was found near.
     groups = {case: every[case] for case in labelled if every.get(case, case) != case}
-    groups = groups if plans.prompting.fits_towers else {}
+    if not plans.prompting.fits_towers:  # it has seen no patient; its map of where organs lie in volumes has
+        shared = Counter(every.get(case, case) for case in labelled)
+        shared = shared if plans.prompting.presence == "volume" else Counter()
+        groups = {case: group for case, group in groups.items() if shared[group] > 1}
     key = hash_of(
         _VERSION, _of_saliency(plans.prompting), plans.structures, frozen_key(plans.network),
         pretrained_checksum(plans), {case: hashes[case] for case in labelled},
@@ -195,7 +200,7 @@ def locate(
         fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
-        fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+        fitted = calibrated_prompter(plans, store, labelled, groups, kept_in, device)
     prompts.drop_prompter()
     if executor is None:
         write_prompts(prompts, fitted, store, features, missing)
