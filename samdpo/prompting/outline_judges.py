@@ -19,6 +19,7 @@ import torch
 
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
+from samdpo.planning.subsets import usual_cases
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.assemble import prompt_at
@@ -45,7 +46,6 @@ log = logging.getLogger(__name__)
 
 _VERSION = 3  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
-_USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
 Key = tuple[str, int]  # case, slice
 Place = tuple[str, int, str]  # case, slice, structure
@@ -77,7 +77,7 @@ class OutlineJudges:
     ) -> None:
         self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
         self.labelled_cases = sorted(labelled)
-        self.usual_cases = sorted(sorted(set(unlabelled)), key=lambda case: hash_of("usual", case))[:_USUAL]
+        self.usual_cases = usual_cases(unlabelled)
 
     @cached_property
     def movable(self) -> list[str]:
