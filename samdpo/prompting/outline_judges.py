@@ -1,10 +1,10 @@
 """The judges of a fold's outlines: fitted where every proposal's overlap is known, they choose where prompts point.
 
-New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
-which the structure is known is prompted at its place: by the proposal that is liked best of those that are there, by a
-judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the
-network learns what its task will be: to mend a mask at the right place. Prompts at wrong ones, under the true mask,
-would teach it to mind no prompt.
+New images are judged by the judge of every outline, which goes with the prompter into the model folder; images of a
+patient who has an outline by one that has not seen it. A slice on which the structure is known is prompted at its
+place: by the proposal that is liked best of those that are there, by a judge that has not seen the patient's outlines;
+where none is there, by what the network makes of its box. So the network learns what its task will be: to mend a mask
+at the right place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from samdpo.planning.subsets import usual_cases
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.assemble import prompt_at
-from samdpo.prompting.fitting import anything_known
+from samdpo.prompting.fitting import anything_known, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.judge import (
     SAME_PLACE,
@@ -67,6 +67,7 @@ class OutlineJudges:
         device: of the networks.
 
     Attributes:
+        patients: unlabelled cases of a patient who has an outline, see :func:`~.fitting.of_labelled_patients`.
         judges: of each movable structure whose outlines tell its proposals apart; fitted when they are asked for, and
             may be set to those that were fitted before. See :meth:`prepare`.
     """
@@ -78,6 +79,7 @@ class OutlineJudges:
         self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
         self.labelled_cases = sorted(labelled)
         self.usual_cases = usual_cases(unlabelled)
+        self.patients = of_labelled_patients(labelled, unlabelled, groups)
 
     @cached_property
     def movable(self) -> list[str]:
@@ -111,7 +113,7 @@ class OutlineJudges:
         plans = self.plans
         folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
         return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
-                             plans.prompting.proposals)
+                             plans.prompting.proposals, self.made_of)
 
     def prepare(self, cases: Sequence[str] = ()) -> None:
         """Make the proposals that the judges are fitted to, and those of some cases, where they are missing."""
@@ -162,6 +164,10 @@ class OutlineJudges:
         every = [one.measured for one in of if one is not None and len(one)]
         return np.concatenate(every) if every else None
 
+    def made_of(self, case: str) -> str:
+        """Of what a case's own proposals and prompts are, whatever else :meth:`key` has."""
+        return prompted_as(self.slices, case, self.patients, self.groups)
+
     def key(self) -> str:
         """Of what makes the judges and their choice; images that are added later change nothing."""
         labelled = {case: (self.slices.hash_of_case(case), self.groups.get(case, case)) for case in self.labelled_cases}
@@ -200,12 +206,12 @@ class OutlineJudges:
         Args:
             store: in which they are put.
             cases: of the fold.
-            prompter: of :meth:`prompter`; its judges choose on cases that are not labelled.
-            unseen: of these judges, who choose on the labelled cases.
+            prompter: of :meth:`prompter`; its judges choose on cases of patients who have no outline.
+            unseen: of these judges, who choose on the others.
             meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are.
         """
         for case in cases:
-            store.put(case, self._judged(case, prompter, unseen, meant or {}), self.slices.hash_of_case(case))
+            store.put(case, self._judged(case, prompter, unseen, meant or {}), self.made_of(case))
 
     def _judged(
         self, case: str, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
@@ -217,7 +223,7 @@ class OutlineJudges:
             several, of_slice = self.proposals.get(case, index) if prompter.judges else {}, []
             for prompt in self.located.get(case, index):
                 judge, one = prompter.judges.get(prompt.structure), several.get(prompt.structure)
-                if is_labelled and judge is not None:
+                if judge is not None and (is_labelled or case in self.patients):
                     judge = unseen.get(prompt.structure, {}).get(group, judge)
                 if judge is not None and one is not None and len(one):
                     said = judge.judge(one.measured, one.small)
