@@ -16,6 +16,7 @@ from samdpo.names import check_name
 DATASET_NAME = re.compile(r"^Dataset(\d{3})_(.+)$")
 PLANS_NAME = "samdpoPlans"
 EMBEDDINGS = f"{PLANS_NAME}_embeddings"  # of frozen encoders; all plans share it, by hashes of what made them
+CANDIDATES = "candidates"  # in a fold's folder, the sets that its model has made for people to judge
 LATEST_STAGES = ("align", "finetune")  # where several are trained, samdpo_predict takes the first of these
 FOLD_ALL = "all"  # trains on every case and validates on the same, as in nnU-Net
 MODEL_SEPARATOR = "__"  # nnU-Net: TRAINER__PLANS__CONFIGURATION

@@ -20,7 +20,7 @@ from samdpo.align.reference import ReferenceModel
 from samdpo.files import content_hash, hash_of, remove_abandoned
 from samdpo.model.batches import Batch, Sample, SliceSamples
 from samdpo.model.slice_labels import SliceKey
-from samdpo.paths import PLANS_NAME
+from samdpo.paths import CANDIDATES, PLANS_NAME
 from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
@@ -94,7 +94,7 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
     return CandidateSet(
         id=number, dataset=plans.dataset_name, fold=str(data.fold), stage=stage, plans_name=plans.plans_name,
         model_hash=model_hash, plan_hash=plan_hash, created=datetime.now(timezone.utc),
-        folder=str(model.absolute().parent / "candidates" / number),
+        folder=str(model.absolute().parent / CANDIDATES / number),
     )
 
 

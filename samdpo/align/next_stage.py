@@ -104,10 +104,16 @@ class UnlabelledTrainer(NextStageTrainer):
 
     unlabelled_keys: list[SliceKey]  # that an epoch is drawn from
 
+    def unlabelled_cases(self) -> list[str]:
+        """The fold's unlabelled cases, but for other images of the patients whose labelled cases are held back."""
+        groups = self.data.groups
+        held_back = {groups.get(case, case) for case in self.do_split()[1]}
+        return [case for case in self.data.split.unlabelled if groups.get(case, case) not in held_back]
+
     def unlabelled_slices(self) -> list[SliceKey]:
         """The fold's unlabelled slices that this stage learns from, prompted."""
         located = SliceSamples(self.plans, self.data.slices, self.data.prompts.located, self.stage.augmentation)
-        keys = self.drawn(self.rankable(located.keys(self.data.split.unlabelled)))
+        keys = self.drawn(self.rankable(located.keys(self.unlabelled_cases())))
         self.processes.once(lambda: self.data.judge(sorted({case for case, _ in keys}), self.device))
         return keys
 

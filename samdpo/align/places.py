@@ -311,7 +311,8 @@ class PlaceLearning:
             better, worse = np.nonzero(overlap[:, None] > overlap[None] + GAP)
         if not len(better):
             return None
-        return Preferred(several.measured, better, worse, np.full(len(better), 1 / len(better)))
+        group = self.data.groups.get(place[0], place[0])
+        return Preferred(several.measured, better, worse, np.full(len(better), 1 / len(better)), group)
 
     def _held_back(self, cases: set[str]) -> set[str]:
         """Cases whose answers only say whether the new model is better; whole groups, none where there are few."""
@@ -421,9 +422,16 @@ class PlaceLearning:
             # A mask that was accepted or boxed is known as an outline is, and anchors the judge likewise.
             preferred, told = answered.preferred[name], outlines.told(name, answered.right)
             full[name] = learn_from_answers(judge, preferred, [*outlines.outlined(name), *told], seed)
-            # An outline's own prompt comes from a judge that has not seen it, as a new image's does.
-            unseen = outlines.unseen[name]
-            learned = {id(one): learn_from_answers(one, preferred, told, seed) for one in unseen.values()}
+            # An outline's own prompt comes from a judge that has not seen it, as a new image's does, and that has been
+            # told of no other image of the patient.
+            unseen, learned = outlines.unseen[name], {}
+            for one in unseen.values():
+                if id(one) not in learned:
+                    theirs = {group for group, other in unseen.items() if other is one}
+                    learned[id(one)] = learn_from_answers(
+                        one, [said for said in preferred if said.group not in theirs],
+                        [said for said in told if said.group not in theirs], seed,
+                    )
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
             self._log_choices(name, judge, full[name], unlabelled)
         prompter = outlines.prompter(self.data.prompter, full, held_out)
@@ -458,8 +466,12 @@ class PlaceLearning:
         said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex())
                 for place, one in sorted(answered.chosen.items(), key=lambda item: item[0])]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
+        # Cases of a patient who has an outline are prompted by the judge that has not seen it, and is not told of them.
+        theirs = {*cases, *(case for case, *_ in answered.chosen)} & self.outlines.patients.keys()
+        shared = {case: self.data.groups.get(case, case) for case in theirs}
         return hash_of("answered", VERSION, self.outlines.key(), self.stage.seed, said, pairs,
-                       {case: self.data.slices.hash_of_case(case) for case in cases})
+                       {case: self.data.slices.hash_of_case(case) for case in cases},
+                       *([shared] if shared else []))  # without any as it has always been
 
     def _log_choices(
         self, name: str, before: PlaceJudge, after: PlaceJudge, unlabelled: Sequence[SliceKey]

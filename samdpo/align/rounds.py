@@ -32,7 +32,7 @@ from samdpo.model.slice_labels import SliceKey, known_part
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import iou
 from samdpo.preferences.losses import best_candidate_target
-from samdpo.prompting.fitting import fit_prompter
+from samdpo.prompting.fitting import fit_prompter, of_labelled_patients
 from samdpo.prompting.frozen_features import slice_features
 from samdpo.prompting.making import write_prompts
 from samdpo.prompting.prompt_store import PromptStore
@@ -130,8 +130,15 @@ class PlaceRounds:
             _VERSION, data.prompts.key, self.model_hash, self.unlabelled, self.judge.describe(),
             stage.slices_per_epoch, stage.prompt_rounds, data.plans.inference,
             {case: data.slices.hash_of_case(case) for case in self._cases()},
+            *self._patients(),
             *([] if type(self.proposer) is Proposer else [self.proposer.describe()]),
         )
+
+    def _patients(self) -> list[dict[str, str]]:
+        """Groups of the unlabelled cases, by which towers are cross-fitted; the key of the prompts has the others."""
+        groups = {case: group for case in self.data.split.unlabelled
+                  if (group := self.data.groups.get(case, case)) != case}
+        return [groups] if groups else []  # without any the key is as it has always been
 
     def _make(self, store: PromptStore) -> None:
         data, plans, fitted = self.data, self.data.plans, None
@@ -160,6 +167,7 @@ class PlaceRounds:
             cases = sorted({*labelled, *(case for case, _ in masks)})
             fitted = fit_prompter(plans, data.slices, cases, features, data.groups, features.extractor, self.device,
                                   labels=label)
+            fitted = fitted.beside(of_labelled_patients(cases, data.split.unlabelled, data.groups))
             write_prompts(store, fitted, data.slices, features, self._cases())
             samples = SliceSamples(plans, data.slices, store, self.stage.augmentation)
             log.info("Round %d of %d: prompts refitted to %d labelled cases and %d ranked slices, %.0f s.", number,

@@ -113,7 +113,7 @@ class AlignTrainer(UnlabelledTrainer):
 
     def learn_places(self) -> None:
         """Read what was said, let the judges learn it, and train on what was meant, under the judges' prompts."""
-        stored = StoredCandidates.open(self.candidate_set().folder)
+        stored = StoredCandidates.open(self.candidate_set().folder).of_cases(set(self.unlabelled_cases()))
         self.answered = self.places.read(stored, self.answers.said(stored), self.unlabelled_keys)
         self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
         self.samples = self.data.samples(self.stage.augmentation)
@@ -136,7 +136,7 @@ class AlignTrainer(UnlabelledTrainer):
         self.data, self.samples = data, data.samples(self.stage.augmentation)
         train, held_back = self.do_split()
         self.train_keys, self.held_back_keys = self.samples.keys(train), self.samples.keys(held_back)
-        self.unlabelled_keys = self.rankable(self.samples.keys(data.split.unlabelled))
+        self.unlabelled_keys = self.rankable(self.samples.keys(self.unlabelled_cases()))
         self.fill_features()
 
     # ---- what people are shown ----------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Which training cases count as labelled: whole groups, in a fixed order, smaller shares within larger ones."""
+"""Which training cases count as labelled: whole groups, in a fixed order, smaller shares within larger ones.
+
+And which of the unlabelled ones say what is usual.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from samdpo.errors import ConfigurationError
+from samdpo.files import hash_of
 
 SUBSETS = ("0.1", "0.2", "0.5", "1.0")  # the shares of the paper's tables
+_USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
 
 def check_fractions(labelled: float, unlabelled: float | None) -> None:
@@ -70,6 +75,14 @@ def choose_unlabelled(
     if wanted >= len(rest):
         return rest
     return _cases(_grow({}, _shuffled_groups(rest, groups, seed), wanted))
+
+
+def usual_cases(unlabelled: Sequence[str]) -> list[str]:
+    """Of some unlabelled cases those by which a judge of the outlines is standardised, 32 at most.
+
+    Each one's lot depends on itself alone, so that images added later displace few.
+    """
+    return sorted(sorted(set(unlabelled)), key=lambda case: hash_of("usual", case))[:_USUAL]
 
 
 def _target(share: float, n_train: int) -> int:

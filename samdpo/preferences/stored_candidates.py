@@ -6,10 +6,11 @@ is there, a set when ``candidates.json`` is; each is written last.
 
 from __future__ import annotations
 
+import copy
 import glob
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_path, read_json, write_json
 from samdpo.names import check_name
-from samdpo.paths import results_root
+from samdpo.paths import CANDIDATES, results_root
 from samdpo.preferences.as_json import set_from_json, set_to_json
 from samdpo.preferences.records import CandidateSet, Item, item_id
 
@@ -181,13 +182,22 @@ class StoredCandidates:
         known = Path(candidate_set.folder)
         here = results_root() / candidate_set.dataset
         fold, name = glob.escape(candidate_set.fold), glob.escape(candidate_set.id)  # out of a file, perhaps
-        moved = here.glob(f"*/fold_{fold}/candidates/{name}")
+        moved = here.glob(f"*/fold_{fold}/{CANDIDATES}/{name}")
         found = cls.open(known if (known / _FILE).is_file() else next(moved, known))
         if found.candidate_set.id != candidate_set.id:
             raise ModelFolderError(
                 f"{found.folder} holds the candidates {found.candidate_set.id}, expected {candidate_set.id}, which the "
                 "database was told to lie there. Make them again with: samdpo_annotate DATASET FOLD"
             )
+        return found
+
+    def of_cases(self, cases: Collection[str]) -> StoredCandidates:
+        """The same set, with the items of some cases alone.
+
+        A set keeps what was shown. An image that was unlabelled then may validate today.
+        """
+        found = copy.copy(self)
+        found.items = [item for item in self.items if item.case in cases]
         return found
 
     def masks(self, item: Item) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as functional
 
 from samdpo.errors import TrainingError
+from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
 from samdpo.preprocessing.store import IGNORED
@@ -70,8 +71,9 @@ class FittedPrompters:
 
     Attributes:
         full: fitted to every labelled case; for new slices.
-        held_out: labelled case -> prompter that has not seen the case's group; of a pretrained model, which has seen
-            none, only where presence is decided over volumes.
+        held_out: labelled case -> prompter that has not seen the case's group, and likewise other cases of its group
+            that are learned from; of a pretrained model, which has seen none, only where presence is decided over
+            volumes.
         saliency: (case, slice) -> raw saliency (S, 64, 64) of a pretrained model, kept for fold after fold; None for
             fitted towers, of which each fold has its own.
     """
@@ -83,6 +85,15 @@ class FittedPrompters:
     def for_case(self, case: str) -> Prompter:
         """The prompter that may prompt ``case``: labelled cases get the one that has not seen them."""
         return self.held_out.get(case, self.full)
+
+    def beside(self, patients: Mapping[str, str]) -> FittedPrompters:
+        """The same; other cases get the prompter of a labelled case of their patient, see :func:`of_labelled_patients`.
+
+        Args:
+            patients: such case -> a labelled case of its patient.
+        """
+        theirs = {case: self.held_out[known] for case, known in patients.items() if known in self.held_out}
+        return replace(self, held_out={**theirs, **self.held_out})
 
 
 def fit_prompter(
@@ -252,6 +263,31 @@ def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: in
         sizes[smallest] += len(members[name])
         fold_of |= dict.fromkeys(members[name], smallest)
     return fold_of
+
+
+def of_labelled_patients(
+    labelled: Sequence[str], unlabelled: Sequence[str], groups: Mapping[str, str]
+) -> dict[str, str]:
+    """Unlabelled case -> a labelled case of the same group, of those that have one.
+
+    What was fitted to the patient's labels knows such a case better than it knows a new image.
+    """
+    known = {groups.get(case, case): case for case in sorted(labelled)}
+    found = {case: known.get(groups.get(case, case)) for case in set(unlabelled) - set(labelled)}
+    return {case: one for case, one in found.items() if one is not None}
+
+
+def prompted_as(store: SliceStore, case: str, patients: Mapping[str, str], groups: Mapping[str, str]) -> str:
+    """Of what a case's own prompts are: of its image, and of its patient where it has a labelled one.
+
+    Args:
+        store: slices.
+        case: identifier.
+        patients: of :func:`of_labelled_patients`.
+        groups: case -> patient.
+    """
+    image = store.hash_of_case(case)
+    return hash_of(image, groups.get(case, case)) if image and case in patients else image
 
 
 def choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[tuple[str, int]]:

@@ -228,12 +228,14 @@ class Preferred:
         measured: (M, columns) of all of them.
         better, worse: (P,) rows: of each pair the one that is preferred, and the other.
         weight: (P,) of each pair; they sum to 1.
+        group: patient.
     """
 
     measured: np.ndarray
     better: np.ndarray
     worse: np.ndarray
     weight: np.ndarray
+    group: str
 
 
 def fit_to_outlines(

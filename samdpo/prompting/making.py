@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from samdpo.prompting.answers.answerer import asks_a_model
 from samdpo.prompting.answers.asking import edited_cases, keep_answers
 from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.descriptions import with_descriptions
-from samdpo.prompting.fitting import FittedPrompters, fit_prompter
+from samdpo.prompting.fitting import FittedPrompters, fit_prompter, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.outline_judges import OutlineJudges
 from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
@@ -85,8 +86,8 @@ def make_prompts_of(
     """
     others = sorted({*unlabelled, *val} - set(labelled))
     if plans.prompting.place == "saliency":
-        return locate(plans, target, labelled, others, device, executor)
-    located = locate(plans, target / "located", labelled, others, device, executor)
+        return locate(plans, target, labelled, others, device, executor, unlabelled)
+    located = locate(plans, target / "located", labelled, others, device, executor, unlabelled)
     chosen = set(others) if judged is None else {*val, *judged}
     wanted = [case for case in others if case in chosen]
     return _judge(plans, located, target, labelled, wanted, unlabelled, device)
@@ -106,7 +107,7 @@ def _judge(
     prompts = PromptStore(target, outlines.key(), located)
     made = prompts.summaries() if prompts.has_prompter else {}  # the prompter comes last
     cases, answerer = [*labelled, *others], keep_answers(plans)
-    missing = [case for case in cases if case not in made or made[case].case_key != slices.hash_of_case(case)]
+    missing = [case for case in cases if case not in made or made[case].case_key != outlines.made_of(case)]
     if answerer is not None:
         kept = {case: prompts.entries(case) for case in set(cases) - set(missing)}
         missing += sorted(edited_cases(answerer, kept, plans.structures))
@@ -124,7 +125,7 @@ def _judge(
         prompts.drop_prompter()
         prompter = Prompter.load(located.prompter_folder, outlines.device)
         prompter = outlines.prompter(prompter, outlines.judges, outlines.unseen)
-    unseen = outlines.unseen if set(missing) & set(labelled) else {}
+    unseen = outlines.unseen if set(missing) & {*labelled, *outlines.patients} else {}
     outlines.write(prompts, missing, prompter, unseen)
     if answerer is not None:
         answerer.release()
@@ -144,13 +145,15 @@ def _of_saliency(plan: PromptingPlan) -> dict[str, Any]:
 
 def locate(
     plans: Plans, target: Path, labelled: Sequence[str], others: Sequence[str], device: str = "auto",
-    executor: Executor | None = None,
+    executor: Executor | None = None, unlabelled: Sequence[str] = (),
 ) -> PromptStore:
     """Make what is missing of some cases' prompts where the saliency is; returns the store, then whole for them.
 
-    Labelled cases are prompted by towers that have not seen them; the others by the towers fitted to all labelled
-    cases, whose prompter is saved in the store's folder. A pretrained image-text model, which has seen none, prompts
-    them all. What is there under the same key is kept, so a second call is nearly free and a stopped one goes on.
+    Labelled cases are prompted by towers that have not seen their patient, and so are unlabelled ones of the patient;
+    the others by the towers fitted to all labelled cases, whose prompter is saved in the store's folder. A pretrained
+    image-text model, which has seen none, prompts them all; where presence is decided over volumes, the former by a map
+    of the other patients. What is there under the same key is kept, so a second call is nearly free and a stopped one
+    goes on.
 
     Args:
         plans: the plan; names the dataset.
@@ -160,16 +163,21 @@ def locate(
         device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
         executor: whose processes prompt the cases; else this process does. The towers are fitted here, and a model
             that answers questions is asked here.
+        unlabelled: those of ``others`` that are learned from; the rest is prompted as new cases are.
     """
     plans = with_descriptions(plans)
     folder = preprocessed_folder(plans.dataset_name)
     store = SliceStore(folder / plans.preprocessing.data_identifier)
     cases = [*labelled, *others]
-    hashes = {case: store.hash_of_case(case) for case in cases}
     every = load_case_groups(folder)  # read whatever is asked: a broken file is told before the work
+    patients = of_labelled_patients(labelled, unlabelled, every)
+    hashes = {case: prompted_as(store, case, patients, every) for case in cases}
     # A case that is the first of its group is as one without any, such as one that an unlabelled image was found near.
     groups = {case: every[case] for case in labelled if every.get(case, case) != case}
-    groups = groups if plans.prompting.fits_towers else {}
+    if not plans.prompting.fits_towers:  # it has seen no patient; its map of where organs lie in volumes has
+        shared = Counter(every.get(case, case) for case in labelled)
+        shared = shared if plans.prompting.presence == "volume" else Counter()
+        groups = {case: group for case, group in groups.items() if shared[group] > 1}
     key = hash_of(
         _VERSION, _of_saliency(plans.prompting), plans.structures, frozen_key(plans.network),
         pretrained_checksum(plans), {case: hashes[case] for case in labelled},
@@ -195,12 +203,13 @@ def locate(
         fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
-        fitted = calibrated_prompter(plans, store, labelled, kept_in, device)
+        fitted = calibrated_prompter(plans, store, labelled, groups, kept_in, device)
+    fitted = fitted.beside(patients)
     prompts.drop_prompter()
     if executor is None:
-        write_prompts(prompts, fitted, store, features, missing)
+        write_prompts(prompts, fitted, store, features, missing, hashes)
     else:
-        _write_elsewhere(executor, prompts, fitted, plans, missing, device)
+        _write_elsewhere(executor, prompts, fitted, plans, {case: hashes[case] for case in missing}, device)
     if answerer is not None:
         answerer.release()
     prompts.save_prompter(fitted.full)
@@ -229,16 +238,18 @@ def write_prompts(
     store: SliceStore,
     features: SliceFeatures | None,
     cases: Sequence[str],
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
     """Prompt every slice of ``cases``, each case by the prompter that may see it, and keep them in ``prompts``.
 
-    ``features`` are what fitted towers see; a pretrained model has kept its saliency.
+    ``features`` are what fitted towers see; a pretrained model has kept its saliency. ``hashes`` name what the prompts
+    of each case are of; that is its image by default.
     """
     start = time.perf_counter()
     with tqdm(total=len(cases), desc="Prompts") as progress:
         for group in _groups_of_cases(cases, store, asks_a_model(fitted.full.settings.prompting)):
             for case, made in _prompt_cases(fitted, store, features, group).items():
-                prompts.put(case, made, store.hash_of_case(case))
+                prompts.put(case, made, hashes[case] if hashes else store.hash_of_case(case))
             progress.update(len(group))
     log.info("Prompts of %d cases: %.2f s each.", len(cases), (time.perf_counter() - start) / max(1, len(cases)))
 
@@ -256,14 +267,16 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Case:
-    """A case, and the name of the prompter that may see it."""
+    """A case, the name of the prompter that may see it, and what its prompts are of."""
 
     identifier: str
     prompter: str
+    hash: str
 
 
 def _write_elsewhere(
-    executor: Executor, prompts: PromptStore, fitted: FittedPrompters, plans: Plans, cases: Sequence[str], device: str
+    executor: Executor, prompts: PromptStore, fitted: FittedPrompters, plans: Plans, cases: Mapping[str, str],
+    device: str,
 ) -> None:
     """As :func:`write_prompts`, by the processes of ``executor``, to which prompters and cases are handed by path."""
     distinct = {id(one): one for one in (fitted.full, *fitted.held_out.values())}
@@ -273,7 +286,7 @@ def _write_elsewhere(
         for number, prompter in distinct.items():
             prompter.save(folder / names[number])
         work = _Work(plans, prompts.folder, prompts.key, folder, device)
-        items = [_Case(case, names[id(fitted.for_case(case))]) for case in cases]
+        items = [_Case(case, names[id(fitted.for_case(case))], made_of) for case, made_of in cases.items()]
         for _ in map_cases(partial(_prompt_by_path, work), items, executor, "Prompts", per_process=1):
             pass
     finally:
@@ -313,7 +326,7 @@ def _prompt_by_path(work: _Work, case: _Case) -> None:
             _prompting = _Prompting(work)
         kept, name = _prompting, case.identifier
         made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
-        kept.prompts.put(name, made[name], kept.store.hash_of_case(name))
+        kept.prompts.put(name, made[name], case.hash)
 
 
 def _groups_of_cases(cases: Sequence[str], store: SliceStore, asks: bool) -> Iterator[list[str]]:

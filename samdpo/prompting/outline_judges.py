@@ -1,11 +1,12 @@
 """The judges of a fold's outlines: fitted where every proposal's overlap is known, they choose where prompts point.
 
-New images are judged by the judge of every outline, which goes with the prompter into the model folder. A slice on
-which the structure is known is prompted at its place: by the proposal that is liked best of those that are there, by a
-judge that has not seen the patient's outlines; where none is there, by what the network makes of its box. So the
-network learns what its task will be: to mend a mask at the right place. Prompts at wrong ones, under the true mask,
-would teach it to mind no prompt. What it is worth is not measured so: the prompts that the slice would get if nobody
-knew it are kept beside (:attr:`~samdpo.prompting.prompt_store.PromptStore.as_new`).
+New images are judged by the judge of every outline, which goes with the prompter into the model folder; images of a
+patient who has an outline by one that has not seen it. A slice on which the structure is known is prompted at its
+place: by the proposal that is liked best of those that are there, by a judge that has not seen the patient's outlines;
+where none is there, by what the network makes of its box. So the network learns what its task will be: to mend a mask
+at the right place. Prompts at wrong ones, under the true mask, would teach it to mind no prompt. What it is worth is
+not measured so: the prompts that the slice would get if nobody knew it are kept beside
+(:attr:`~samdpo.prompting.prompt_store.PromptStore.as_new`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import torch
 
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
+from samdpo.planning.subsets import usual_cases
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import IGNORED, SliceStore
 from samdpo.prompting.assemble import prompt_at
-from samdpo.prompting.fitting import anything_known
+from samdpo.prompting.fitting import anything_known, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.judge import (
     SAME_PLACE,
@@ -46,7 +48,6 @@ log = logging.getLogger(__name__)
 
 _VERSION = 4  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
-_USUAL = 32  # unlabelled cases whose proposals say, without a label, what is usual
 
 Key = tuple[str, int]  # case, slice
 Place = tuple[str, int, str]  # case, slice, structure
@@ -68,6 +69,7 @@ class OutlineJudges:
         device: of the networks.
 
     Attributes:
+        patients: unlabelled cases of a patient who has an outline, see :func:`~.fitting.of_labelled_patients`.
         judges: of each movable structure whose outlines tell its proposals apart; fitted when they are asked for, and
             may be set to those that were fitted before. See :meth:`prepare`.
     """
@@ -79,7 +81,8 @@ class OutlineJudges:
         self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
         self.labelled_cases = sorted(labelled)
         self._outlined: dict[str, list[Outlined]] = {}  # by structure, once it is asked for
-        self.usual_cases = sorted(sorted(set(unlabelled)), key=lambda case: hash_of("usual", case))[:_USUAL]
+        self.usual_cases = usual_cases(unlabelled)
+        self.patients = of_labelled_patients(labelled, unlabelled, groups)
 
     @cached_property
     def movable(self) -> list[str]:
@@ -113,7 +116,7 @@ class OutlineJudges:
         plans = self.plans
         folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
         return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
-                             plans.prompting.proposals)
+                             plans.prompting.proposals, self.made_of)
 
     def prepare(self, cases: Sequence[str] = ()) -> None:
         """Make the proposals that the judges are fitted to, and those of some cases, where they are missing."""
@@ -166,6 +169,10 @@ class OutlineJudges:
         every = [one.measured for one in of if one is not None and len(one)]
         return np.concatenate(every) if every else None
 
+    def made_of(self, case: str) -> str:
+        """Of what a case's own proposals and prompts are, whatever else :meth:`key` has."""
+        return prompted_as(self.slices, case, self.patients, self.groups)
+
     def key(self) -> str:
         """Of what makes the judges and their choice; images that are added later change nothing."""
         labelled = {case: (self.slices.hash_of_case(case), self.groups.get(case, case)) for case in self.labelled_cases}
@@ -204,14 +211,14 @@ class OutlineJudges:
         Args:
             store: in which they are put.
             cases: of the fold.
-            prompter: of :meth:`prompter`; its judges choose on cases that are not labelled.
-            unseen: of these judges, who choose on the labelled cases.
+            prompter: of :meth:`prompter`; its judges choose on cases of patients who have no outline.
+            unseen: of these judges, who choose on the others.
             meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are. In
                 ``store.as_new`` their prompts are at the choice of the judges, who may have learned from them.
         """
         for case in cases:
             known, as_new = self._judged(case, prompter, unseen, meant or {})
-            case_key = self.slices.hash_of_case(case)
+            case_key = self.made_of(case)
             if known is not None:
                 store.as_new.put(case, as_new, case_key)  # first: the case counts once it is in the store
             store.put(case, as_new if known is None else known, case_key)
@@ -242,7 +249,7 @@ class OutlineJudges:
             if judge is None or one is None or not len(one):
                 found.append((None, prompt))
                 continue
-            if key[0] in self.labelled_cases:
+            if key[0] in self.labelled_cases or key[0] in self.patients:
                 judge = unseen.get(prompt.structure, {}).get(self.groups.get(key[0], key[0]), judge)
             said, known = judge.judge(one.measured, one.small), self._known((*key, prompt.structure), meant)
             pointing = partial(prompt_at, prompt, plan=self.plans.structures[prompt.structure],

@@ -1,7 +1,8 @@
 """A pretrained image-text model in place of fitted towers: the labelled part only calibrates what its saliency means.
 
 Nothing is learned but slope, bias, cut, least area and presence threshold of each structure, so there is nothing to
-hold out: every case is prompted by the same model. Its saliency is the same in every fold and is kept on disk.
+hold out: every case is prompted by the same model. Its saliency is the same in every fold and is kept on disk. Only the
+map by which presence is decided over a volume is learned from whole patients, and is held out by patient.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from samdpo.prompting.fitting import (
     FittedPrompters,
     axial_maps,
     choose_slices,
+    cross_fit_folds,
     known_shares,
     require_labelled,
     require_shown,
@@ -74,7 +76,8 @@ class SliceSaliency:
 
 
 def calibrated_prompter(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], folder: Path, device: torch.device | str = "cpu"
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], folder: Path,
+    device: torch.device | str = "cpu",
 ) -> FittedPrompters:
     """Calibrate the plan's pretrained image-text model on the labelled part.
 
@@ -82,6 +85,7 @@ def calibrated_prompter(
         plans: the plan, descriptions filled in.
         store: slices and labels.
         labelled: cases whose labels may be looked at.
+        groups: case -> patient, as of :func:`~samdpo.prompting.fitting.fit_prompter`.
         folder: where the saliency of slices is kept.
         device: where the model runs.
 
@@ -106,7 +110,7 @@ def calibrated_prompter(
     raw = [saliency(case, index) for case, index in tqdm(drawn, desc="Saliency")]
     log.info("Saliency of %d labelled slices: %.0f s.", len(drawn), time.perf_counter() - started)
     calibrations = calibrate_structures(plans.structures, raw, np.stack(masks), known)
-    fold_of = {case: number for number, case in enumerate(labelled)}
+    fold_of = cross_fit_folds(labelled, groups, len(labelled), _SEED)  # a map costs little: each patient has its own
     of_all, of_others = axial_maps(plans, store, fold_of, calibrations, store.label, saliency)
 
     def calibrated(axial: AxialMap | None) -> Prompter:

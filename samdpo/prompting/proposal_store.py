@@ -6,7 +6,7 @@ import logging
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +65,15 @@ class ProposalStore:
         features: of the published encoder, and the network that decodes.
         shapes: of each structure that can be elsewhere, where to look.
         blobs, kept: see :class:`~samdpo.prompting.proposals.PlaceProposer`.
+        made_of: case -> what its prompts are of; that is its image by default.
     """
 
     def __init__(
         self, folder: Path, slices: SliceStore, prompts: PromptStore, features: SliceFeatures,
-        shapes: dict[str, PlaceShape], blobs: int, kept: int,
+        shapes: dict[str, PlaceShape], blobs: int, kept: int, made_of: Callable[[str], str] | None = None,
     ) -> None:
         self.slices, self.prompts, self.features, self.shapes = slices, prompts, features, shapes
-        self.blobs, self.kept = blobs, kept
+        self.blobs, self.kept, self.made_of = blobs, kept, made_of or slices.hash_of_case
         self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
         self.folder = folder / self.key
         self._kept: OrderedDict[tuple[str, int], dict[str, MeasuredProposals]] = OrderedDict()
@@ -101,7 +102,7 @@ class ProposalStore:
     def _write(self, case: str) -> dict[int, dict[str, MeasuredProposals]]:
         proposer = PlaceProposer(self.features.extractor.network, self.blobs, self.kept)
         found: dict[int, dict[str, MeasuredProposals]] = {}
-        arrays: dict[str, np.ndarray] = {"made_of": np.array(self.slices.hash_of_case(case))}
+        arrays: dict[str, np.ndarray] = {"made_of": np.array(self.made_of(case))}
         for index in range(self.slices.slices(case)):
             for number, prompt in enumerate(self.prompts.get(case, index)):
                 if not prompt.present or prompt.structure not in self.shapes:
@@ -135,7 +136,7 @@ class ProposalStore:
         """
         try:
             with np.load(self._file(case), allow_pickle=False) as arrays:
-                if str(arrays["made_of"]) != self.slices.hash_of_case(case):
+                if str(arrays["made_of"]) != self.made_of(case):
                     return None
                 found: dict[int, dict[str, MeasuredProposals]] = {}
                 for name in (name.removesuffix("_masks") for name in arrays.files if name.endswith("_masks")):

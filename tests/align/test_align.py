@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 
@@ -122,3 +123,18 @@ def test_a_variant_of_the_plan_is_a_stage_of_its_own(finetuned):
     finetuned.train("finetune", "epochs=1", plans_name="mine")
     trainer = finetuned.train("align_sum", plans_name="mine")
     assert trainer.folder.name == "AlignTrainer__mine__align_sum" and trainer.stage.loss.reduction == "sum"
+
+
+@pytest.mark.parametrize("stage", ["align_preferences", "mean_teacher"])
+def test_nothing_is_learned_from_other_images_of_patients_who_are_held_back(finetuned, stage):
+    def unlabelled(groups: dict[str, str]) -> set[str]:
+        trainer = finetuned.trainer(stage, "held_back=0.4")
+        trainer.data = dataclasses.replace(trainer.data, groups=groups)
+        trainer.initialize()
+        return {case for case, _ in trainer.unlabelled_keys}
+
+    train, held_back = finetuned.trainer(stage, "held_back=0.4").do_split()
+    every = sorted(unlabelled({}))
+    assert held_back and len(every) > 2
+    found = unlabelled({every[0]: held_back[0], every[1]: train[0], every[2]: "another"})
+    assert found == {*every[1:]}

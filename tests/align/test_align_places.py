@@ -18,7 +18,7 @@ from samdpo.align.places import Chosen, PlaceLearning, agreed, agreement, in_ord
 from samdpo.annotate.database.locate import VARIABLE
 from samdpo.dataset.images import read_label
 from samdpo.errors import TrainingError
-from samdpo.files import read_json
+from samdpo.files import read_json, write_json
 from samdpo.model.description import MANIFEST
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
@@ -262,6 +262,56 @@ def test_answers_are_held_back_by_patient_and_nothing_is_learned_from_them(asked
     assert len({*cases[:2]} & held) != 1, "one patient is on one side"
     assert {place[0] for place in answered.chosen if answered.chosen[place].mask is not None} == learned
     assert len(answered.preferred["lung"]) <= len(answered.chosen)
+
+
+def test_what_is_said_of_a_patient_is_kept_from_the_judges_that_have_not_seen_the_patient_s_outline(
+    asked, stored, monkeypatch
+):
+    calls = []
+
+    def begin(groups: dict[str, str]) -> tuple:
+        trainer = asked.trainer("align", ONE_LUNG)
+        trainer.data = dataclasses.replace(trainer.data, groups=groups)
+        trainer.initialize()
+        said = [judgement(item, verdict="accepted", best=0) for item in stored.items if item.case in cases]
+        return trainer.places, trainer.places.read(stored, said, trainer.unlabelled_keys), trainer.unlabelled_keys
+
+    data = asked.trainer("align", ONE_LUNG).data
+    cases = sorted(item.case for item in stored.items if data.slices.has_label(item.case))
+    outlined = sorted(data.split.labelled)[0]
+    places, answered, unlabelled = begin({cases[0]: outlined, cases[1]: "one", cases[2]: "one"})
+    learn = module.learn_from_answers
+
+    def spied(judge, preferred, told, seed):
+        calls.append((judge, {one.group for one in preferred}, {one.group for one in told}))
+        return learn(judge, preferred, told, seed)
+
+    monkeypatch.setattr(module, "learn_from_answers", spied)
+    places.learn(answered, unlabelled)
+    unseen, full = places.outlines.unseen["lung"], places.judges["lung"]
+    told_of = {outlined, "one", *cases[3:]}
+    for judge_of, preferred, told in calls:
+        without = {group for group, one in unseen.items() if one is judge_of}
+        assert without or judge_of is full
+        assert preferred <= told == (told_of - without if without else told_of | unseen.keys())
+    assert len(calls) == 1 + len({id(one) for one in unseen.values()})
+    assert any(outlined not in told for _, _, told in calls)
+    keys = [begun.key(read, cases) for begun, read, _ in (begin({}), begin({cases[1]: "one", cases[2]: "one"}))]
+    assert keys[0] == keys[1] != places.key(answered, cases)
+
+
+def test_an_image_that_is_no_longer_unlabelled_teaches_nothing(asked, stored):
+    file = asked.preprocessed / "splits_final.json"
+    splits, gone = read_json(file), sorted({item.case for item in stored.items})[:2]
+    splits[0]["unlabelled"] = [case for case in splits[0]["unlabelled"] if case not in gone]
+    write_json(file, splits)
+    trainer = begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.held_back=0")
+    assert [folder.name for folder in stored.folder.parent.iterdir()] == [stored.candidate_set.id], "the same set"
+    left = {item.case for item in stored.items} - {*gone}
+    judged = {case for case in left if trainer.data.slices.has_label(case)}
+    assert {case for case, *_ in trainer.answered.chosen} == judged and trainer.data.slices.has_label(gone[0])
+    assert trainer.answered.items == len(left) and sum(trainer.answered.counts.values()) == len(judged)
+    assert {one.group for one in trainer.answered.preferred["lung"]} <= judged, "each is a patient"
 
 
 def test_of_few_answers_none_is_held_back(asked, stored):

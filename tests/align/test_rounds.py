@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_a_training_begun_again_finds_its_prompts(placed, monkeypatch):
     assert prompts.key == read_json(next(written.glob("xray_*.json")))["key"]
     with pytest.raises(AssertionError, match="second time"):
         begun(placed, "align_preferences", "annotator.noise=0.3")
+
+
+def test_prompts_are_of_the_patients_by_whom_their_towers_were_cross_fitted(placed):
+    of_places = begun(placed).place_rounds()
+    of_places = dataclasses.replace(of_places, data=dataclasses.replace(of_places.data, groups={}))
+    labelled, unlabelled = of_places.data.split.labelled, sorted({case for case, _ in of_places.unlabelled})
+
+    def key(groups: dict[str, str]) -> str:
+        return dataclasses.replace(of_places, data=dataclasses.replace(of_places.data, groups=groups)).key()
+
+    assert key({unlabelled[0]: unlabelled[0], of_places.data.split.val[0]: "tested"}) == of_places.key()
+    keys = [of_places.key(), key({unlabelled[0]: labelled[0]}), key({unlabelled[0]: unlabelled[1]})]
+    assert len({*keys}) == 3
 
 
 def test_without_rounds_the_prompts_are_those_of_the_plan(placed):

@@ -20,12 +20,13 @@ from samdpo.model.batches import SliceSamples
 from samdpo.model.predictor import Predictor
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import judge, making, outline_judges
-from samdpo.prompting.judge import learn_from_answers
+from samdpo.prompting.judge import PlaceJudge, learn_from_answers
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposals import PlaceProposer, boxes_of_masks
+from samdpo.training import fold_data
 
 JUDGED = (ONE_LUNG, "prompting.place=judge", "prompting.blobs=4", "prompting.proposals=8", "epochs=1")
 
@@ -239,6 +240,28 @@ def test_places_of_the_saliency_stay_where_nothing_can_be_told_apart_or_nothing_
     data = fold(judged, "finetune", "prompting.blobs=6")
     assert not data.prompter.judges
     assert looks(data.prompts.get(case, 0)[0]) == looks(data.prompts.located.get(case, 0)[0])
+
+
+def test_an_unlabelled_image_of_a_patient_with_an_outline_is_judged_as_the_outline_is(
+    judged, monkeypatch, tmp_path
+):
+    data = fold(judged)
+    labelled, one, another = data.split.labelled[0], *data.split.unlabelled[:2]
+    data.judge([one, another], "cpu")
+    before = {case: looks(data.prompts.get(case, 0)[0]) for case in data.prompts.cases()}
+    for module in (making, fold_data):
+        monkeypatch.setattr(module, "load_case_groups", lambda _: {one: labelled})
+    data = fold(judged)
+    data.judge([one, another], "cpu")
+    outlines = judges_of(data)
+    several, unseen = outlines.proposals.get(one, 0)["lung"], outlines.unseen["lung"]
+    said = unseen[labelled].judge(several.measured, several.small)
+    np.testing.assert_array_equal(data.prompts.get(one, 0)[0].saliency, several.saliency[said.first])
+    asked, judge_of = [], PlaceJudge.judge
+    monkeypatch.setattr(PlaceJudge, "judge", lambda self, *args: asked.append(self) or judge_of(self, *args))
+    outlines.write(PromptStore(tmp_path / "again"), [one, another, labelled], data.prompter, outlines.unseen)
+    assert asked == [unseen[labelled], data.prompter.judges["lung"], unseen[labelled]]
+    assert {case for case in before if looks(data.prompts.get(case, 0)[0]) != before[case]} == {one}
 
 
 def test_prompts_of_the_saliency_are_those_they_were_before_there_were_judges(judged):

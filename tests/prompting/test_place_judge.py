@@ -52,7 +52,7 @@ def images(count: int, seed: int, proposals: int = 6) -> list[Outlined]:
 def prefers(one: Outlined, worth: np.ndarray) -> Preferred:
     """Every pair of an order by ``worth``."""
     better, worse = np.nonzero(worth[:, None] > worth[None])
-    return Preferred(one.measured, better, worse, np.full(len(better), 1 / max(len(better), 1)))
+    return Preferred(one.measured, better, worse, np.full(len(better), 1 / max(len(better), 1)), one.group)
 
 
 def apart(count: int) -> torch.Tensor:
@@ -163,7 +163,7 @@ def test_the_outlines_hold_it_where_answers_say_nothing_of_them(judge):
     assert right_choices(held, NEW) > right_choices(free, NEW)
 
 
-@pytest.mark.parametrize("said", [[], [Preferred(NEW[0].measured, *np.zeros((2, 0), int), np.zeros(0))]])
+@pytest.mark.parametrize("said", [[], [Preferred(NEW[0].measured, *np.zeros((2, 0), int), np.zeros(0), "a")]])
 def test_where_nothing_is_preferred_the_judge_is_the_one_of_the_outlines(judge, said):
     assert learn_from_answers(judge, said, OUTLINED, 0) is judge
 

@@ -12,15 +12,20 @@ import pytest
 from clip_folders import write_clip
 
 from samdpo.dataset.images import read_label
+from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
 from samdpo.files import read_json, write_json
 from samdpo.model.predictor import Predictor
+from samdpo.planning.run import plan_and_preprocess
 from samdpo.plans import Plans, load_plans
+from samdpo.preprocessing.store import SliceStore
+from samdpo.prompting import making
 from samdpo.prompting.frozen_features import FeatureExtractor
-from samdpo.prompting.making import make_prompts, prompts_folder
+from samdpo.prompting.making import make_prompts, make_prompts_of, prompts_folder
 from samdpo.prompting.open_clip_files import find_open_clip
 from samdpo.prompting.open_clip_loading import shared_open_clip
 from samdpo.prompting.open_clip_model import OpenClipModel
+from samdpo.prompting.pretrained import SliceSaliency, calibrated_prompter
 from samdpo.prompting.prompter import Prompter
 
 EMBED_DIM = 48
@@ -126,8 +131,6 @@ def test_other_weights_in_the_same_folder_give_other_prompts(with_clip, model_fo
 
 
 def test_a_new_slice_is_prompted_as_the_kept_one_was(with_clip):
-    from samdpo.preprocessing.store import SliceStore
-
     plans = plans_of(with_clip)
     store = make_prompts(plans, 0, "cpu")
     slices = SliceStore(with_clip.preprocessed / plans.preprocessing.data_identifier)
@@ -194,3 +197,72 @@ def test_a_clip_may_be_used_with_minilm(with_clip):
 def test_a_plan_that_does_not_fit_together_is_refused(planned, settings, said):
     with pytest.raises(PlansError, match=said):
         plans_of(planned).with_overrides("finetune", settings)
+
+
+@pytest.fixture
+def volumes_with_clip(model_folder, tmp_path, monkeypatch) -> Plans:
+    """Five CT phantoms whose plan names the CLIP; its saliency is noise, since maps are of what labels show."""
+    name = "Dataset904_PhantomCt"
+    for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / root).mkdir()
+        monkeypatch.setenv(root, str(tmp_path / root))
+    make_phantom_dataset("ct", tmp_path / "nnUNet_raw" / name, 5, 0, 0, seed=0, size=(12, 48, 48))
+    plan_and_preprocess(904, backbone="tiny_sam")
+    file = tmp_path / "nnUNet_preprocessed" / name / "samdpoPlans.json"
+    content = read_json(file)
+    content["prompting"] |= {"image_text_model": f"local-dir:{model_folder}", "saliency": "gscorecam"}
+    write_json(file, content)
+    plans = load_plans(file)
+
+    def noise(_: SliceSaliency, case: str, index: int) -> np.ndarray:
+        shape = (len(plans.structures), 64, 64)
+        return np.random.default_rng([index, *case.encode()]).normal(size=shape).astype(np.float32)
+
+    monkeypatch.setattr(SliceSaliency, "__call__", noise)
+    return plans
+
+
+def store_of(plans: Plans, tmp_path: Path) -> SliceStore:
+    return SliceStore(tmp_path / "nnUNet_preprocessed" / plans.dataset_name / plans.preprocessing.data_identifier)
+
+
+def held_out_maps(plans: Plans, store: SliceStore, groups: dict[str, str], tmp_path: Path) -> dict[str, dict]:
+    """By labelled case, where each structure lies on the map that decides what the case shows."""
+    fitted = calibrated_prompter(plans, store, store.cases(), groups, tmp_path / "kept")
+    maps = {case: fitted.for_case(case).settings.axial for case in store.cases()}
+    return {case: {name: place.shown for name, place in found.places.items()} for case, found in maps.items()}
+
+
+def test_two_volumes_of_one_patient_never_say_where_the_other_s_organs_are(volumes_with_clip, tmp_path, monkeypatch):
+    plans, store = volumes_with_clip, store_of(volumes_with_clip, tmp_path)
+    first, second, *others = store.cases()
+    one_patient = {first: "one", second: "one"}
+    together, apart = (held_out_maps(plans, store, groups, tmp_path) for groups in (one_patient, {}))
+    assert together[first] == together[second] != apart[first] != apart[second]
+    assert {case: together[case] for case in others} == {case: apart[case] for case in others}
+
+    label, last = store.label, store.slices(second) - 1
+    monkeypatch.setattr(store, "label", lambda case, index: label(case, last - index if case == second else index))
+    changed, changed_apart = (held_out_maps(plans, store, groups, tmp_path) for groups in (one_patient, {}))
+    assert changed[first] == together[first], "the other volume of the patient says nothing"
+    assert changed_apart[first] != apart[first] and changed[others[0]] != together[others[0]]
+
+
+def test_prompts_are_of_their_groups_only_where_some_volumes_are_of_one_patient(
+    volumes_with_clip, tmp_path, monkeypatch
+):
+    cases = store_of(volumes_with_clip, tmp_path).cases()
+    monkeypatch.setattr(making, "write_prompts", lambda *_: None)
+
+    def made(presence: str, groups: dict[str, str]):
+        monkeypatch.setattr(making, "load_case_groups", lambda _: groups)
+        plans = volumes_with_clip.with_overrides("finetune", [f"prompting.presence={presence}"])
+        return make_prompts_of(plans, tmp_path / "prompts", cases[:4], cases[4:], device="cpu")
+
+    alone = made("volume", {})
+    assert made("volume", {case: f"patient of {case}" for case in cases}).key == alone.key
+    assert made("volume", {cases[3]: "new", cases[4]: "new"}).key == alone.key, "only one of them is labelled"
+    together = made("volume", {cases[0]: "one", cases[1]: "one"})
+    assert together.key != alone.key
+    assert made("volume", {cases[1]: cases[0]}).key not in (alone.key, together.key), "as near-duplicates are"
+    assert made("slice", {cases[0]: "one", cases[1]: "one"}).key == made("slice", {}).key

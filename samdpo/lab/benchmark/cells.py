@@ -20,9 +20,11 @@ from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, link_file, read_json, write_json
 from samdpo.lab.benchmark.execute import cost_file
 from samdpo.model.description import is_finished
-from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
+from samdpo.paths import CANDIDATES, EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
+from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.near_duplicates import NEAR_DUPLICATES_FILE
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
+from samdpo.planning.subsets import usual_cases
 from samdpo.plans import load_plans
 from samdpo.preprocessing.store import SliceStore
 
@@ -175,10 +177,15 @@ def is_tested(fold_folder: Path, validation: str = "validation") -> bool:
     return is_finished(fold_folder) and all(file.is_file() for file in needed)
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Link every file below ``source`` to the same place below ``target``; those that are there stay."""
+def link_tree(source: Path, target: Path, without: str = "") -> None:
+    """Link every file below ``source`` to the same place below ``target``; those that are there stay.
+
+    Args:
+        source, target: folders.
+        without: name of a folder in ``source`` that is left out.
+    """
     for file in sorted(source.rglob("*")):
-        if file.is_file() and not file.name.startswith(".tmp"):
+        if file.is_file() and not file.name.startswith(".tmp") and file.relative_to(source).parts[0] != without:
             link_new(file, target / file.relative_to(source))
 
 
@@ -203,21 +210,30 @@ def _take_over_folds(own: Path, target: Path) -> None:
 
 
 def link_from_base(cell: Cell, dataset: str, plans: str, fold: str) -> None:
-    """Take prompts, features and the finished ``finetune`` over from the cell with all other images unlabelled.
+    """Take what was made of the same labelled cases over from the cell with all other images unlabelled.
 
-    The two have the same labelled cases, so that both were made from the same; nothing happens where they are not
-    there, or where splits or plan differ.
+    Prompts of the saliency, proposals and features are of labelled cases, and of each image for itself. So is the
+    finished ``finetune`` under such prompts. A judge of the outlines is not: its inputs are standardised by proposals
+    of unlabelled images. Where the cell lacks one of these, its prompts and its ``finetune`` are its own, as for
+    somebody who has no more images than the cell. Nothing happens where splits or plan differ.
     """
     if cell.unlabelled is None:
         return
     base = Cell(cell.root, cell.labelled, cell.seed)
     if not _same(base, cell, dataset, plans, "finetune", lambda split: (split.labelled, split.val)):
         return
+    found = load_plans(cell.preprocessed / dataset / f"{plans}.json").for_stage("finetune")
+    judged = found.prompting.place == "judge" and any(one.components == 1 for one in found.structures.values())
+    shared = not judged or _same(base, cell, dataset, plans, "finetune", lambda split: usual_cases(split.unlabelled))
     for name in (f"{plans}_features", f"{plans}_saliency", EMBEDDINGS, f"{plans}_prompts", f"{plans}_proposals"):
         source, target = (c.preprocessed / dataset / name for c in (base, cell))
-        if source.is_dir() and not target.exists():
-            link_tree(source, target)
-    _link_run(base, cell, dataset, plans, "finetune", fold)
+        if not source.is_dir() or target.exists():
+            continue
+        of_labels = source.glob("fold_*/located") if name == f"{plans}_prompts" and not shared else (source,)
+        for folder in of_labels:
+            link_tree(folder, target / folder.relative_to(source))
+    if shared:
+        _link_run(base, cell, dataset, plans, "finetune", fold)
 
 
 def link_from_other_shares(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> None:
@@ -235,7 +251,10 @@ def link_from_other_shares(cell: Cell, dataset: str, plans: str, stage: str, fol
 
 
 def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> None:
-    """Link a finished fold, what describes its model, its log and its cost, unless the cell has a run of its own."""
+    """Link a finished fold, what describes its model, its log and its cost, unless the cell has a run of its own.
+
+    Not what was shown of the source's unlabelled images: the cell may lack some, and the order of work is over all.
+    """
     for found in tested_folders(source, dataset, plans, stage, fold):
         target = cell.results / found.relative_to(source.results)
         if target.exists():
@@ -243,7 +262,7 @@ def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fo
         log.info("%s: taken over from %s, which has the very same.", target, source.name)
         for file in found.parent.glob("*.json"):  # what describes the model
             link_new(file, target.parent / file.name)
-        link_tree(found, target)
+        link_tree(found, target, without=CANDIDATES)
         theirs, ours = (log_file(c, "samdpo_train", dataset, plans, stage, fold) for c in (source, cell))
         for one, other in ((theirs, ours), (cost_file(theirs), cost_file(ours))):
             if one.is_file():  # copied: a log is written on where a run is made again
@@ -252,11 +271,15 @@ def _link_run(source: Cell, cell: Cell, dataset: str, plans: str, stage: str, fo
 
 
 def _same(one: Cell, other: Cell, dataset: str, plans: str, stage: str, cases: Callable[[Fold], Any]) -> bool:
-    """Whether a stage learns from the same ``cases`` and images with the same settings in both cells."""
+    """Whether a stage learns from the same ``cases``, patients and images with the same settings in both cells."""
     folders = [cell.preprocessed / dataset for cell in (one, other)]
     if not all((folder / f"{plans}.json").is_file() and (folder / SPLITS_FILE).is_file() for folder in folders):
         return False
-    splits = [[cases(split) for split in load_splits(folder)] for folder in folders]
+    folds = [load_splits(folder) for folder in folders]
+    groups = [load_case_groups(folder) for folder in folders]
+    if any(groups[0].get(case, case) != groups[1].get(case, case) for split in folds[0] for case in split.train):
+        return False  # patients were named, or near-duplicates found, between the two
+    splits = [[cases(split) for split in of] for of in folds]
     found = [load_plans(folder / f"{plans}.json") for folder in folders]
     if not all(stage in p.configurations for p in found):
         return False

@@ -8,6 +8,7 @@ import pytest
 from fake_runs import DATASET, fake_run, plan_cell
 
 from samdpo.files import read_json, write_json, write_text
+from samdpo.lab.benchmark import cells as module
 from samdpo.lab.benchmark.cells import Cell, link_from_base, link_from_other_shares, log_file
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed
 
@@ -32,6 +33,75 @@ def test_nothing_is_taken_over_from_other_labels(roots, tmp_path):
     fake_run(base, "finetune")
     link_from_base(fewer, DATASET, "samdpoPlans", "0")
     assert not fewer.results.exists()
+
+
+def judged(cell: Cell, unlabelled: list[str], components: int = 1) -> None:
+    """Plan a cell whose prompts a judge of the outlines chooses, with some unlabelled images."""
+    folder = plan_cell(cell)
+    plan, splits = folder / "samdpoPlans.json", folder / "splits_final.json"
+    content = read_json(plan)
+    content["prompting"] = {**content.get("prompting", {}), "place": "judge"}
+    content["structures"]["lung"]["components"] = components
+    write_json(plan, content)
+    write_json(splits, [{**read_json(splits)[0], "unlabelled": unlabelled}])
+
+
+def files_below(folder) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("unlabelled", [["c"], ["c", "d"]])
+def test_a_judge_that_images_of_another_cell_have_standardised_is_not_taken_over(roots, tmp_path, unlabelled):
+    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
+    judged(base, ["c", "d"])
+    judged(fewer, unlabelled)
+    fake_run(base, "finetune")
+    of_base = base.preprocessed / DATASET
+    of_images = {"samdpoPlans_prompts/fold_0/located/c.json", "samdpoPlans_prompts/fold_0/located/prompter/made.json",
+                 "samdpoPlans_proposals/key/c.npz", "samdpoPlans_features/key/c.npz"}
+    of_judge = {"samdpoPlans_prompts/fold_0/c.json", "samdpoPlans_prompts/fold_0/prompter/prompter.json"}
+    for name in of_images | of_judge:
+        write_text(of_base / name, "{}")
+    before = files_below(fewer.preprocessed / DATASET)
+    link_from_base(fewer, DATASET, "samdpoPlans", "0")
+    same = unlabelled == ["c", "d"]
+    assert files_below(fewer.preprocessed / DATASET) - before == (of_images | of_judge if same else of_images)
+    assert any(fewer.results.rglob("checkpoint_final*")) == same
+
+
+def test_where_no_structure_is_judged_the_first_stage_is_the_same(roots, tmp_path):
+    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
+    judged(base, ["c", "d"], components=2)
+    judged(fewer, ["c"], components=2)
+    fake_run(base, "finetune")
+    link_from_base(fewer, DATASET, "samdpoPlans", "0")
+    assert any(fewer.results.rglob("checkpoint_final*"))
+
+
+def test_what_was_shown_of_another_cell_s_images_is_not_taken_over(roots, tmp_path):
+    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
+    plan_cell(base)
+    plan_cell(fewer)
+    fold = fake_run(base, "finetune")
+    for name in ("candidates/set/candidates.json", "prompter/candidates"):
+        write_text(fold / name, "{}")
+    link_from_base(fewer, DATASET, "samdpoPlans", "0")
+    taken = files_below(fewer.results / fold.relative_to(base.results))
+    assert taken == files_below(fold) - {"candidates/set/candidates.json"} and "prompter/candidates" in taken
+
+
+def test_nothing_is_taken_over_from_other_patients(roots, tmp_path, monkeypatch):
+    base, fewer = Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.25)
+    for cell in (base, fewer):
+        plan_cell(cell)
+    fake_run(base, "finetune")
+    groups = {base.preprocessed / DATASET: {}, fewer.preprocessed / DATASET: {"a": "twins", "b": "twins"}}
+    monkeypatch.setattr(module, "load_case_groups", groups.__getitem__)
+    link_from_base(fewer, DATASET, "samdpoPlans", "0")
+    assert not fewer.results.exists()
+    groups[base.preprocessed / DATASET] = {"b": "twins", "a": "twins", "x": "of no training"}
+    link_from_base(fewer, DATASET, "samdpoPlans", "0")
+    assert fewer.results.exists()
 
 
 @pytest.fixture
