@@ -487,7 +487,8 @@ class Predictor:
             if collected.segmentation.shape[0] > 1:
                 entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
             thresholds = [fold.prompter.settings.calibrations[name].presence_threshold for fold in self.folds
-                          if isinstance(fold.prompter, Prompter) and fold.prompter.decides_by_score(name, collected.geometry.n_slices)]
+                          if isinstance(fold.prompter, Prompter)
+                          and fold.prompter.decides_by_score(name, collected.geometry.n_slices)]
             if presence.get(name) and thresholds:
                 entry |= {"presence": presence[name], "presence_threshold": round(float(np.mean(thresholds)), 4)}
             structures[name] = {**entry, "prompts": used[name]}

@@ -37,7 +37,7 @@ _OVERLAP = 0.3  # of the shorter of map and volume that must coincide
 _SAME_PLACE = 0.5  # mean Dice, over pairs of volumes, of the positions about a structure that has its place
 _REMOVED = 0.05  # share of patients who lack a structure that others have
 _MOST = 0.97  # that the map says of a slice, be it of ever so many volumes: a sure score of the slice outweighs it
-_ALIKE = 40.0  # mm of slices that count as one where it is asked whether a structure was removed: they err together
+_ALIKE = 60.0  # mm of slices that count as one where it is asked whether a structure was removed: they err together
 _ROUNDS = 3  # of laying the labelled volumes beside each other
 
 Laid = tuple[np.ndarray, float, float]

@@ -1,4 +1,4 @@
-"""Volumes that differ: spacing, orientation, one slice, three far apart, organs removed; from the files to the scores."""
+"""Volumes that differ: spacing, orientation, one slice, three far apart, organs removed; from files to scores."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_every_case_is_cut_into_axial_slices_of_one_orientation(mixed: Mixed) ->
 
 
 def test_neighbours_are_seen_where_they_are_near_and_never_where_they_are_far(mixed: Mixed) -> None:
-    first, *_, = mixed.store.cases()
+    first, *_ = mixed.store.cases()
     one, far = mixed.store.cases()[3:5]
     assert mixed.store.neighbours(first) == 1 and mixed.store.neighbours(far) == 0
     for case, index in ((one, 0), (far, 1)):
@@ -154,7 +154,8 @@ def test_a_slice_that_lies_otherwise_is_one_picture_and_is_flagged(mixed: Mixed)
     axial, sagittal = reports["ct_ts_003.nii.gz"], reports["ct_ts_006.nii.gz"]
     for report in (axial, sagittal):
         assert any("single slice" in reason for reason in report["reasons"])
-        assert {name: len(entry["presence"]) for name, entry in report["structures"].items()} == dict.fromkeys(ORGANS, 1)
+        assert report["structures"].keys() == set(ORGANS)
+        assert all(len(entry["presence"]) == 1 for entry in report["structures"].values())
         assert all("presence_threshold" in entry for entry in report["structures"].values()), "its score decides"
     said = "the image is one sagittal slice, and those of training are axial"
     assert said in sagittal["reasons"] and said not in axial["reasons"]
