@@ -32,7 +32,7 @@ from samdpo.networks.frozen_encoder import FrozenEncoder
 from samdpo.networks.precision import fast_matrix_products, memory_format, resolve_precision
 from samdpo.plans import Plans
 from samdpo.preprocessing.normalization import distinct_channels
-from samdpo.preprocessing.preprocess import prepare_channels
+from samdpo.preprocessing.preprocess import lies_across, prepare_channels
 from samdpo.preprocessing.slicing import SliceGeometry, neighbour_step, with_neighbours
 from samdpo.preprocessing.training_images import as_trained
 from samdpo.prompting.box_prompt import WholeImagePrompter
@@ -234,6 +234,7 @@ class Predictor:
         read, unlike = as_trained(read, self.plans)
         turn = turn_to(orientation(read.properties), self.plans.preprocessing.orientation)
         channels, geometry = prepare_channels(turn.apply(read.data), self.plans)
+        unlike += [said] if (said := lies_across(read, geometry, self.plans.preprocessing)) else []
         step = neighbour_step(self.plans.preprocessing.neighbours, turn.along(read.spacing)[geometry.axis])
         shown = distinct_channels(self.plans.preprocessing.channel_mapping)[1]
         # Float16 as the store of training keeps them.
@@ -486,7 +487,8 @@ class Predictor:
             if collected.segmentation.shape[0] > 1:
                 entry["volume_ml"] = pixels * float(np.prod(spacing)) / 1000
             thresholds = [fold.prompter.settings.calibrations[name].presence_threshold for fold in self.folds
-                          if isinstance(fold.prompter, Prompter) and fold.prompter.decides_by_score(name)]
+                          if isinstance(fold.prompter, Prompter)
+                          and fold.prompter.decides_by_score(name, collected.geometry.n_slices)]
             if presence.get(name) and thresholds:
                 entry |= {"presence": presence[name], "presence_threshold": round(float(np.mean(thresholds)), 4)}
             structures[name] = {**entry, "prompts": used[name]}

@@ -20,6 +20,7 @@ from samdpo.errors import DatasetError
 _ALL_FILES = "--verify_dataset_integrity lists all such files."
 _SAMPLES = 10_000  # intensities kept of a case's foreground, and of each structure, where there are few cases
 _SAMPLES_OF_ALL = 2_000_000  # of all cases together: memory does not grow with their number
+_COARSER = 1.1  # times the step between axial slices, from which another axis is clearly the coarsest
 _COMPONENT_SHARE = 0.05  # of the largest component of a slice; smaller ones are specks of the drawing
 
 
@@ -58,6 +59,7 @@ class CaseMeasure:
         structures: by name; only those the case shows.
         n_files: of the image.
         coloured: whether its three channels, of one file, differ.
+        whole: whether no voxel has the label ``ignore``.
     """
 
     identifier: str
@@ -74,12 +76,16 @@ class CaseMeasure:
     structures: dict[str, StructureMeasure] = field(default_factory=dict)
     n_files: int = 1
     coloured: bool = False
+    whole: bool = True
 
 
 def slicing_axis(
     modality: Modality, spacing: tuple[float, ...], shape: tuple[int, ...], letters: str = ""
 ) -> tuple[int, str]:
-    """Axis of (Z, Y, X) along which slices are cut, and why: the coarsest one; CT is axial, a picture has no choice.
+    """Axis of (Z, Y, X) along which slices are cut, and why.
+
+    The coarsest one, and the body's where none is clearly coarser; CT is axial; a picture, or a volume of one slice,
+    has no choice.
 
     Args:
         modality: of the first channel.
@@ -87,12 +93,15 @@ def slicing_axis(
         shape: (Z, Y, X).
         letters: the orientation of the axes x, y, z, which tells the axial slices of a volume.
     """
-    if shape[0] == 1:
-        return 0, "a picture"
+    if 1 in shape:
+        return shape.index(1), "a picture" if shape[0] == 1 else "a single slice"
     if modality == "ct":
         return axial_axis(letters), f"CT is cut axially; its axes run {letters}" if letters else "CT is cut axially"
     mm = [f"{size:.3g}" for size in spacing]
-    axis = int(np.argmax(spacing))
+    axis, axial = int(np.argmax(spacing)), axial_axis(letters)
+    if spacing[axis] < _COARSER * spacing[axial]:
+        finer = f"no axis is clearly coarser ({' x '.join(mm)} mm), so it is cut axially"
+        return axial, f"{finer}; its axes run {letters}" if letters else finer
     return axis, f"spacing {mm.pop(axis)} mm against {' and '.join(mm)} mm"
 
 
@@ -137,7 +146,7 @@ def measure_case(case: Case, raw: RawDataset, samples: int = _SAMPLES) -> CaseMe
     return CaseMeasure(
         case.identifier, tuple(shape), _nonzero_shape(data), tuple(volume.spacing), value_range, take(foreground),
         shape[axis], _slices_with(foreground, axis), _slices_with(known, axis), volume.ndim,
-        letters, structures, len(case.images), len(case.images) == 1 and has_colours(data),
+        letters, structures, len(case.images), len(case.images) == 1 and has_colours(data), bool(known.all()),
     )
 
 

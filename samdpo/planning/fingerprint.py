@@ -349,3 +349,32 @@ def _warn_about_empty(raw: RawDataset, measures: Sequence[CaseMeasure], structur
     if never:
         log.warning("No label shows %s: nothing can be learnt about it, and it will not be predicted.",
                     ", ".join(never))
+    _warn_about_partly_labelled(raw, measures)
+
+
+def _warn_about_partly_labelled(raw: RawDataset, measures: Sequence[CaseMeasure]) -> None:
+    """Say which structures some cases lack that show others and are labelled all over.
+
+    Nobody but the user knows whether such a structure is absent, as an organ that was removed, or was not annotated;
+    the latter would be learned, and counted, as absent.
+    """
+    others = [m for m in measures if m.structures and m.whole]
+    lacking = {
+        name: without for name in raw.meta.structures
+        if any(name in m.structures for m in measures)
+        and (without := [m.identifier for m in others if name not in m.structures])
+    }
+    if not lacking:
+        return
+    listed = "; ".join(
+        f"{name} in {len(without)} of {len(measures)} ({len(without) / len(measures):.0%}), for example {without[0]}"
+        for name, without in lacking.items()
+    )
+    ignore = raw.meta.ignore_label
+    number = max(raw.meta.labels.values()) + 1 if ignore is None else ignore
+    log.warning(
+        "%s: labels of cases that show other structures lack %s. That is right where the structure is not in the "
+        "image. Where it was not annotated, it is learned and evaluated as absent: give the voxels in which it may lie "
+        "the label 'ignore' (%s\"ignore\": %d in 'labels' of dataset.json), or leave the structure out.",
+        raw.folder / "labelsTr", listed, "" if ignore is not None else "add ", number,
+    )

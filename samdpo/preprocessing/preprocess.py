@@ -15,6 +15,7 @@ from samdpo.dataset.cases import Case
 from samdpo.dataset.images import read_image, read_label, spacing_file, write_label
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes
+from samdpo.dataset.volume import Volume
 from samdpo.errors import PlansError, SamdpoError
 from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, write_json
 from samdpo.names import check_name, ending_of, name_problem
@@ -22,7 +23,7 @@ from samdpo.parallel import Workers, local_threads, map_cases, map_threads
 from samdpo.paths import preprocessed_folder
 from samdpo.plans import Plans, PreprocessingPlan
 from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
-from samdpo.preprocessing.slicing import SliceGeometry, keep_small_objects, neighbour_step, slices_with
+from samdpo.preprocessing.slicing import SliceGeometry, cut_axis, keep_small_objects, neighbour_step, slices_with
 from samdpo.preprocessing.store import IGNORED, CaseSummary, SliceStore
 from samdpo.preprocessing.training_images import in_depth_of_training
 from samdpo.schema import as_before
@@ -51,6 +52,23 @@ def prepare_slices(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeo
 def prepare_channels(data: np.ndarray, plans: Plans) -> tuple[np.ndarray, SliceGeometry]:
     """As :func:`prepare_slices`, but each channel that is shown only once: (S, C', size, size)."""
     return _cut(data, plans.preprocessing)
+
+
+def lies_across(image: Volume, geometry: SliceGeometry, plan: PreprocessingPlan) -> str:
+    """A part of a sentence where a volume of one slice lies across those of the plan; "" where it does not.
+
+    Args:
+        image: as read.
+        geometry: by which it was cut, turned.
+        plan: asks for an orientation; without one nobody knows.
+    """
+    if not plan.orientation or not orientation(image.properties) or geometry.axis == plan.slicing_axis:
+        return ""
+    views = ("axial", "coronal", "sagittal")
+    body = ["SI", "PA", "LR"]
+    of_axis = [next(i for i, ends in enumerate(body) if plan.orientation[2 - axis] in ends) for axis in range(3)]
+    return f"the image is one {views[of_axis[geometry.axis]]} slice, and those of training are " \
+           f"{views[of_axis[plan.slicing_axis]]}"
 
 
 def preprocess_dataset(dataset: AnyDataset, plans: Plans, processes: Workers = 1, clean: bool = False) -> SliceStore:
@@ -174,6 +192,9 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
         log.warning("%s: %s.", case.images[0], unknown)
     turn = turn_to(orientation(volume.properties), plan.orientation)
     channels, geometry = _cut(turn.apply(volume.data), plan)
+    across = lies_across(volume, geometry, plan)
+    if across:
+        log.warning("%s: %s. Remove the case, or draw slices as the others lie.", case.images[0], across)
     label, shown, small = None, {}, {}
     if case.label is not None:
         values = raw.label(case, volume)
@@ -188,6 +209,8 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
     # What the first version made otherwise; features and prompts of all other slices need not be made anew.
     otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
     otherwise += ["turned"] if turn.order != (0, 1, 2) else []
+    otherwise += ["no neighbours"] if plan.neighbours and not step else []
+    otherwise += ["across"] if across else []
     properties = {
         "hash": hash_of(job.content_hash, *otherwise) if otherwise else job.content_hash,
         "source": job.content_hash,
@@ -209,7 +232,7 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
 
 def _cut(data: np.ndarray, plan: PreprocessingPlan) -> tuple[np.ndarray, SliceGeometry]:
     z, y, x = data.shape[1:]
-    geometry = SliceGeometry(plan.slicing_axis if z > 1 else 0, (z, y, x), plan.image_size)
+    geometry = SliceGeometry(cut_axis(plan.slicing_axis, (z, y, x)), (z, y, x), plan.image_size)
     channels = [geometry.to_slices(channel[None]) for channel in iterate_channels(data, plan)]
     return (channels[0] if len(channels) == 1 else np.concatenate(channels, axis=1)), geometry
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+_FAR = 4.0  # times the plan's distance to the neighbours
 _IN_PLANE = np.zeros((3, 3, 3), bool)  # pixels of a slice that touch, at a corner too, are one object
 _IN_PLANE[1] = True
 
@@ -100,8 +101,15 @@ class SliceGeometry:
             raise ValueError(f"expected an array of native shape {self.native_shape}, found {tuple(shape)}")
 
 
+def cut_axis(planned: int, shape: tuple[int, int, int]) -> int:
+    """Axis of (Z, Y, X) along which a volume of ``shape`` is cut: the plan's, or that of its only slice."""
+    return shape.index(1) if 1 in shape and shape[planned] > 1 else planned
+
+
 def neighbour_step(mm: float, spacing: float) -> int:
     """How many slices away those are that the encoder sees beside a slice: nearest to ``mm``, at least one.
+
+    None where the next slice is more than :data:`_FAR` times as far: it shows another part of the body.
 
     Args:
         mm: ``preprocessing.neighbours`` of the plan; 0 is none.
@@ -110,7 +118,7 @@ def neighbour_step(mm: float, spacing: float) -> int:
     Returns:
         0 where no neighbours are seen.
     """
-    return max(1, round(mm / spacing)) if mm > 0 else 0
+    return max(1, round(mm / spacing)) if mm > 0 and spacing <= _FAR * mm else 0
 
 
 def with_neighbours(index: int, n_slices: int, step: int) -> list[int]:

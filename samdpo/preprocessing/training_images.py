@@ -85,7 +85,7 @@ def _unlike_shape(image: Volume, plans: Plans) -> list[str]:
     slices = image.data.shape[1]
     if plans.ndim == 2 and slices > 1:
         return [f"the image is a volume of {slices} slices, but the model was trained on single pictures"]
-    if plans.ndim == 3 and slices == 1:
+    if plans.ndim == 3 and 1 in image.data.shape[1:]:
         return ["the image is a single slice, but the model was trained on volumes"]
     if plans.ndim == 2:
         return []

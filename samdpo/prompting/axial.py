@@ -5,6 +5,9 @@ them that show it, by position in mm. A new volume is slid along that map until 
 and all slices agree with it best. That is one number for a volume, so its position grows from slice to slice as the
 slices do. Then the map at a slice's position and the slice's own score decide together whether it shows a structure.
 
+A structure may be missing in a patient: an organ that was removed. Then it says nothing about the position, and where
+its scores are low all over its place it is on no slice.
+
 Body part regression (Yan et al. 2018, arXiv 1707.03891) learns the position of a slice by itself; where organs are
 labelled, their own presence gives it.
 """
@@ -32,6 +35,9 @@ _FREQUENCY = (0.02, 0.98)  # of a structure among the labelled slices, at least 
 _LEAST_SCORE = 1e-4
 _OVERLAP = 0.3  # of the shorter of map and volume that must coincide
 _SAME_PLACE = 0.5  # mean Dice, over pairs of volumes, of the positions about a structure that has its place
+_REMOVED = 0.05  # share of patients who lack a structure that others have
+_MOST = 0.97  # that the map says of a slice, be it of ever so many volumes: a sure score of the slice outweighs it
+_ALIKE = 60.0  # mm of slices that count as one where it is asked whether a structure was removed: they err together
 _ROUNDS = 3  # of laying the labelled volumes beside each other
 
 Laid = tuple[np.ndarray, float, float]
@@ -86,10 +92,15 @@ class AxialMap:
         return _slide(self._shown(), self._evidence(scores), spacing)
 
     def present(self, scores: Mapping[str, np.ndarray], spacing: float) -> dict[str, np.ndarray]:
-        """On which slices each structure of the map is: (S,) bool. Arguments as of :meth:`position`."""
+        """On which slices each structure of the map is: (S,) bool, on none where its scores say that it was removed.
+
+        Arguments as of :meth:`position`.
+        """
         evidence, shown = self._evidence(scores), self._shown()
         at = _at(_slide(shown, evidence, spacing), evidence.shape[1], spacing, shown.shape[1])
-        return dict(zip(self.places, evidence + logit(shown[:, at]) > 0))
+        found = evidence + logit(np.minimum(shown[:, at], _MOST)) > 0
+        there = _there(shown[:, at], evidence) * min(1.0, spacing / _ALIKE) + logit(1 - _REMOVED) > 0
+        return dict(zip(self.places, found & there[:, None]))
 
     def _evidence(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.stack([place.evidence(scores[name]) for name, place in self.places.items()])
@@ -233,13 +244,25 @@ def _on(places: np.ndarray, volume: Laid) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slide(shown: np.ndarray, evidence: np.ndarray, spacing: float) -> float:
-    """mm on a map (K, U) at which a volume's first slice lies, whose evidence (K, S) the map then agrees with best."""
+    """mm on a map (K, U) at which a volume's first slice lies, whose evidence (K, S) the map then agrees with best.
+
+    A structure that the evidence does not show anywhere may have been removed, so it cannot push the volume off the map
+    to where there is nothing.
+    """
     n_slices, places = evidence.shape[1], shown.shape[1]
     length, whole = (n_slices - 1) * spacing, (places - 1) * STEP
     least = _OVERLAP * min(length, whole)
     starts = np.arange(least - length, whole - least + STEP, STEP)
-    agreement = [((shown[:, _at(start, n_slices, spacing, places)] - 0.5) * evidence).sum() for start in starts]
-    return float(starts[int(np.argmax(agreement))])
+    there = np.array([_there(shown[:, _at(start, n_slices, spacing, places)], evidence) for start in starts])
+    return float(starts[int(np.argmax(np.logaddexp(np.log(_REMOVED), np.log(1 - _REMOVED) + there).sum(1)))])
+
+
+def _there(shown: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """(K,) log-odds that structures are there as a map (K, S) of the slices says, against their not being there at all.
+
+    Slices count as independent of each other.
+    """
+    return np.log1p(shown * np.expm1(evidence)).sum(1)
 
 
 def _at(start: float, n_slices: int, spacing: float, places: int) -> np.ndarray:

@@ -118,9 +118,14 @@ class Prompter:
         """Whether it decides over all slices of a volume together which structures are present."""
         return self.settings.axial is not None
 
-    def decides_by_score(self, structure: str) -> bool:
-        """Whether the presence score of a slice alone, and its calibrated threshold, say if a structure is there."""
-        axial = self.settings.axial
+    def decides_by_score(self, structure: str, n_slices: int) -> bool:
+        """Whether the presence score of a slice alone, and its calibrated threshold, say if a structure is there.
+
+        Args:
+            structure: its name.
+            n_slices: of the image; a single one has no others to decide with.
+        """
+        axial = self.settings.axial if n_slices > 1 else None
         return structure in self.settings.calibrations and not (axial and structure in axial.places)
 
     def presence(self, raw: Sequence[np.ndarray], spacing: float) -> list[dict[str, bool]]:

@@ -71,6 +71,22 @@ def test_ignored_voxels_are_no_intensities_and_ignored_slices_no_slices(raw: Pat
     assert found["n_foreground_slices"] == {"a": 3, "b": 3}
 
 
+def test_a_structure_that_some_labels_lack_is_told_unless_they_ignore_something(raw: Path, caplog, monkeypatch) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    tiny.make_dataset(raw, labels={**LABELS, "spleen": 2})
+    both = tiny.label()
+    both[1, 9:11, 7:9] = 2
+    tiny.save(both, raw / "labelsTr" / "a.nii.gz")
+    for values, told in ((tiny.label(), True), (label(), False)):
+        tiny.save(values, raw / "labelsTr" / "b.nii.gz")
+        caplog.clear()
+        extract_fingerprint(raw)
+        assert ("lack spleen in 1 of 2 (50%), for example b" in caplog.text) == told
+        assert ("label 'ignore' (\"ignore\": 5" in caplog.text) == told
+
+
 def test_the_store_marks_what_is_not_known(planned: tuple[Plans, SliceStore]) -> None:
     _, store = planned
     assert store.properties("a")["ignored_slices"] == [0]

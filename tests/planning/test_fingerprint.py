@@ -110,12 +110,20 @@ def test_masks_that_are_all_empty_are_refused(tiny_dataset: Path) -> None:
         ("mr", (1.0, 3.0, 1.0), (9, 9, 9), 1),
         ("mr", (1.0, 1.0, 4.0), (1, 9, 9), 0),
         ("other", (1.0, 1.0, 1.0), (9, 9, 9), 0),
+        ("mr", (1.0, 1.0001, 1.05), (9, 9, 9), 0),
+        ("mr", (1.0, 3.0, 1.0), (9, 9, 1), 2),
     ],
 )
 def test_slices_are_cut_where_a_volume_is_coarsest(
     modality: str, spacing: tuple[float, ...], shape: tuple[int, ...], axis: int
 ) -> None:
     assert slicing_axis(modality, spacing, shape)[0] == axis  # type: ignore[arg-type]
+
+
+def test_an_isotropic_volume_is_cut_axially_however_its_axes_run() -> None:
+    assert slicing_axis("mr", (1.0, 1.0, 1.001), (9, 9, 9), "PIR") == (
+        1, "no axis is clearly coarser (1 x 1 x 1 mm), so it is cut axially; its axes run PIR")
+    assert slicing_axis("mr", (4.0, 1.0, 1.0), (9, 9, 9), "PIR")[0] == 0, "sagittal slices stay so"
 
 
 def test_groups_are_those_of_the_cases(tiny_dataset: Path) -> None:

@@ -151,5 +151,6 @@ def test_each_of_many_objects_has_a_pixel() -> None:
 def test_neighbours_are_the_nearest_slices_in_millimetres_and_ends_repeat_themselves():
     assert [neighbour_step(6.0, spacing) for spacing in (1.5, 5.0, 6.0, 10.0, 20.0)] == [4, 1, 1, 1, 1]
     assert neighbour_step(0.0, 5.0) == 0
+    assert neighbour_step(5.0, 30.0) == 0, "another part of the body"
     assert [with_neighbours(i, 4, 1) for i in range(4)] == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
     assert with_neighbours(1, 3, 5) == [0, 1, 2]

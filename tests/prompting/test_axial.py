@@ -107,6 +107,46 @@ def test_beyond_the_end_of_volumes_that_show_a_structure_there_nothing_is_known(
     assert errors(full, new, "liver")[0] <= 2, "above, its score decides"
 
 
+ABDOMEN = {
+    "spleen": (130.0, 210.0), "liver": (110.0, 230.0), "right kidney": (40.0, 140.0), "left kidney": (60.0, 160.0),
+    "aorta": (0.0, 250.0),
+}
+
+
+def abdomen(seed: int, removed: tuple[str, ...] = (), first: float = 0.0, shift: float = 0.0) -> LabelledVolume:
+    """50 slices of which scores are right on most; ``shift`` is that of all scores' log-odds."""
+    generator = np.random.default_rng(seed)
+    z = first + np.arange(0, 250.0, 5.0)
+    shown = np.stack([(z >= low) & (z <= high) & (name not in removed) for name, (low, high) in ABDOMEN.items()], 1)
+    logits = generator.normal(0, 1.2, shown.shape) + 3.0 * shown - 1.5 + shift
+    return LabelledVolume(expit(logits), shown, 5.0, seed)
+
+
+@pytest.mark.parametrize("labelled", [3, 16])
+def test_organs_that_were_removed_are_absent_and_the_others_stay(labelled):
+    places = {name: StructureCalibration(presence_threshold=0.5) for name in ABDOMEN}
+    full, _ = fit_axial_maps([abdomen(seed, first=3.0 * seed) for seed in range(labelled)], places, list(ABDOMEN))
+    assert {"spleen", "right kidney", "liver"} <= full.places.keys()
+    wrong, still = np.zeros(2), 0
+    for seed in range(50, 70):
+        new = abdomen(seed, ("spleen", "right kidney"), first=10.0, shift=-1.0)
+        found = full.present(dict(zip(ABDOMEN, new.scores.T)), new.spacing)
+        still += found["spleen"].sum() + found["right kidney"].sum()
+        for name in full.places.keys() - {"spleen", "right kidney"}:
+            shown = new.shown[:, list(ABDOMEN).index(name)]
+            wrong += (~found[name] & shown).sum(), shown.sum()
+    assert still < 0.1 * 20 * (17 + 21), "of the slices at their places"
+    assert wrong[0] < 0.1 * wrong[1], "the volume was laid beside the map, where nothing is"
+
+
+def test_a_volume_of_one_slice_and_one_of_three_far_apart_have_a_place_on_the_map(fitted):
+    for n_slices, spacing in ((1, 5.0), (1, 30.0), (3, 30.0)):
+        sure = {"kidney": np.full(n_slices, 0.999), "liver": np.full(n_slices, 0.001)}
+        found = fitted.present(sure, spacing)
+        assert [one.shape for one in found.values()] == [(n_slices,)] * 2
+        assert found["kidney"].any() and not found["liver"].any()
+
+
 def test_a_map_is_kept_as_json_and_a_damaged_one_is_named(fitted):
     structures = {name: StructurePlan(number, name) for number, name in enumerate(ORGANS, 1)}
     settings = PrompterSettings(structures, PromptingPlan(), NetworkPlan(), axial=fitted)
