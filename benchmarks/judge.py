@@ -140,7 +140,8 @@ def of_draw(images: list[dict], count: int, answered: int, draw: int, scale: np.
         known = np.full(len(worth), np.nan)
         known[rows] = worth[rows]
         better, worse = np.nonzero(known[:, None] > known[None] + gap)
-        return Preferred(one["measured"], better, worse, np.full(len(better), 1 / max(len(better), 1)))
+        weight = np.full(len(better), 1 / max(len(better), 1))
+        return Preferred(one["measured"], better, worse, weight, one["case"])
 
     asked = [one for one in asked if len(one["overlap"]) > 1]
     own = [order_of(one, judge.judge(one["measured"], one["small"]).score, 0.0, shown(one)) for one in asked]
