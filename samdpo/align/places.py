@@ -38,6 +38,7 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
+from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -52,6 +53,7 @@ from samdpo.prompting.proposal_store import MeasuredProposals
 from samdpo.prompting.proposals import PlaceProposer, overlaps
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
+from samdpo.training.measures import evenly
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ VERSION = 3  # raise when the code makes other sets or prompts from the same set
 GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 2026)
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
+MOST_OUTLINES = 64  # that a model is compared with
 NEW, JUDGE_ALONE, BEFORE = "new", "judge alone", "before"
 
 
@@ -114,13 +117,15 @@ class Kept:
 
     Attributes:
         name: ``new``, ``judge alone`` (the network before, under the judge's prompts) or ``before``.
-        agreement: of each of them with the answers that were held back, see :func:`agreement`.
-        held_back: how many these are; where there are none the new one is kept unseen.
+        agreement: of each of them with the answers that were held back and with the outlines, see :func:`agreement`.
+        held_back: how many these answers are; where there are none the new model is kept unseen.
+        outlines: how many outlines were compared with.
     """
 
     name: str
     agreement: dict[str, float]
     held_back: int
+    outlines: int = 0
 
 
 @dataclass
@@ -327,7 +332,11 @@ class PlaceLearning:
         self, models: Mapping[str, tuple[SamNetwork, FoldData]], held_back: Mapping[Place, Chosen], cut: float,
         precision: str,
     ) -> Kept:
-        """Which of some models agrees most with answers that none of them has learned from; the first of equals.
+        """Which of some models agrees most with what is known of places that it was not told; the first of equals.
+
+        Known are answers that none of them has learned from, and the outlines: each slice with one is prompted as if it
+        were new, by judges that have not seen the patient. The networks have learned these masks, all of them, but a
+        good one counts no more than ``places.accept_from``, so that it is the place that tells models apart there.
 
         Args:
             models: name -> network on the device, and the fold under its prompts; the first is the new one.
@@ -339,21 +348,36 @@ class PlaceLearning:
             log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
                         "before. Ask for more, or compare their validation.")
             return Kept(next(iter(models)), {}, 0)
-        enough = self.stage.places.accept_from
+        enough, outlined = self.stage.places.accept_from, self.outlined()
+        known = {**held_back, **outlined}
 
         def compare() -> dict[str, float]:
-            every = {name: self.masks_of(*model, held_back, cut, precision) for name, model in models.items()}
-            return {name: round(agreement(masks, held_back, enough), 4) for name, masks in every.items()}
+            every = {name: self.masks_of(*model, known, cut, precision) for name, model in models.items()}
+            return {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
 
         said = self.processes.once(compare)  # so that all of them keep the same one
-        best = max(said, key=said.__getitem__)
-        log.info("Agreement with %d answers that were held back (mean IoU, counted up to %g): %s.", len(held_back),
-                 enough, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
+        best, listed = max(said, key=said.__getitem__), ", ".join(f"{name} {value:.3f}" for name, value in said.items())
+        log.info("Agreement with %d answers that were held back and %d outlines (mean IoU, counted up to %g): %s.",
+                 len(held_back), len(outlined), enough, listed)
         if best != NEW:
             then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
                     else "the network stays as it was, and the judge chooses its places")
-            log.warning("The new model agrees less with what was said than the one before does, so %s.", then)
-        return Kept(best, said, len(held_back))
+            log.warning("The new model agrees less with what is known than the one before does, so %s.", then)
+        return Kept(best, said, len(held_back), len(outlined))
+
+    def outlined(self) -> dict[Place, Chosen]:
+        """Outlines of structures whose place a judge chooses, of ``MOST_OUTLINES`` slices at most, evenly chosen.
+
+        Slices with pixels of the label ``ignore`` are left out.
+        """
+        found: dict[Place, Chosen] = {}
+        for key in evenly(self.outlines.outlines, MOST_OUTLINES) if self.judges else []:
+            drawn = self.data.slices.label(*key)
+            for name in self.judges:
+                mask = drawn == self.data.plans.structures[name].label
+                if mask.any() and not (drawn == IGNORED).any():
+                    found[(*key, name)] = Chosen(mask, 1.0, 0.0)
+        return found
 
     def labels(self, slices: EncodedBatch, answered: Answered) -> tuple[Tensor, Ranking]:
         """The mask that was meant of every prompt of a step, under the view of its slice, and its weight as score.
@@ -379,7 +403,7 @@ class PlaceLearning:
     def masks_of(
         self, network: SamNetwork, data: FoldData, places: Collection[Place], cut: float, precision: str
     ) -> dict[Place, np.ndarray]:
-        """What a network says of some places as prediction would: (H, W) bool each.
+        """What a network says of some places as prediction would, were their slices new: (H, W) bool each.
 
         Args:
             network: on the device.
@@ -388,11 +412,11 @@ class PlaceLearning:
             cut: probability above which a pixel belongs to a mask.
             precision: of the encoder.
         """
-        plans, found, order = data.plans, {}, list(data.plans.structures)
+        plans, prompts, found, order = data.plans, data.prompts.as_new, {}, list(data.plans.structures)
         encode = FrozenEncoder(network.eval(), self.device, precision)
         for case, index in sorted({place[:2] for place in places}):
             image = torch.from_numpy(data.slices.seen_image(case, index))[None]
-            said = predict_slices(network, image, [data.prompts.get(case, index)], plans, self.device, precision,
+            said = predict_slices(network, image, [prompts.get(case, index)], plans, self.device, precision,
                                   plans.inference.mirror, encode=encode)
             found |= {(case, index, name): said.probabilities[0, row] > cut for row, name in enumerate(order)}
         return {place: found[place] for place in places}

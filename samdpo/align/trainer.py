@@ -188,7 +188,7 @@ class AlignTrainer(UnlabelledTrainer):
     def keep_best(self) -> None:
         """Of the model before, the same network under the judge's prompts, and the new one, keep the best.
 
-        Answers that were held back decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
+        Answers that were held back and the outlines decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
         """
         before = self.reference.network
         models = {NEW: (self.network, self.data), JUDGE_ALONE: (before, self.data), BEFORE: (before, self.original)}

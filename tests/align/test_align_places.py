@@ -443,6 +443,7 @@ def test_where_the_new_model_agrees_less_with_people_the_old_one_is_kept_and_sai
 
 def test_a_model_that_agrees_with_nobody_is_not_kept(asked, stored, monkeypatch, caplog):
     heard(caplog, monkeypatch)
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: {})  # which would not agree with these people
     trainer = guarded(asked, stored, monkeypatch, corners(stored, stored.items[:4]), corners(stored, stored.items[4:]))
     kept = read_json(trainer.fold_folder / "model.json")["kept"]
     assert kept["name"] != "before" and kept["agreement"][kept["name"]] == max(kept["agreement"].values())
@@ -458,12 +459,34 @@ def test_the_model_that_agrees_most_is_kept_and_of_equals_the_newest(tmp_path, m
     place = ("a", 0, "lung")
     monkeypatch.setattr(PlaceLearning, "masks_of", lambda self, network, *_: {
         place: square(2) if network in right else square(20)})
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: {})
     learning = PlaceLearning(None, StagePlan(), tmp_path, torch.device("cpu"), None,
                              Processes(torch.device("cpu")))
     models = {name: (name, None) for name in (module.NEW, module.JUDGE_ALONE, module.BEFORE)}
     found = learning.best_of(models, {place: Chosen(square(2), 1.0, 2.0)}, 0.5, "fp32")
     assert found.name == kept and found.held_back == 1
     assert {name for name, value in found.agreement.items() if value > 0} == {*right}
+
+
+def test_models_are_compared_on_outlines_too_each_prompted_as_if_it_were_new(asked, stored, monkeypatch):
+    prompted, predict = {}, module.predict_slices
+
+    def spied(network, image, prompts, *rest, **more):
+        prompted.setdefault(id(network), []).append(prompts[0][0])
+        return predict(network, image, prompts, *rest, **more)
+
+    monkeypatch.setattr(module, "predict_slices", spied)
+    right = [judgement(item, verdict="accepted", best=0) for item in stored.items]
+    trainer = guarded(asked, stored, monkeypatch, right[:2], right[2:])
+    outlined = trainer.places.outlined()
+    assert trainer.kept.held_back == 2 and trainer.kept.outlines == len(outlined) == len(trainer.data.split.labelled)
+    for (case, index, name), one in outlined.items():
+        label = trainer.data.plans.structures[name].label
+        np.testing.assert_array_equal(one.mask, trainer.data.slices.label(case, index) == label)
+    as_new = [trainer.original.prompts.as_new.get(case, index)[0] for case, index, _ in sorted(outlined)]
+    shown = [one.boxes.tolist() for of_network in prompted.values() for one in of_network]
+    assert len(shown) == 3 * (2 + len(outlined)), "three models, each on every place"
+    assert all(prompt.boxes.tolist() in shown for prompt in as_new)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -488,7 +511,8 @@ def test_with_few_answers_nobody_can_say_and_the_log_says_so(asked, monkeypatch,
     heard(caplog, monkeypatch)
     trainer = asked.train("align", ONE_LUNG, "epochs=1")
     assert "Too few answers to hold any back" in caplog.text
-    assert read_json(trainer.fold_folder / "model.json")["kept"] == {"name": "new", "agreement": {}, "held_back": 0}
+    assert read_json(trainer.fold_folder / "model.json")["kept"] == {
+        "name": "new", "agreement": {}, "held_back": 0, "outlines": 0}
 
 
 def test_minutes_end_the_virtual_annotator_s_work(asked):

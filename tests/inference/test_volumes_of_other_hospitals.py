@@ -137,9 +137,11 @@ def test_neighbours_are_seen_where_they_are_near_and_never_where_they_are_far(mi
     np.testing.assert_array_equal(predictor._cut.seen_slice(1), predictor._cut.slice(1))
 
 
-def test_training_looks_at_all_of_them_and_masks_lie_as_their_images_do(mixed: Mixed) -> None:
-    learned = {case for case, _ in [*mixed.trainer.train_keys, *mixed.trainer.held_back_keys]}
-    assert learned == set(mixed.store.cases()[:6]), "the odd ones, too"
+def test_all_of_them_are_prompted_and_masks_lie_as_their_images_do(mixed: Mixed) -> None:
+    prompts = mixed.trainer.data.prompts
+    assert {case: prompts.slices(case) for case in prompts.cases()} == {
+        case: mixed.store.slices(case) for case in mixed.store.cases()}, "the odd ones, too"
+    assert mixed.trainer.train_keys
     assert len(mixed.masks) == 6
     for mask in mixed.masks:
         written = sitk.ReadImage(str(mask))
