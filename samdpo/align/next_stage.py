@@ -123,6 +123,12 @@ class UnlabelledTrainer(NextStageTrainer):
 
     def rankable(self, keys: list[SliceKey]) -> list[SliceKey]:
         """Those of the fold's unlabelled slices that this stage can use; it refuses to start without any."""
+        if not keys and self.data.split.unlabelled and not self.unlabelled_cases():
+            raise TrainingError(
+                f"Every unlabelled image of fold {self.data.fold} of {self.plans.dataset_name} is of a patient whose "
+                f"labelled case is held back ('held_back' is {self.stage.held_back:g}), so there is nothing to learn "
+                "from. Type the same command with a smaller share, for example: --set held_back=0"
+            )
         if not keys:
             raise TrainingError(
                 f"Fold {self.data.fold} of {self.plans.dataset_name} has no unlabelled image, so there is nothing to "

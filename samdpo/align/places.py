@@ -334,12 +334,12 @@ class PlaceLearning:
     ) -> Kept:
         """Which of some models agrees most with what is known of places that it was not told; the first of equals.
 
-        Known are answers that none of them has learned from, and the outlines: each slice with one is prompted as if it
-        were new, by judges that have not seen the patient. The networks have learned these masks, all of them, but a
-        good one counts no more than ``places.accept_from``, so that it is the place that tells models apart there.
+        Known are answers that none of them has learned from, and the outlines, whose slices are prompted as if they
+        were new, by judges that have not seen the patient. Outlines tell judges apart alone: the networks have learned
+        these masks, the new one for longer, so that on them it counts as the one before does under the same prompts.
 
         Args:
-            models: name -> network on the device, and the fold under its prompts; the first is the new one.
+            models: name -> network on the device, and the fold under its prompts: ``new``, ``judge alone``, ``before``.
             held_back: what was meant by those answers.
             cut: probability above which a pixel belongs to a mask.
             precision: of the encoder.
@@ -352,7 +352,9 @@ class PlaceLearning:
         known = {**held_back, **outlined}
 
         def compare() -> dict[str, float]:
-            every = {name: self.masks_of(*model, known, cut, precision) for name, model in models.items()}
+            every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
+                     for name, model in models.items()}
+            every[NEW] = {**every[JUDGE_ALONE], **every[NEW]}
             return {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
 
         said = self.processes.once(compare)  # so that all of them keep the same one
@@ -366,7 +368,7 @@ class PlaceLearning:
         return Kept(best, said, len(held_back), len(outlined))
 
     def outlined(self) -> dict[Place, Chosen]:
-        """Outlines of structures whose place a judge chooses, of ``MOST_OUTLINES`` slices at most, evenly chosen.
+        """Outlines that a judge can be asked about which has not seen the patient, of ``MOST_OUTLINES`` slices at most.
 
         Slices with pixels of the label ``ignore`` are left out.
         """
@@ -375,7 +377,8 @@ class PlaceLearning:
             drawn = self.data.slices.label(*key)
             for name in self.judges:
                 mask = drawn == self.data.plans.structures[name].label
-                if mask.any() and not (drawn == IGNORED).any():
+                unseen = self.data.groups.get(key[0], key[0]) in self.outlines.unseen[name]
+                if unseen and mask.any() and not (drawn == IGNORED).any():
                     found[(*key, name)] = Chosen(mask, 1.0, 0.0)
         return found
 

@@ -210,7 +210,7 @@ def _run(job: _Job, raw: RawDataset, plan: PreprocessingPlan, labels: Mapping[st
     otherwise = ["small objects"] if any(n for _, n, _ in small.values()) else []
     otherwise += ["turned"] if turn.order != (0, 1, 2) else []
     otherwise += ["no neighbours"] if plan.neighbours and not step else []
-    otherwise += ["across"] if across else []
+    otherwise += ["across"] if geometry.axis != plan.slicing_axis else []
     properties = {
         "hash": hash_of(job.content_hash, *otherwise) if otherwise else job.content_hash,
         "source": job.content_hash,

@@ -213,15 +213,18 @@ class OutlineJudges:
             cases: of the fold.
             prompter: of :meth:`prompter`; its judges choose on cases of patients who have no outline.
             unseen: of these judges, who choose on the others.
-            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are. In
-                ``store.as_new`` their prompts are at the choice of the judges, who may have learned from them.
+            meant: (H, W) bool masks that somebody has said are right, by place; known as the outlines are.
+
+        In ``store.as_new`` cases with a known place are prompted as if nobody knew it: outlined ones where a judge that
+        has not seen the patient chooses, or where the saliency is if there is no such judge; slices on which a mask was
+        meant at the choice of ``prompter``'s judges, who may have learned from it.
         """
         for case in cases:
             known, as_new = self._judged(case, prompter, unseen, meant or {})
             case_key = self.made_of(case)
             if known is not None:
                 store.as_new.put(case, as_new, case_key)  # first: the case counts once it is in the store
-            store.put(case, as_new if known is None else known, case_key)
+            store.put(case, as_new if known is None else known, case_key, known is not None)
 
     def _judged(
         self, case: str, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
@@ -249,12 +252,15 @@ class OutlineJudges:
             if judge is None or one is None or not len(one):
                 found.append((None, prompt))
                 continue
+            has_seen = False
             if key[0] in self.labelled_cases or key[0] in self.patients:
-                judge = unseen.get(prompt.structure, {}).get(self.groups.get(key[0], key[0]), judge)
+                other = unseen.get(prompt.structure, {}).get(self.groups.get(key[0], key[0]))
+                judge, has_seen = other or judge, other is None
             said, known = judge.judge(one.measured, one.small), self._known((*key, prompt.structure), meant)
             pointing = partial(prompt_at, prompt, plan=self.plans.structures[prompt.structure],
                                prompting=self.plans.prompting, confidence=said.confidence)
-            chosen = pointing(one.masks[said.first], one.saliency[said.first], generator=of_chosen)
+            chosen = prompt if has_seen else pointing(one.masks[said.first], one.saliency[said.first],
+                                                      generator=of_chosen)
             if known is None:
                 found.append((None, chosen))
                 continue

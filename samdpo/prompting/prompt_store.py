@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEPT = 256 * 1024**2  # bytes of cases held in memory: an epoch comes back to all of them, in another order
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _MADE = "made.json"  # in the prompter's folder: of what key it is, and its files
 _AS_NEW = "as_new"  # folder in the store's
 _RAGGED = ("boxes", "points", "hypotheses", "hypothesis_scores")
@@ -104,12 +105,14 @@ class PromptsSummary:
         case_key: of the case's own input.
         slices: how many there are.
         shown: those in which at least one structure is present.
+        known: whether some are at a place that is known, so that there are others in :attr:`PromptStore.as_new`.
     """
 
     key: str | None
     case_key: str
     slices: int
     shown: list[int]
+    known: bool = False
 
 
 class PromptStore:
@@ -131,18 +134,19 @@ class PromptStore:
     ) -> None:
         self.folder, self.key, self.otherwise = Path(folder), key, otherwise
         self.located = located or self
+        self._known: dict[str, tuple[bool, str | None]] = {}  # of cases that are read as new ones
         self._recent: dict[str, _KeptCase] = {}
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}}  # other processes read what they need
+        return {**self.__dict__, "_recent": {}, "_known": {}}  # other processes read what they need
 
-    @property
+    @cached_property
     def as_new(self) -> PromptStore:
         """The prompts that cases would get if nobody knew where their structures are: what a model is measured under.
 
-        They are this store's, but for cases that are prompted at a place that is known: those have others beside, made
-        as a new case's are, by judges that have not seen the case's outlines.
+        They are this store's, but for cases that are prompted at a place that is known: those have others beside, see
+        :meth:`~samdpo.prompting.outline_judges.OutlineJudges.write`.
         """
         return PromptStore(self.folder / _AS_NEW, self.key, otherwise=self)
 
@@ -185,10 +189,18 @@ class PromptStore:
     def summaries(self) -> dict[str, PromptsSummary]:
         """Of every case that is whole and of this key now, sorted."""
         indexed, names = self._index.read()
-        return {
+        found = {
             case: PromptsSummary(*entry) for case, entry in indexed.items()
             if f"{case}.npz" in names and self.key in (None, entry[0])
         }
+        if not any(one.known for one in found.values()):
+            return found
+        others = self.as_new.summaries()
+        return {case: one for case, one in found.items() if not one.known or self._fits(one, others.get(case))}
+
+    @staticmethod
+    def _fits(one: PromptsSummary, other: PromptsSummary | None) -> bool:
+        return other is not None and (one.key, one.case_key) == (other.key, other.case_key)
 
     def shown(self, cases: Sequence[str]) -> set[tuple[str, int]]:
         """The slices of ``cases`` in which at least one structure is present.
@@ -211,10 +223,22 @@ class PromptStore:
             found = _whole(read_json(meta))
         except (SamdpoError, ValueError):
             return False
+        if found.get("known") and not PromptStore(self.folder / _AS_NEW, found["key"]).has(case, found["case_key"]):
+            return False
         return self.key in (None, found["key"]) and case_key in ("", found["case_key"])
 
-    def put(self, case: str, prompts: Sequence[Sequence[StructurePrompt]], case_key: str = "") -> None:
-        """Write the prompts of a case: one list of structures a slice. ``case_key`` names the case's own input."""
+    def put(
+        self, case: str, prompts: Sequence[Sequence[StructurePrompt]], case_key: str = "", known: bool = False
+    ) -> None:
+        """Write the prompts of a case.
+
+        Args:
+            case: identifier.
+            prompts: one list of structures a slice.
+            case_key: names the case's own input.
+            known: whether some are at a place that is known; those of :attr:`as_new` are written before then, since the
+                case does not count without them.
+        """
         rows = [(index, prompt) for index, one in enumerate(prompts) for prompt in one]
         meta, arrays = self._paths(case)
         with atomic_path(arrays) as temporary, temporary.open("wb") as file:
@@ -223,6 +247,7 @@ class PromptStore:
             "key": self.key,
             "case_key": case_key,
             "slices": len(prompts),
+            **({"known": True} if known else {}),
             "prompts": [
                 {
                     "slice": index,
@@ -240,6 +265,8 @@ class PromptStore:
         # The JSON comes last: a case counts only when both files are whole.
         write_json(meta, {**content, "checksum": hash_of(content)})
         self._recent.pop(case, None)
+        if "as_new" in self.__dict__:
+            self.as_new._known.pop(case, None)
 
     def get(self, case: str, index: int) -> list[StructurePrompt]:
         """Prompts of one slice, one a structure.
@@ -247,7 +274,7 @@ class PromptStore:
         Raises:
             ConfigurationError: the case has no prompts of this key, or its files are damaged.
         """
-        if self.otherwise is not None and case not in self._recent and not self.has(case):
+        if self.otherwise is not None and not self._is_known(case):
             return self.otherwise.get(case, index)
         if case not in self._recent:
             read = self._read(case)
@@ -262,6 +289,20 @@ class PromptStore:
                 "Delete the file and type: samdpo_prompt DATASET FOLD"
             )
         return self._recent[case].prompts(index)
+
+    def _is_known(self, case: str) -> bool:
+        """Whether the case has prompts of its own here; else they are those of ``otherwise``.
+
+        Raises:
+            ConfigurationError: it should have, and has not, or those of another key.
+        """
+        if case not in self._known:
+            content = self.otherwise._content(case) if self.otherwise._paths(case)[0].is_file() else {}
+            self._known[case] = bool(content.get("known")), content.get("key")
+        known, key = self._known[case]
+        if known and case not in self._recent and self._content(case)["key"] != key:
+            raise self._missing(case)
+        return known
 
     def entries(self, case: str) -> list[dict[str, Any]]:
         """What the JSON of a case says of its prompts, without their arrays; see :meth:`put`."""
@@ -341,4 +382,4 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         log.warning("The prompts of a case are damaged (%s) and are made again.", error)
         raise
     shown = sorted({int(prompt["slice"]) for prompt in content["prompts"] if prompt["present"]})
-    return [content["key"], content["case_key"], int(content["slices"]), shown]
+    return [content["key"], content["case_key"], int(content["slices"]), shown, bool(content.get("known"))]

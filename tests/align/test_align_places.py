@@ -485,7 +485,7 @@ def test_models_are_compared_on_outlines_too_each_prompted_as_if_it_were_new(ask
         np.testing.assert_array_equal(one.mask, trainer.data.slices.label(case, index) == label)
     as_new = [trainer.original.prompts.as_new.get(case, index)[0] for case, index, _ in sorted(outlined)]
     shown = [one.boxes.tolist() for of_network in prompted.values() for one in of_network]
-    assert len(shown) == 3 * (2 + len(outlined)), "three models, each on every place"
+    assert len(shown) == 3 * 2 + 2 * len(outlined), "on outlines the new model counts as the one before does"
     assert all(prompt.boxes.tolist() in shown for prompt in as_new)
 
 

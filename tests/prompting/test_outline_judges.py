@@ -14,7 +14,7 @@ import torch
 from made_once import made_once
 from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
 
-from samdpo.errors import PlansError
+from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import hash_of
 from samdpo.model.batches import SliceSamples
 from samdpo.model.predictor import Predictor
@@ -129,6 +129,34 @@ def test_what_is_measured_on_labelled_cases_is_prompted_where_a_judge_who_has_no
         assert looks(sample.prompts[0]) == looks(as_new.get(*sample.key)[0])
     for key in trainer.held_back_keys:  # what is learned from stays where it is known to be
         assert looks(trainer.samples.sample(key).prompts[0]) == looks(data.prompts.get(*key)[0])
+
+
+@pytest.mark.parametrize("lost", ["folder", "arrays", "other key"])
+def test_without_its_prompts_as_new_a_case_is_not_whole_and_the_known_place_never_stands_in_for_them(judged, lost):
+    data = fold(judged)
+    case, folder = data.split.labelled[0], data.prompts.folder / "as_new"
+    before = looks(data.prompts.as_new.get(case, 0)[0])
+    if lost == "folder":
+        shutil.rmtree(folder)
+    elif lost == "arrays":
+        (folder / f"{case}.npz").unlink()  # a link to that of other tests
+        (folder / f"{case}.npz").write_bytes(b"PK")
+    else:
+        PromptStore(folder, "another").put(case, [data.prompts.get(case, 0)])
+    for key in (None, data.prompts.key):
+        store = PromptStore(data.prompts.folder, key)
+        assert lost == "arrays" or (case not in store.cases() and not store.has(case))
+        with pytest.raises(ConfigurationError):
+            store.as_new.get(case, 0)
+    assert looks(fold(judged).prompts.as_new.get(case, 0)[0]) == before
+
+
+def test_a_case_that_only_one_patient_s_judge_could_judge_is_measured_where_the_saliency_is(judged, monkeypatch):
+    data = fold(judged)
+    outlines = judges_of(data)
+    case = data.split.labelled[0]
+    known, as_new = outlines._judged(case, data.prompter, {}, {})
+    assert looks(as_new[0][0]) == looks(data.prompts.located.get(case, 0)[0]) and known is not None
 
 
 def test_confidence_and_the_validation_of_labelled_cases_see_them_as_new(judged, monkeypatch):

@@ -82,8 +82,9 @@ class ConsistencyTrainer(AlignTrainer):
 
     @property
     def trains_encoder(self) -> bool:
-        """Whether what stage 1 trains is trained, and not the mask decoder alone."""
-        return self.stage.consistency.encoder_lr > 0
+        """Whether what stage 1 trains is trained, an encoder among it, and not the mask decoder alone."""
+        network = self.plans.network
+        return self.stage.consistency.encoder_lr > 0 and network.frozen_stages != -1 and network.train != "decoder"
 
     def configure_trainable(self) -> None:
         """The mask decoder, or what stage 1 trains."""

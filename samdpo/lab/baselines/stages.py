@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +96,8 @@ def _of_volumes(planner: LitePlanner) -> dict[str, StagePlan]:
 def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
     """Learn from the unlabelled images without anybody's preferences, at the cost of ``align``, or with the encoder.
 
-    They cannot do without labelled images, even where ``align`` sees none. An encoder is trained at the rates of stage
-    1, and on a CPU for fewer epochs, each of whose steps costs several times as much.
+    They cannot do without labelled images, even where ``align`` sees none. An encoder is trained at the rates and with
+    the batches of stage 1, and on a CPU for fewer epochs, each of whose steps costs several times as much.
     """
     align = planner.plan_align_preferences()
     if not align.labelled_per_step:
@@ -106,11 +107,12 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
         "mean_teacher": replace(align, trainer="MeanTeacherTrainer", objective="mean_teacher"),
         "fixmatch": replace(align, trainer="FixMatchTrainer", objective="fixmatch"),
     }
-    rates, cpu = LitePlanner.plan_finetune(planner), planner.device == "cpu"
+    finetune, cpu = copy.copy(planner).plan_finetune(), planner.device == "cpu"  # whose reasons are not stage 1's
     epochs = max(1, align.epochs // 3) if cpu else align.epochs
     whole = {
-        "batch_size": 2 if cpu else align.batch_size, "epochs": epochs, "lr": rates.lr,
-        "lr_halving_epochs": max(1, epochs // 3), "consistency": ConsistencyPlan(encoder_lr=rates.encoder_lr),
+        "batch_size": finetune.batch_size, "labelled_per_step": min(finetune.batch_size, align.labelled_per_step),
+        "epochs": epochs, "lr": finetune.lr, "lr_halving_epochs": max(1, epochs // 3),
+        "consistency": ConsistencyPlan(encoder_lr=finetune.encoder_lr),
     }
     return peers | {f"{name}_encoder": replace(peer, **whole) for name, peer in peers.items()}
 

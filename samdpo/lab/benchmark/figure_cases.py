@@ -272,7 +272,7 @@ def _prompts(chosen: Chosen, case: str, index: int, shape: tuple[int, int], size
     for folder in (run.folder / "prompts", of_plan):  # the model's own, where training refitted them
         store = PromptStore(folder)
         if store.has(case):
-            return drawn_prompts(store.get(case, index), shape, size)
+            return drawn_prompts(store.as_new.get(case, index), shape, size)
     return None
 
 

@@ -28,8 +28,9 @@ def test_the_encoder_is_trained_and_nothing_of_it_is_kept(finetuned, stage, monk
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_frozen_part_stays_as_it_is(finetuned, stage):
+def test_where_stage_1_trains_no_encoder_they_train_the_decoder_alone(finetuned, stage):
     trainer = begun(finetuned, stage, "network.frozen_stages=-1")
+    assert not trainer.trains_encoder and hasattr(trainer, "features")
     assert not any(p.requires_grad for p in trainer.network.image_encoder.parameters())
     assert all(p.requires_grad for p in trainer.network.mask_decoder.parameters())
 
