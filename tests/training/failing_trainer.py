@@ -7,6 +7,7 @@ import signal
 import time
 
 from samdpo.errors import TrainingError
+from samdpo.training.checkpoints import LATEST
 from samdpo.training.finetune import FinetuneTrainer
 
 
@@ -20,6 +21,9 @@ class RaisingTrainer(FinetuneTrainer):
 class DyingTrainer(FinetuneTrainer):
     def train_step(self, batch):
         if self.current_epoch == 2 and self.processes.rank == 1:
+            written, until = self.fold_folder / LATEST / "epoch_0002", time.monotonic() + 60
+            while not written.is_dir() and time.monotonic() < until:  # by the main process, which may be slow
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().train_step(batch)
 
