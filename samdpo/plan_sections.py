@@ -415,9 +415,10 @@ class StagePlan:
 
     def settings(self) -> dict[str, Any]:
         """What is read in this stage, as JSON."""
-        # Without what peers with a frozen encoder had no key for, so that one that an older version began goes on.
-        consistency = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
-        return keys_where(to_dict(self) | {"consistency": consistency}, self.reads)
+        every = to_dict(self)
+        if self.objective in _CONSISTENCY:  # without keys that older versions had not, so that what they began goes on
+            every["consistency"] = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
+        return keys_where(every, self.reads)
 
     def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:
         """Dotted keys that somebody wrote into this stage and that nothing reads there.

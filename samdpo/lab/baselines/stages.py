@@ -8,6 +8,7 @@ from typing import Any
 
 from samdpo.planning import schedule
 from samdpo.planning.lite_planner import LitePlanner
+from samdpo.planning.paper_planner import PaperPlanner
 from samdpo.plans import AugmentationPlan, ConsistencyPlan, StagePlan
 
 UNET_EPOCHS = 42  # with the slices of an epoch about 6 minutes of one core
@@ -97,7 +98,7 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
     """Learn from the unlabelled images without anybody's preferences, at the cost of ``align``, or with the encoder.
 
     They cannot do without labelled images, even where ``align`` sees none. An encoder is trained at the rates and with
-    the batches of stage 1, and on a CPU for fewer epochs, each of whose steps costs several times as much.
+    the batches of stage 1, for a third of LitePlanner's epochs, since each of its steps costs several times as much.
     """
     align = planner.plan_align_preferences()
     if not align.labelled_per_step:
@@ -107,8 +108,8 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
         "mean_teacher": replace(align, trainer="MeanTeacherTrainer", objective="mean_teacher"),
         "fixmatch": replace(align, trainer="FixMatchTrainer", objective="fixmatch"),
     }
-    finetune, cpu = copy.copy(planner).plan_finetune(), planner.device == "cpu"  # whose reasons are not stage 1's
-    epochs = max(1, align.epochs // 3) if cpu else align.epochs
+    finetune = copy.copy(planner).plan_finetune()  # a copy, whose reasons are not stage 1's
+    epochs = align.epochs if isinstance(planner, PaperPlanner) else max(1, align.epochs // 3)
     whole = {
         "batch_size": finetune.batch_size, "labelled_per_step": min(finetune.batch_size, align.labelled_per_step),
         "epochs": epochs, "lr": finetune.lr, "lr_halving_epochs": max(1, epochs // 3),

@@ -43,7 +43,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(monkeypatch, ca
 def test_a_dry_run_says_what_would_be_run_and_makes_nothing(monkeypatch, caplog, roots):
     words = "-d 901 --labelled 0.1 1 --seeds 2 --minutes 2 --dry_run"
     said = typed(monkeypatch, caplog, *words.split())
-    assert "Budget: 2 minutes of computing" in said and "42 trainings: 42 to run." in said
+    assert "Budget: 2 minutes of computing" in said and "46 trainings: 46 to run." in said
     assert "labelled_0.1/seed_12345" in said and "labelled_1/seed_1" in said and "sam_med3d" not in said
     assert not list(roots.results.iterdir()) and not list(roots.preprocessed.iterdir())
 
@@ -65,11 +65,11 @@ def test_the_help_names_every_group():
 
 def test_an_effort_study_alone_runs_what_its_figure_shows(monkeypatch, caplog, roots):
     said = typed(monkeypatch, caplog, "-d", "901", "--seeds", "1", "--effort", "--dry-run", "-device", "cpu")
-    assert "24 trainings: 24 to run." in said and "align_effort_outlines_60" in said and "unet" not in said
+    assert "26 trainings: 26 to run." in said and "align_effort_outlines_60" in said and "unet" not in said
     threads = torch.get_num_threads()
-    assert f"24 trainings of 3 minutes on {threads} thread" in said and f"or {1.2 * threads:.1f} core-hours" in said
+    assert f"26 trainings of 3 minutes on {threads} thread" in said and f"or {1.3 * threads:.1f} core-hours" in said
     said = typed(monkeypatch, caplog, "-d", "901", "--seeds", "1", "--effort", "--methods", "align", "--dry_run")
-    assert "25 trainings: 25 to run." in said and not list(roots.results.iterdir())
+    assert "27 trainings: 27 to run." in said and not list(roots.results.iterdir())
 
 
 def test_collecting_where_nothing_was_run_says_so(monkeypatch, caplog, roots):
