@@ -162,6 +162,7 @@ class PromptingPlan:
     gscorecam_top_k: int = 300  # gScoreCAM, Chen et al. 2022
     text_encoder: Literal["minilm", "image_text_model"] = "minilm"  # of answer and description; see network.text_dim
     tower_steps: int = 200
+    tower_grid: int = 0  # sides of the grid that the towers work on, where the encoder's is coarser; 0: the encoder's
     tower_dim: int = 64
     tower_lr: float = 2e-3
     cross_fit_folds: int = 4
@@ -196,6 +197,7 @@ class PromptingPlan:
             ("n_points", 0), ("n_hypotheses", 0),
         ):
             _check_range(self, name, least, _WIDEST)
+        _check_range(self, "tower_grid", 0, 256)
         _check_range(self, "blobs", 0, 256)
         _check_range(self, "proposals", 8, 256)
         if not self.fits_towers and self.saliency == "similarity":

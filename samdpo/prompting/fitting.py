@@ -30,11 +30,11 @@ from samdpo.prompting.calibration import (
 )
 from samdpo.prompting.descriptions import with_descriptions
 from samdpo.prompting.frozen_features import FeatureExtractor
-from samdpo.prompting.lite_model import LiteTowersModel, resize_maps
+from samdpo.prompting.lite_model import LiteTowersModel
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.saliency import SALIENCY_SIZE
 from samdpo.prompting.text_encoder import shared_text_encoder
-from samdpo.prompting.towers import TowerTexts, fit_towers
+from samdpo.prompting.towers import TowerTexts, fit_towers, resize_maps, tower_size
 
 if TYPE_CHECKING:
     from samdpo.preprocessing.store import SliceStore
@@ -143,6 +143,7 @@ def fit_prompter(
             lr=plans.prompting.tower_lr,
             seed=seed + number,
             known=slices.known_of(rows),
+            grid=plans.prompting.tower_grid,
         )
         return Prompter(settings, LiteTowersModel(towers.to(device), texts, encode), device)
 
@@ -309,13 +310,14 @@ def choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed:
 @dataclass(frozen=True)
 class _LabelledSlices:
     """What the towers are fitted to: features (N, C, h, w) float16, images (N, 3, h', w') in [0, 1], shares
-    (N, S, h, w) of each feature pixel that a structure covers; features of the mirror images where the plan mirrors."""
+    (N, S, h'', w'') of each pixel of the towers' grid that a structure covers; features of the mirror images where the
+    plan mirrors."""
 
     features: torch.Tensor
     mirrored: torch.Tensor | None
     images: torch.Tensor
     shares: torch.Tensor
-    known: torch.Tensor | None = None  # (N, h, w) share of each feature pixel of which the label says anything
+    known: torch.Tensor | None = None  # (N, h'', w'') share of each such pixel of which the label says anything
 
     @classmethod
     def read(
@@ -332,7 +334,7 @@ class _LabelledSlices:
         if plans.prompting.mirror:
             mirrored = torch.stack([features(case, index, mirrored=True).to(device) for case, index in drawn]).half()
         images = torch.from_numpy(np.stack([store.image(case, index) for case, index in drawn])).float()
-        size = tuple(tensor.shape[-2:])
+        size = tower_size(tensor.shape[-2:], plans.prompting.tower_grid)
         drawings = [np.asarray(labels(case, index)) for case, index in drawn]
         shares = torch.stack([structure_shares(drawing, plans.structures, size) for drawing in drawings])
         known = known_shares(drawings, size)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as functional
 
 from samdpo.networks.weights import save_weights
 from samdpo.prompting.image_text import ChannelActivations, ImageView
@@ -47,6 +46,7 @@ class LiteTowersModel:
         dim: int,
         encode: Callable[[torch.Tensor], torch.Tensor],
         device: torch.device | str = "cpu",
+        grid: int = 0,
     ) -> LiteTowersModel:
         """Read what :meth:`save` wrote.
 
@@ -57,6 +57,7 @@ class LiteTowersModel:
             dim: of the shared space.
             encode: see :class:`LiteTowersModel`.
             device: of the towers.
+            grid: that they were fitted on, see :class:`~samdpo.prompting.towers.Towers`.
 
         Raises:
             OSError, KeyError, RuntimeError, ValueError: the file is missing, truncated or of other settings.
@@ -71,7 +72,7 @@ class LiteTowersModel:
         texts = TowerTexts(
             [tensors[f"texts.structure.{row}"] for row in range(n_structures)], tensors["texts.background"]
         )
-        towers = Towers(feature_channels, texts.background.shape[1], dim)
+        towers = Towers(feature_channels, texts.background.shape[1], dim, grid=grid)
         towers.load_state_dict(
             {key[len("towers.") :]: value for key, value in tensors.items() if key.startswith("towers.")}
         )
@@ -84,7 +85,7 @@ class LiteTowersModel:
 
     @torch.inference_mode()
     def similarity(self, view: ImageView) -> torch.Tensor:
-        """(S, h, w) log-odds of each structure against the rest."""
+        """(S, h, w) log-odds of each structure against the rest, on the towers' grid."""
         return structure_logits(self.towers, self._features(view)[None], view.image[None], self.texts)[0]
 
     def image_input(self, image: torch.Tensor) -> torch.Tensor:
@@ -124,13 +125,3 @@ def _pooled(similarity: torch.Tensor) -> torch.Tensor:
     """(T, h, w) -> (T,)."""
     flat = similarity.flatten(1)
     return flat.topk(max(1, int(_TOP_SHARE * flat.shape[1])), dim=1).values.mean(1)
-
-
-def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps (..., h, w) to (..., *size), bilinear; returned as they are where the size fits."""
-    if tuple(maps.shape[-2:]) == size:
-        return maps
-    flat = maps.reshape(1, -1, *maps.shape[-2:])
-    return functional.interpolate(flat, size=size, mode="bilinear", align_corners=False).reshape(
-        *maps.shape[:-2], *size
-    )

@@ -140,7 +140,7 @@ _BEFORE_JUDGES = ("place", "blobs", "proposals")  # keys of which the prompts of
 
 
 def _of_saliency(plan: PromptingPlan) -> dict[str, Any]:
-    return {key: value for key, value in as_before(plan, "presence").items() if key not in _BEFORE_JUDGES}
+    return {key: value for key, value in as_before(plan, "presence", "tower_grid").items() if key not in _BEFORE_JUDGES}
 
 
 def locate(

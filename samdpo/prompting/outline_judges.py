@@ -179,7 +179,7 @@ class OutlineJudges:
         # Where to look follows from the labelled cases: no image is read to know the key.
         network = frozen_key(self.plans.network)
         return hash_of("judged", _VERSION, PROPOSALS_VERSION, network, self.located.key, labelled,
-                       as_before(self.plans.prompting, "presence"))
+                       as_before(self.plans.prompting, "presence", "tower_grid"))
 
     # ---- what they choose --------------------------------------------------------------------------------------
 

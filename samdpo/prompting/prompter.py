@@ -270,7 +270,7 @@ class Prompter:
         try:
             model = LiteTowersModel.load(
                 folder / _WEIGHTS, len(settings.structures), settings.feature_channels, settings.prompting.tower_dim,
-                FeatureExtractor(settings.network, device), device,
+                FeatureExtractor(settings.network, device), device, settings.prompting.tower_grid,
             )
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]

@@ -10,7 +10,7 @@ import torch
 from samdpo.errors import PlansError
 from samdpo.prompting.gscorecam import gscorecam
 from samdpo.prompting.image_text import ImageTextModel, ImageView, SimilarityModel
-from samdpo.prompting.lite_model import resize_maps
+from samdpo.prompting.towers import resize_maps
 
 SALIENCY_SIZE = (64, 64)  # SAM's low-resolution mask prompt at 256 px
 _FLOOR = 0.02  # a CAM of 0 or 1 has no finite logit

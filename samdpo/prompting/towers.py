@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,22 @@ def principal_basis(features: torch.Tensor, components: int) -> tuple[torch.Tens
 
 
 
+def tower_size(features: Sequence[int], grid: int) -> tuple[int, int]:
+    """(h', w') of the grid that towers work on: that of the features (h, w), but no side shorter than ``grid``."""
+    height, width = features
+    return max(height, grid), max(width, grid)
+
+
+def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps (..., h, w) to (..., *size), bilinear; returned as they are where the size fits."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    return functional.interpolate(flat, size=size, mode="bilinear", align_corners=False).reshape(
+        *maps.shape[:-2], *size
+    )
+
+
 class Pointwise(nn.Linear):
     """A 1x1 convolution as one matrix product: on a CPU twice as fast as torch's own at these widths."""
 
@@ -107,11 +124,15 @@ class Towers(nn.Module):
         text_dim: of the sentence embeddings.
         dim: of the shared space.
         components: of the features' basis.
+        grid: sides that the features are brought to where theirs are smaller; 0 takes them as they are. A gland of a
+            few millimetres is less than a pixel of what SAM's encoder gives of 512 pixels.
     """
 
-    def __init__(self, feature_channels: int, text_dim: int, dim: int, components: int = COMPONENTS) -> None:
+    def __init__(
+        self, feature_channels: int, text_dim: int, dim: int, components: int = COMPONENTS, grid: int = 0
+    ) -> None:
         super().__init__()
-        components = min(components, feature_channels)
+        components, self.grid = min(components, feature_channels), grid
         self.register_buffer("feature_mean", torch.zeros(feature_channels))
         self.register_buffer("feature_basis", torch.zeros(feature_channels, components))
         self.register_buffer("brightness_mean", torch.zeros(BRIGHTNESS_CHANNELS))
@@ -130,11 +151,20 @@ class Towers(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.3))  # exp = 10
 
     def inputs(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Features (B, C, h, w) and images (B, 3, H, W) to the tower's standardised input (B, 64 + 18, h, w)."""
+        """To the tower's standardised input.
+
+        Args:
+            features: (B, C, h, w) of the frozen encoder.
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, 64 + 18, h', w') on the grid of :func:`tower_size`.
+        """
+        size = tower_size(features.shape[-2:], self.grid)
         centred = features.float().flatten(2) - self.feature_mean[:, None]
         basis = self.feature_basis.T.expand(len(features), -1, -1)
-        projected = torch.bmm(basis, centred).unflatten(2, features.shape[-2:])
-        brightness = brightness_scales(images.to(features.device), tuple(features.shape[-2:]))
+        projected = resize_maps(torch.bmm(basis, centred).unflatten(2, features.shape[-2:]), size)
+        brightness = brightness_scales(images.to(features.device), size)
         brightness = (brightness - self.brightness_mean[None, :, None, None]) / self.brightness_std[None, :, None, None]
         return torch.cat([projected, brightness], dim=1)
 
@@ -142,7 +172,7 @@ class Towers(nn.Module):
         """Hidden activations of :meth:`inputs`: gScoreCAM's target layer.
 
         Args:
-            inputs: (B, 64 + 18, h, w).
+            inputs: (B, 64 + 18, h, w), of whatever grid.
             pixels: rows and columns that are wanted; the context is that of the whole slice whichever they are.
 
         Returns:
@@ -237,7 +267,7 @@ def structure_logits(
         texts: phrases; the embeddings of a structure's wordings are averaged.
 
     Returns:
-        (B, S, h, w) float32 logits before calibration.
+        (B, S, h', w') float32 logits before calibration, on the grid of :func:`tower_size`.
     """
     anchors = torch.stack([functional.normalize(towers.embed_text(t).mean(0), dim=0) for t in texts.structures])
     every_text = torch.cat([anchors, towers.embed_text(texts.background)])
@@ -269,19 +299,21 @@ def fit_towers(
     lr: float,
     seed: int,
     known: torch.Tensor | None = None,
+    grid: int = 0,
 ) -> Towers:
     """Fit both towers.
 
     Args:
         features: (N, C, h, w) of the labelled slices, any float type.
         images: (N, 3, H, W) in [0, 1].
-        shares: (N, S, h, w) share of each feature pixel that a structure covers, in [0, 1].
+        shares: (N, S, h', w') share of each pixel of :func:`tower_size` that a structure covers, in [0, 1].
         texts: phrases of the S structures and of the background.
         dim: width of the shared space.
         steps: gradient steps of 4 slices, each under a random affine map; the loss looks at a quarter of the pixels.
         lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
-        known: (N, h, w) share of each feature pixel of which the labels say anything; None for all.
+        known: (N, h', w') share of each pixel of which the labels say anything; None for all.
+        grid: see :class:`Towers`.
 
     Returns:
         Towers in eval mode, without gradients.
@@ -294,7 +326,7 @@ def fit_towers(
     generator, of_pixels = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        towers = Towers(features.shape[1], texts.background.shape[1], dim).to(device)
+        towers = Towers(features.shape[1], texts.background.shape[1], dim, grid=grid).to(device)
         inputs = _standardise(towers, features, images)
         whole = 1 if known is None else known[:, None]
         target = torch.cat([shares, (whole - shares.sum(1, keepdim=True)).clamp(min=0)], dim=1).float()
@@ -332,7 +364,7 @@ def _standardise(towers: Towers, features: torch.Tensor, images: torch.Tensor) -
     mean, basis = principal_basis(features, towers.feature_basis.shape[1])
     towers.feature_mean.copy_(mean)
     towers.feature_basis.copy_(basis)
-    brightness = brightness_scales(images.to(features.device), tuple(features.shape[-2:]))
+    brightness = brightness_scales(images.to(features.device), tower_size(features.shape[-2:], towers.grid))
     towers.brightness_mean.copy_(brightness.mean((0, 2, 3)))
     towers.brightness_std.copy_(brightness.std((0, 2, 3)) + 1e-6)
     parts = zip(features.split(_CHUNK), images.split(_CHUNK))

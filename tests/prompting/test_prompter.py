@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from scipy.special import expit
 from samdpo.errors import ModelFolderError, TrainingError
 from samdpo.plans import NetworkPlan, Plans, PreprocessingPlan, PromptingPlan, StructurePlan
 from samdpo.prompting.fitting import FittedPrompters, fit_prompter
+from samdpo.prompting.image_text import ImageView
+from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompter import Prompter
 
 SIZE = 96
@@ -136,10 +139,7 @@ def test_ablations_leave_out_answer_and_description():
 
 def test_a_saved_prompter_prompts_alike_and_damage_is_named(discs, tmp_path):
     prompters, store = discs
-    prompters.full.save(tmp_path)
-    image, features = store.image("disc_9", 0), store.features("disc_9", 0)
-    one, other = prompters.full.prompt(image, features)[0], Prompter.load(tmp_path).prompt(image, features)[0]
-    assert (one.saliency == other.saliency).all() and (one.boxes == other.boxes).all()
+    assert_read_as_written(prompters.full, store, tmp_path)
     weights = next(tmp_path.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelFolderError, match=weights.name):
@@ -147,3 +147,20 @@ def test_a_saved_prompter_prompts_alike_and_damage_is_named(discs, tmp_path):
     (tmp_path / "prompter.json").unlink()
     with pytest.raises(ModelFolderError, match=r"prompter\.json is missing"):
         Prompter.load(tmp_path)
+
+
+def test_towers_work_on_a_finer_grid_than_the_features_where_the_plan_says_so(tmp_path):
+    prompters, store = fitted(tower_grid=48)
+    view = ImageView(torch.from_numpy(store.image("disc_9", 0)), store.features("disc_9", 0))
+    assert prompters.full.model.similarity(view).shape == (1, 48, 48)
+    prompt = assert_read_as_written(prompters.full, store, tmp_path)
+    truth = store.label("disc_9", 0) > 0
+    assert (prompt.regions[truth] > 0).mean() > 0.8 and (prompt.regions[~truth] > 0).mean() < 0.05
+
+
+def assert_read_as_written(prompter: Prompter, store: ShownDiscs, folder: Path) -> StructurePrompt:
+    prompter.save(folder)
+    image, features = store.image("disc_9", 0), store.features("disc_9", 0)
+    one, other = prompter.prompt(image, features)[0], Prompter.load(folder).prompt(image, features)[0]
+    assert (one.saliency == other.saliency).all() and (one.boxes == other.boxes).all()
+    return other

@@ -13,6 +13,7 @@ from samdpo.prompting.towers import (
     fit_towers,
     principal_basis,
     structure_logits,
+    tower_size,
 )
 
 CHANNELS = 12
@@ -50,6 +51,30 @@ def test_towers_find_each_structure_on_new_images():
     for s in range(2):
         inside = maps[:, s][shares[:, s] > 0].mean()
         assert inside > 0.5 > -1 > maps[:, s][shares[:, s] == 0].mean()
+
+
+def test_a_finer_grid_shows_what_is_smaller_than_a_pixel_of_the_features():
+    """Dots of 2 pixels of 64, where a pixel of the features is 8 wide and says nothing of them."""
+    generator = np.random.default_rng(0)
+    images, features = torch.full((8, 3, 64, 64), 0.3), torch.randn(8, CHANNELS, 8, 8)
+    shares = torch.zeros(8, 1, 64, 64)
+    for n in range(8):
+        y, x = generator.integers(4, 60, 2)
+        images[n, :, y : y + 2, x : x + 2] = 0.9
+        shares[n, 0, y : y + 2, x : x + 2] = 1
+
+    def found(grid: int, size: int) -> float:
+        given = torch.nn.functional.adaptive_avg_pool2d(shares, size)
+        towers = fit_towers(features[:5], images[:5], given[:5], texts(1), dim=16, steps=80, lr=5e-3, seed=0, grid=grid)
+        maps = structure_logits(towers, features[5:], images[5:], texts(1))
+        assert maps.shape[-2:] == (size, size)
+        best = torch.nn.functional.interpolate(maps, size=64, mode="nearest").flatten(1).argmax(1)
+        rows, columns = best // 64, best % 64
+        return float(shares[5:, 0][torch.arange(3), rows, columns].mean())
+
+    assert found(64, 64) == 1
+    assert found(0, 8) < 1
+    assert tower_size((32, 40), 36) == (36, 40), "what is finer stays as it is"
 
 
 def test_the_same_seed_gives_the_same_towers_and_leaves_the_global_state_alone():
