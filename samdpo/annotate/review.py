@@ -25,6 +25,7 @@ from samdpo.dataset.cases import Case, find_inputs
 from samdpo.dataset.images import read_image, read_label_with_properties, write_label
 from samdpo.dataset.orientation import Turn, orientation, turn_to
 from samdpo.errors import ConfigurationError, DatasetError, SamdpoError
+from samdpo.evaluation.doubt import confidence_of
 from samdpo.files import copy_file, hash_of, read_json, sha256_of_file, write_json
 from samdpo.inference.run import ARGUMENTS_FILE, made_by
 from samdpo.model.dicom_seg import write_dicom_seg
@@ -367,7 +368,7 @@ def _find_model(folder: Path, asked: dict[str, Any]) -> Path:
 
 
 def _flagged(predictions: Predictions) -> dict[str, dict[str, Any]]:
-    """Case -> report, of those that a person should look at or has begun to."""
+    """Case -> report, of those that a person should look at or has begun to, the least confident first."""
     found = {}
     for case in sorted(predictions.cases):
         before = predictions.folder / BEFORE / f"{case}.json"
@@ -380,7 +381,7 @@ def _flagged(predictions: Predictions) -> dict[str, dict[str, Any]]:
             f"No report in {predictions.folder} says that a person should look at its case (look_at), or their images "
             "are not where they are looked for: there is nothing to review."
         )
-    return found
+    return dict(sorted(found.items(), key=lambda one: confidence_of(one[1])))
 
 
 def _check_own(folder: Path, case: str, shown: dict[str, Any]) -> None:

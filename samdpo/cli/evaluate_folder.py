@@ -86,6 +86,11 @@ def print_table(summary: dict[str, Any]) -> None:
             print(f"{names[label]}: false alarms on {counts['false_alarms']} of {counts['cases_without']} cases "
                   f"without it ({counts['false_alarms_per_hundred']:.1f} of 100), missed in {counts['missed']} of "
                   f"{counts['cases_with']}")
+    if doubt := summary["samdpo"].get("doubt"):
+        for what, found in (("flagged to be looked at", doubt["flagged"]),
+                            *((f"doubted most, {float(share):.0%}", one) for share, one in doubt["shares"].items())):
+            print(f"Cases {what}: {found['cases']} of {doubt['cases']}, with {found['error']:.0%} of the error "
+                  f"(by chance {found['by_chance']:.0%}, at best {found['best']:.0%})")
 
 
 def _numbers(means: dict[str, float]) -> list[str]:

@@ -17,6 +17,7 @@ from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.foreign import broken_links
 from samdpo.dataset.volume import UNKNOWN_SPACING
 from samdpo.errors import DatasetError
+from samdpo.evaluation.doubt import measure_doubt
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
 from samdpo.evaluation.presence import draw_presence, false_alarms, refuse_as_prediction
 from samdpo.files import write_json
@@ -60,8 +61,9 @@ def evaluate_folder(
         what was written: ``foreground_mean`` (mean over structures), ``mean`` {label: metrics}, ``metric_per_case``
         as nnU-Net's, and ``samdpo`` with names of the labels, unit and tolerance of the surface metrics, and for each
         label how often it was found where it is absent, or missed (``presence``; with ``presence_figure`` also the
-        ``thresholds`` drawn). Means leave out NaN, and so does the foreground mean: a structure that no case has does
-        not make it NaN.
+        ``thresholds`` drawn), and where at least ten predictions have reports how much of the error lies in the cases
+        that these doubt most (``doubt``, see :func:`samdpo.evaluation.doubt.measure_doubt`). Means leave out NaN, and
+        so does the foreground mean: a structure that no case has does not make it NaN.
 
     Raises:
         DatasetError: a folder is missing or empty, predictions are missing, a file holds values that ``dataset_json``
@@ -78,6 +80,8 @@ def evaluate_folder(
     jobs = [_Job(ref, pred, dataset, tolerance, voxels) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
+    if (doubt := measure_doubt(summary["metric_per_case"])) is not None:
+        summary["samdpo"]["doubt"] = to_dict(doubt)
     write_json(output or pred_folder / "summary.json", summary)
     if presence_figure is not None:
         curves = draw_presence(summary["metric_per_case"], dataset.structures, presence_figure)
