@@ -173,18 +173,21 @@ def _run(step: Step) -> Cost:
 
 def run_here(steps: Sequence[Step], retry: bool = False) -> None:
     """Run those of ``steps`` that are left, one after another; one that fails does not stop those not needing it."""
-    lost: dict[str, str] = {}
+    costs: dict[str, Cost] = {}
     left = {step.key for step in steps_left(steps, retry)}
     number = 0
     for step in steps:
-        if step.key in left and not step.is_done:
+        if step.is_done:
+            continue
+        if step.key in left:
             number += 1
             log.info("[%d/%d] %s: %s", number, len(left), step.cell.name, shlex.join(step.words))
-            need = next((key for key in step.needs if key in lost), None)
-            typed = shlex.join(step.words)
-            _say(step, run_step(step) if need is None else failed(step.log, typed, _needs(need, lost[need])))
+            cost = _run_after(step, costs)
+            _say(step, cost)
+        else:
+            cost = _left_out(step)
         if not step.is_done:
-            lost[step.key] = _reason(step)
+            costs[step.key] = cost
 
 
 def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> None:
@@ -209,9 +212,9 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
         for step in steps:
             if step.key in left:
                 needs = {key: futures[key] for key in step.needs if key in futures}
-                futures[step.key] = client.submit(_run_after, step, needs, key=step.key, pure=False, retries=0)
+                futures[step.key] = client.submit(_run_on_worker, step, needs, key=step.key, pure=False, retries=0)
             elif not step.is_done:
-                futures[step.key] = Cost(shlex.join(step.words), "failed", reason=_reason(step))
+                futures[step.key] = _left_out(step)
         running = {future: step for step in steps if (future := futures.get(step.key)) and step.key in left}
         for future in as_completed(running, loop=client.loop):
             error = future.exception()
@@ -223,19 +226,28 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
         leave(client)
 
 
-def _run_after(step: Step, needs: Mapping[str, Cost]) -> Cost:
-    """On a worker: run a step unless one of those it needs has failed or was stopped."""
+def _run_after(step: Step, costs: Mapping[str, Cost]) -> Cost:
+    """Run a step unless one of those it needs has failed or was stopped, as far as their costs are known.
+
+    Raises:
+        KeyboardInterrupt: stopped; the same step goes on the next time.
+    """
     typed = shlex.join(step.words)
     if step.is_done:
         return Cost(typed, "done")
-    need = next((key for key, cost in needs.items() if cost.status != "done"), None)
-    if need is not None:
-        stopped = needs[need].status == "stopped"  # and may go on the next time
-        return Cost(typed, "stopped") if stopped else failed(step.log, typed, _needs(need, needs[need].reason))
-    try:
+    need = next((key for key in step.needs if key in costs and costs[key].status != "done"), None)
+    if need is None:
         return run_step(step)
-    except KeyboardInterrupt:
+    if costs[need].status == "stopped":  # and may go on the next time
         return Cost(typed, "stopped")
+    return failed(step.log, typed, _needs(need, costs[need].reason))
+
+
+def _run_on_worker(step: Step, costs: Mapping[str, Cost]) -> Cost:
+    try:
+        return _run_after(step, costs)
+    except KeyboardInterrupt:
+        return Cost(shlex.join(step.words), "stopped")
 
 
 def _prepare(step: Step) -> None:
@@ -255,9 +267,10 @@ def _prepare(step: Step) -> None:
         link_tree(features, folder / f"{step.plans_name}_features")
 
 
-def _reason(step: Step) -> str:
+def _left_out(step: Step) -> Cost:
+    """Of a step that is neither there nor run again: why it failed before."""
     cost = cost_of(step.log)
-    return cost.reason if cost is not None and cost.reason else "it was not run"
+    return Cost(shlex.join(step.words), "failed", reason=cost.reason if cost and cost.reason else "it was not run")
 
 
 def _needs(key: str, reason: str) -> str:
