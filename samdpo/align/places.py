@@ -465,7 +465,7 @@ class PlaceLearning:
         store = PromptStore(own_prompts(self.folder), self.key(answered, cases), self.data.prompts.located)
 
         def write() -> None:
-            if not all(store.has(case) for case in cases):
+            if not set(cases) <= set(store.cases()):
                 shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
                 outlines.prepare(cases)
                 meant = {place: one.mask for place, one in answered.chosen.items() if one.mask is not None}

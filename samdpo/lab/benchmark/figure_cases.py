@@ -271,7 +271,7 @@ def _prompts(chosen: Chosen, case: str, index: int, shape: tuple[int, int], size
     of_plan = chosen.preprocessed / f"{run.plans_name}_prompts" / f"fold_{run.fold}"
     for folder in (run.folder / "prompts", of_plan):  # the model's own, where training refitted them
         store = PromptStore(folder)
-        if store.has(case):
+        if case in store.cases():
             return drawn_prompts(store.as_new.get(case, index), shape, size)
     return None
 
