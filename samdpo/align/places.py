@@ -38,7 +38,6 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -374,11 +373,10 @@ class PlaceLearning:
         """
         found: dict[Place, Chosen] = {}
         for key in evenly(self.outlines.outlines, MOST_OUTLINES) if self.judges else []:
-            drawn = self.data.slices.label(*key)
             for name in self.judges:
-                mask = drawn == self.data.plans.structures[name].label
+                mask, counted = self.outlines.outline((*key, name))
                 unseen = self.data.groups.get(key[0], key[0]) in self.outlines.unseen[name]
-                if unseen and mask.any() and not (drawn == IGNORED).any():
+                if unseen and mask.any() and counted.all():
                     found[(*key, name)] = Chosen(mask, 1.0, 0.0)
         return found
 
