@@ -317,6 +317,13 @@ class LitePlanner:
             augmentation=AugmentationPlan(flip=why("align.augmentation.flip", self.mirrors, self._why_mirrors())),
         )
 
+    def epochs_with_encoder(self, epochs: int) -> int:
+        """Of a peer of ``align`` that trains the encoder too, where those of the mask decoder alone have ``epochs``.
+
+        A third, since each of its steps costs several times as much.
+        """
+        return max(1, epochs // 3)
+
     def plan_stages(self) -> dict[str, StagePlan]:
         """``finetune``, ``align``, its controls on the same images without preferences, and what others add.
 
