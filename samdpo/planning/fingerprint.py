@@ -356,13 +356,20 @@ def _warn_about_partly_labelled(raw: RawDataset, measures: Sequence[CaseMeasure]
     """Say which structures some cases lack that show others and are labelled all over.
 
     Nobody but the user knows whether such a structure is absent, as an organ that was removed, or was not annotated;
-    the latter would be learned, and counted, as absent.
+    the latter would be learned, and counted, as absent. A picture that shows a structure with which another one is
+    never seen lacks that one for a reason: they are kinds of one thing, such as benign and malignant. Volumes show a
+    part of the body with all that is in it, so there nothing is taken for a reason: labels of the liver alone and of
+    the spleen alone, put together, look just so.
     """
     others = [m for m in measures if m.structures and m.whole]
+    together = {(one, other) for m in measures for one in m.structures for other in m.structures}
+    volumes = any(m.ndim == 3 for m in measures)
     lacking = {
         name: without for name in raw.meta.structures
-        if any(name in m.structures for m in measures)
-        and (without := [m.identifier for m in others if name not in m.structures])
+        if any(name in m.structures for m in measures) and (without := [
+            m.identifier for m in others if name not in m.structures
+            and (volumes or all((name, other) in together for other in m.structures))
+        ])
     }
     if not lacking:
         return
