@@ -16,7 +16,7 @@ from samdpo.dataset.agreement import mixed_dimensions
 from samdpo.dataset.cases import case_meant
 from samdpo.dataset.dataset_json import Modality, modality_of
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes, load_groups
-from samdpo.errors import DatasetError, PlansError
+from samdpo.errors import DatasetError, PlansError, few
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
@@ -282,11 +282,10 @@ def _warn_of_unknown(raw: RawDataset) -> None:
     if not unknown:
         return
     file, meant = raw.folder / "case_groups.json", case_meant(unknown[0], cases)
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     hint = f"Is {meant} meant? " if meant else ""
     text = (
-        f"{file} names {', '.join(unknown[:5])}{more}, which the dataset does not hold. {hint}Names are written "
-        "without _0000 and ending."
+        f"{file} names {few(unknown)}, which the dataset does not hold. {hint}Names are written without _0000 and "
+        "ending."
     )
     if len(unknown) == len(raw.groups):
         raise DatasetError(f"{text} Not one name in the file is a case: correct them, or delete the file.")
