@@ -17,7 +17,7 @@ from samdpo.errors import PlansError
 from samdpo.extensions import find, names
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
-from samdpo.planning.case_measures import slicing_axis
+from samdpo.planning.case_measures import ndim_of, slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
 from samdpo.plans import (
@@ -123,7 +123,7 @@ class LitePlanner:
     @property
     def ndim(self) -> int:
         """2 for pictures, 3 for volumes."""
-        return 3 if any(shape[0] > 1 for shape in self.fingerprint["shapes"]) else 2
+        return ndim_of(self.fingerprint["shapes"])
 
     @property
     def mirrors(self) -> bool:

@@ -21,7 +21,7 @@ from samdpo.files import atomic_path, link_file, read_json, write_json
 from samdpo.lab.benchmark.execute import cost_file
 from samdpo.model.description import is_finished
 from samdpo.paths import CANDIDATES, EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
-from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.fingerprint import FINGERPRINT_FILE, load_case_groups
 from samdpo.planning.near_duplicates import NEAR_DUPLICATES_FILE
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.planning.subsets import usual_cases
@@ -156,7 +156,7 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
         found = next((source / name for name in names for source in sources if (source / name).is_dir()), None)
         if found is not None and not (target / wanted).exists():
             link_tree(found, target / wanted)
-    fingerprint = next((f for s in sources if (f := s / "dataset_fingerprint.json").is_file()), None)
+    fingerprint = next((f for s in sources if (f := s / FINGERPRINT_FILE).is_file()), None)
     if fingerprint is not None:
         link_new(fingerprint, target / fingerprint.name)
         if (links := fingerprint.with_name(NEAR_DUPLICATES_FILE)).is_file():

@@ -13,28 +13,34 @@ from filelock import FileLock, Timeout
 from samdpo.dask_cluster import check_workers, connect, gone, leave
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import read_json
-from samdpo.lab.benchmark.cells import environment, link_dataset, link_from_base, link_from_other_shares, link_tree
+from samdpo.lab.benchmark.cells import (
+    cells_on_disk,
+    environment,
+    link_dataset,
+    link_from_base,
+    link_from_other_shares,
+    link_tree,
+)
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed, run_logged
 from samdpo.lab.benchmark.methods import ASKED, write_plans
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.steps import Step
+from samdpo.names import LOSSY_ENDINGS, NATURAL_ENDINGS
 from samdpo.paths import PLANS_NAME, preprocessed_root, raw_root
+from samdpo.planning.case_measures import ndim_of
+from samdpo.planning.fingerprint import read_fingerprint
 from samdpo.plans import load_plans
 
 log = logging.getLogger(__name__)
 
-PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
-
-def ndim_of(dataset: str, settings: Settings) -> int:
+def ndim_of_dataset(dataset: str, settings: Settings) -> int:
     """2 for a data set of pictures, 3 for volumes: as planned or measured, else as the files' ending suggests."""
-    folders = [preprocessed_root() / dataset, *sorted(settings.root.glob(f"labelled_*/seed_*/preprocessed/{dataset}"))]
-    for folder in folders:
-        if (folder / "dataset_fingerprint.json").is_file():
-            shapes = read_json(folder / "dataset_fingerprint.json")["shapes"]
-            return 3 if any(shape[0] > 1 for shape in shapes) else 2
+    for folder in (preprocessed_root() / dataset, *(c.preprocessed / dataset for c in cells_on_disk(settings.root))):
+        if measured := read_fingerprint(folder, missing_ok=True):
+            return ndim_of(measured["shapes"])
     ending = read_json(raw_root() / dataset / "dataset.json")["file_ending"]
-    return 2 if ending.lower() in PICTURES else 3
+    return 2 if ending.lower() in NATURAL_ENDINGS + LOSSY_ENDINGS else 3
 
 
 def check_networks(settings: Settings) -> None:
@@ -44,7 +50,7 @@ def check_networks(settings: Settings) -> None:
         ConfigurationError: names the plan, and what to type.
     """
     for plans in settings.plans if settings.backbone else ():
-        for file in sorted(settings.root.glob(f"labelled_*/seed_*/preprocessed/*/{plans}.json")):
+        for file in (f for c in cells_on_disk(settings.root) for f in sorted(c.preprocessed.glob(f"*/{plans}.json"))):
             found = load_plans(file).network.backbone
             if found != settings.backbone:
                 raise ConfigurationError(
