@@ -78,7 +78,11 @@ class Cell:
 
     def model_folder(self, dataset: str, trainer: str, plans: str, stage: str) -> Path:
         """``results/DATASET/TRAINER__PLANS__STAGE``, as nnU-Net names it."""
-        return self.results / dataset / f"{trainer}__{plans}__{stage}"
+        return self.results / dataset / MODEL_SEPARATOR.join((trainer, plans, stage))
+
+    def model_folders(self, dataset: str, plans: str, stage: str) -> list[Path]:
+        """Those that are there, whatever trainer filled them."""
+        return sorted((self.results / dataset).glob(MODEL_SEPARATOR.join(("*", plans, stage))))
 
 
 def environment(cell: Cell) -> dict[str, str]:
@@ -167,8 +171,8 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
 
 def tested_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> list[Path]:
     """Fold folders of a stage that are trained and validated; one, unless several trainers trained it."""
-    pattern = f"*{MODEL_SEPARATOR}{plans}{MODEL_SEPARATOR}{stage}/fold_{fold}"
-    return [folder for folder in sorted((cell.results / dataset).glob(pattern)) if is_tested(folder)]
+    folders = [model / f"fold_{fold}" for model in cell.model_folders(dataset, plans, stage)]
+    return [folder for folder in folders if is_tested(folder)]
 
 
 def is_tested(fold_folder: Path, validation: str = "validation") -> bool:

@@ -76,11 +76,7 @@ class Chosen:
 
 def main_runs(records: Iterable[Record]) -> list[Record]:
     """Runs of the main comparison that have a Dice: no ablation, no share of unlabelled images left out."""
-    return [
-        one for one in records
-        if one.done and one.method in METHODS and one.unlabelled is None
-        and math.isfinite(one.metrics.get("Dice", math.nan))
-    ]
+    return [one for one in records if one.has_dice and one.method in METHODS and one.unlabelled is None]
 
 
 def dice_by_seed(runs: Iterable[Record]) -> dict[str, dict[float, list[float]]]:

@@ -22,7 +22,7 @@ from samdpo.lab.benchmark.effort import Asked, asked_about_places, judgement_bit
 from samdpo.lab.benchmark.execute import cost_of
 from samdpo.lab.benchmark.methods import Method
 from samdpo.names import ending_of
-from samdpo.paths import FOLD_ALL, MODEL_SEPARATOR
+from samdpo.paths import FOLD_ALL
 from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.preprocessing.store import SliceStore
 
@@ -98,6 +98,11 @@ class Record:
     def done(self) -> bool:
         """Whether it has scores."""
         return self.status == "done"
+
+    @property
+    def has_dice(self) -> bool:
+        """Whether a Dice is among them; none is where no test case has a structure, in truth or mask."""
+        return self.done and math.isfinite(self.metrics.get("Dice", math.nan))
 
     @property
     def group(self) -> tuple[str, float, float | None]:
@@ -178,7 +183,7 @@ def collect_run(cell: Cell, dataset: str, plans: str, method: Method, fold: str)
 
 
 def _fold_folder(cell: Cell, dataset: str, plans_name: str, stage: str, fold: str) -> Path:
-    found = sorted((cell.results / dataset).glob(f"*{MODEL_SEPARATOR}{plans_name}{MODEL_SEPARATOR}{stage}"))
+    found = cell.model_folders(dataset, plans_name, stage)
     if len(found) > 1:
         raise ConfigurationError(
             f"{stage!r} was trained by several trainers: {', '.join(map(str, found))}. A benchmark has one run of a "
