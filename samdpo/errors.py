@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SamdpoError(Exception):
     """Something the user can mend: names the file or key, what was found, what was expected, what to type."""
@@ -25,3 +27,9 @@ class ModelFolderError(SamdpoError):
 
 class TrainingError(SamdpoError):
     """Training cannot start or go on: nothing labelled, nothing unlabelled, an earlier stage missing."""
+
+
+def few(items: Sequence[object], most: int = 5) -> str:
+    """``a, b, c, d, e and 7 more``: what a sentence can bear of a list."""
+    rest = len(items) - most
+    return ", ".join(map(str, items[:most])) + (f" and {rest} more" if rest > 0 else "")

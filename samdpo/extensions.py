@@ -50,12 +50,15 @@ OURS: dict[str, dict[str, str]] = {
         "medsam_vit_b": "samdpo.networks.backbones.sam_vit:build_medsam_vit_b",
         "mobile_sam": "samdpo.networks.backbones.mobile_sam:build_mobile_sam",
         "sam_med2d_b": "samdpo.networks.backbones.sam_med2d:build_sam_med2d_b",
-        "sam_med3d": "samdpo.lab.sam_med3d.network:build_sam_med3d",
-        "sam_med3d_tiny": "samdpo.lab.sam_med3d.network:build_sam_med3d",
         "sam_vit_b": "samdpo.networks.backbones.sam_vit:build_sam_vit_b",
         "sam_vit_h": "samdpo.networks.backbones.sam_vit:build_sam_vit_h",
         "sam_vit_l": "samdpo.networks.backbones.sam_vit:build_sam_vit_l",
         "tiny_sam": "samdpo.networks.backbones.tiny_sam:build_tiny_sam",
+    },
+    # Likewise, of networks that the stages cannot prompt: a stage of its own names one, and nobody chooses it for all.
+    "prompt_free_backbone": {
+        "sam_med3d": "samdpo.lab.sam_med3d.network:build_sam_med3d",
+        "sam_med3d_tiny": "samdpo.lab.sam_med3d.network:build_sam_med3d",
         "unet": "samdpo.lab.baselines.unet:build_unet",
     },
     # make(planner) -> stages by name, which a planner adds to its own: LitePlanner.plan_stages.
@@ -198,7 +201,8 @@ def name_to_type(trainer: str) -> str:
 
 
 def _noun(kind: str) -> str:
-    special = {"stages": "maker of stages", "judgements": "source of judgements"}
+    special = {"stages": "maker of stages", "judgements": "source of judgements",
+               "prompt_free_backbone": "backbone without prompts"}
     return special.get(kind, kind.replace("_", " "))
 
 

@@ -38,7 +38,6 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -374,11 +373,10 @@ class PlaceLearning:
         """
         found: dict[Place, Chosen] = {}
         for key in evenly(self.outlines.outlines, MOST_OUTLINES) if self.judges else []:
-            drawn = self.data.slices.label(*key)
             for name in self.judges:
-                mask = drawn == self.data.plans.structures[name].label
+                mask, counted = self.outlines.outline((*key, name))
                 unseen = self.data.groups.get(key[0], key[0]) in self.outlines.unseen[name]
-                if unseen and mask.any() and not (drawn == IGNORED).any():
+                if unseen and mask.any() and counted.all():
                     found[(*key, name)] = Chosen(mask, 1.0, 0.0)
         return found
 
@@ -465,7 +463,7 @@ class PlaceLearning:
         store = PromptStore(own_prompts(self.folder), self.key(answered, cases), self.data.prompts.located)
 
         def write() -> None:
-            if not all(store.has(case) for case in cases):
+            if not set(cases) <= set(store.cases()):
                 shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
                 outlines.prepare(cases)
                 meant = {place: one.mask for place, one in answered.chosen.items() if one.mask is not None}

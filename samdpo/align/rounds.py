@@ -220,8 +220,7 @@ class PlaceRounds:
         return sorted({*split.labelled, *split.unlabelled, *split.val})
 
     def _is_whole(self, store: PromptStore) -> bool:
-        there = all(store.has(case) for case in self._cases())
-        return there and (store.prompter_folder / "prompter.json").is_file()
+        return set(self._cases()) <= set(store.cases()) and (store.prompter_folder / "prompter.json").is_file()
 
 
 def copy_from_sibling(

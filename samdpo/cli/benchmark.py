@@ -60,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from samdpo.lab.benchmark.methods import EFFORT, EFFORT_METHODS, GROUPS, chosen_ablations, chosen_methods
     from samdpo.lab.benchmark.report import collect, write_report
-    from samdpo.lab.benchmark.run import check_networks, ndim_of, overview, run_here, run_on_dask
+    from samdpo.lab.benchmark.run import check_networks, ndim_of_dataset, overview, run_here, run_on_dask
     from samdpo.lab.benchmark.settings import Settings, seeds_of
     from samdpo.lab.benchmark.steps import all_steps
     from samdpo.paths import dataset_name, raw_folder, results_root
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
     ablations = chosen_ablations(GROUPS if args.ablations == [] else args.ablations or ())
     ablations += EFFORT if args.effort else ()
     check_networks(settings)
-    ndims = {dataset: ndim_of(dataset, settings) for dataset in datasets}
+    ndims = {dataset: ndim_of_dataset(dataset, settings) for dataset in datasets}
     for dataset in [name for name, ndim in ndims.items() if args.effort and ndim == 3]:
         log.warning("%s: no effort study of volumes, whose align asks about pixels.", dataset)
     steps = all_steps(settings, ablations, ndims)

@@ -12,9 +12,7 @@ from samdpo.dataset.geometry import difference, numbers, turn_between
 from samdpo.dataset.images import read_label_with_properties
 from samdpo.dataset.orientation import Turn
 from samdpo.dataset.volume import UNKNOWN_SPACING, Volume
-from samdpo.errors import DatasetError
-
-_SHOWN = 5  # values named in a sentence
+from samdpo.errors import DatasetError, few
 
 
 def read_listed_label(file: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -119,11 +117,9 @@ def value_problem(label_file: Path, values: Iterable[int], labels: Mapping[str, 
     unknown = sorted(found - set(labels.values()))
     if not unknown:
         return None
-    rest = len(unknown) - _SHOWN
     text = (
-        f"{label_file} holds the value(s) {', '.join(map(str, unknown[:_SHOWN]))}"
-        + (f" and {rest} more" if rest > 0 else "")
-        + f", which dataset.json does not list; expected are {listing(labels)}."
+        f"{label_file} holds the value(s) {few(unknown)}, which dataset.json does not list; expected are "
+        f"{listing(labels)}."
     )
     structures = [name for name, value in labels.items() if value and name != "ignore"]
     if len(found) == 2 and 0 in found and len(structures) == 1:

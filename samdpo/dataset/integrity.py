@@ -13,7 +13,7 @@ from samdpo.dataset.cases import Case
 from samdpo.dataset.dataset_json import DatasetJson
 from samdpo.dataset.foreign import broken_links
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset
-from samdpo.errors import DatasetError
+from samdpo.errors import DatasetError, few
 from samdpo.names import MEDICAL_ENDINGS, same_text
 from samdpo.parallel import Workers, map_cases
 
@@ -137,7 +137,7 @@ def _group_problems(raw: RawDataset, cases: list[Case]) -> list[str]:
         return []
     return [
         f"{raw.folder / 'case_groups.json'} names {len(unknown)} case(s) that do not exist: "
-        f"{_some(unknown)}. Correct the names; they are written without _0000 and ending."
+        f"{few(unknown)}. Correct the names; they are written without _0000 and ending."
     ]
 
 
@@ -146,7 +146,7 @@ def _absent_structures(dataset: DatasetJson, findings: Iterable[_Finding]) -> li
     absent = [name for name, value in dataset.structures.items() if value not in seen]
     if not absent or not seen:
         return []
-    return [f"No label shows {_some(absent)}: nothing can be learnt about it, and it will not be predicted."]
+    return [f"No label shows {few(absent)}: nothing can be learnt about it, and it will not be predicted."]
 
 
 def _message(raw_folder: Path, problems: list[str]) -> str:
@@ -158,8 +158,3 @@ def _message(raw_folder: Path, problems: list[str]) -> str:
         lines.append(f"… and {len(problems) - _SHOWN} more.")
     lines.append("Mend them and type the same command again.")
     return "\n".join(lines)
-
-
-def _some(items: list[str], shown: int = 5) -> str:
-    rest = len(items) - shown
-    return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -16,7 +16,7 @@ from samdpo.dataset.cases import label_files
 from samdpo.dataset.dataset_json import DatasetJson, load_dataset_json
 from samdpo.dataset.foreign import broken_links
 from samdpo.dataset.volume import UNKNOWN_SPACING
-from samdpo.errors import DatasetError
+from samdpo.errors import DatasetError, few
 from samdpo.evaluation.doubt import measure_doubt
 from samdpo.evaluation.metrics import METRICS, SurfaceUnit, evaluate_case
 from samdpo.evaluation.presence import draw_presence, false_alarms, refuse_as_prediction
@@ -171,10 +171,9 @@ def _pairs_to_evaluate(
         raise DatasetError(f"{ref_folder} holds no file to compare with that ends in {ending}, the file_ending.")
     missing, both = sorted(refs - preds), sorted(refs & preds)
     if missing and not chill:
-        rest = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise DatasetError(
             f"{pred_folder} lacks the predictions of {len(missing)} of {len(refs)} references in {ref_folder}: "
-            f"{', '.join(missing[:_LISTED])}{rest}. Predict them, or evaluate what there is with --chill."
+            f"{few(missing, _LISTED)}. Predict them, or evaluate what there is with --chill."
         )
     if not both:
         raise DatasetError(

@@ -19,6 +19,7 @@ import torch
 from samdpo.networks.encoder_parts import encoder_parts, has_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
+from samdpo.networks.weights import weights_hash
 
 KEPT_BYTES = 256 * 1024**2  # of activations; an embedding of LiteMedSAM is 4 MiB
 
@@ -165,9 +166,8 @@ def _stage_keys(network: SamNetwork, precision: str) -> list[bytes]:
 
 
 def _add(running: hashlib._Hash, tensors: dict[str, torch.Tensor]) -> None:
-    for name, tensor in sorted(tensors.items()):
-        running.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        running.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    running.update(repr(sorted((name, str(one.dtype), tuple(one.shape)) for name, one in tensors.items())).encode())
+    running.update(weights_hash(tensors).encode())
 
 
 def _hash_of(image: torch.Tensor) -> bytes:

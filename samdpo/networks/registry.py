@@ -18,20 +18,28 @@ if TYPE_CHECKING:
     from samdpo.networks.sam import SamNetwork
 
 Builder = Callable[[NetworkPlan, bool], "SamNetwork | PromptFreeNetwork"]
+_PROMPTED, _PROMPT_FREE = "backbone", "prompt_free_backbone"  # kinds of extensions
 
 
-def register_backbone(name: str) -> Callable[[Builder], Builder]:
+def register_backbone(name: str, prompted: bool = True) -> Callable[[Builder], Builder]:
     """Decorate ``build(plan, pretrained) -> SamNetwork | PromptFreeNetwork`` to make it a backbone of plans.
+
+    Args:
+        name: that a plan gives it.
+        prompted: whether it takes prompts, so that ``-backbone`` may choose it for all stages.
 
     Raises:
         ValueError: the name is taken.
     """
-    return register("backbone", name)
+    other = _PROMPT_FREE if prompted else _PROMPTED
+    if name in names(other):
+        raise ValueError(f"the backbone {name!r} is registered already, as one of the other kind")
+    return register(_PROMPTED if prompted else _PROMPT_FREE, name)
 
 
 def backbone_names(data: Path | None = None) -> list[str]:
     """Names that ``network.backbone`` of a plan may have; none is brought by ``data``, a model folder."""
-    return sorted(names("backbone", data))
+    return sorted({*names(_PROMPTED, data), *names(_PROMPT_FREE, data)})
 
 
 def build_network(plan: NetworkPlan, pretrained: bool = True, data: Path | None = None) -> SamNetwork:
@@ -53,9 +61,10 @@ def build_network(plan: NetworkPlan, pretrained: bool = True, data: Path | None 
     known = backbone_names(data)
     if plan.backbone not in known:  # a plan is data: module:build is nothing that it may name
         raise PlansError(f"'network.backbone' is {plan.backbone!r}; expected one of {', '.join(known)}.")
+    kind = _PROMPTED if plan.backbone in names(_PROMPTED, data) else _PROMPT_FREE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed())
-        network = find("backbone", plan.backbone, data)(plan, pretrained and plan.pretrained)
+        network = find(kind, plan.backbone, data)(plan, pretrained and plan.pretrained)
         if plan.train == "lora":
             add_lora(network, plan)
         return network.eval()

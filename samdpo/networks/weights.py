@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
         raise ModelFolderError(
             f"{path} is not a whole safetensors file ({error}). It may be truncated, or of another format. {REMEDY}"
         ) from error
+
+
+def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over weights, as float32, and their names, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_into(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -77,6 +77,11 @@ class CaseMeasure:
     n_files: int = 1
     coloured: bool = False
     whole: bool = True
+
+
+def ndim_of(shapes: Iterable[Sequence[int]]) -> int:
+    """2 for pictures, 3 for volumes, by the shapes (Z, Y, X) of a dataset's cases."""
+    return 3 if any(shape[0] > 1 for shape in shapes) else 2
 
 
 def slicing_axis(

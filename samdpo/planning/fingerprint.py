@@ -16,7 +16,7 @@ from samdpo.dataset.agreement import mixed_dimensions
 from samdpo.dataset.cases import case_meant
 from samdpo.dataset.dataset_json import Modality, modality_of
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes, load_groups
-from samdpo.errors import DatasetError, PlansError
+from samdpo.errors import DatasetError, PlansError, few
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import same_text
 from samdpo.parallel import Workers, local_threads, map_cases
@@ -282,11 +282,10 @@ def _warn_of_unknown(raw: RawDataset) -> None:
     if not unknown:
         return
     file, meant = raw.folder / "case_groups.json", case_meant(unknown[0], cases)
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     hint = f"Is {meant} meant? " if meant else ""
     text = (
-        f"{file} names {', '.join(unknown[:5])}{more}, which the dataset does not hold. {hint}Names are written "
-        "without _0000 and ending."
+        f"{file} names {few(unknown)}, which the dataset does not hold. {hint}Names are written without _0000 and "
+        "ending."
     )
     if len(unknown) == len(raw.groups):
         raise DatasetError(f"{text} Not one name in the file is a case: correct them, or delete the file.")
@@ -356,13 +355,20 @@ def _warn_about_partly_labelled(raw: RawDataset, measures: Sequence[CaseMeasure]
     """Say which structures some cases lack that show others and are labelled all over.
 
     Nobody but the user knows whether such a structure is absent, as an organ that was removed, or was not annotated;
-    the latter would be learned, and counted, as absent.
+    the latter would be learned, and counted, as absent. A picture that shows a structure with which another one is
+    never seen lacks that one for a reason: they are kinds of one thing, such as benign and malignant. Volumes show a
+    part of the body with all that is in it, so there nothing is taken for a reason: labels of the liver alone and of
+    the spleen alone, put together, look just so.
     """
     others = [m for m in measures if m.structures and m.whole]
+    together = {(one, other) for m in measures for one in m.structures for other in m.structures}
+    volumes = any(m.ndim == 3 for m in measures)
     lacking = {
         name: without for name in raw.meta.structures
-        if any(name in m.structures for m in measures)
-        and (without := [m.identifier for m in others if name not in m.structures])
+        if any(name in m.structures for m in measures) and (without := [
+            m.identifier for m in others if name not in m.structures
+            and (volumes or all((name, other) in together for other in m.structures))
+        ])
     }
     if not lacking:
         return

@@ -17,7 +17,7 @@ from samdpo.errors import PlansError
 from samdpo.extensions import find, names
 from samdpo.paths import PLANS_NAME
 from samdpo.planning import schedule
-from samdpo.planning.case_measures import slicing_axis
+from samdpo.planning.case_measures import ndim_of, slicing_axis
 from samdpo.planning.channels import channel_mapping, normalization
 from samdpo.planning.memory import detect_machine
 from samdpo.plans import (
@@ -123,7 +123,7 @@ class LitePlanner:
     @property
     def ndim(self) -> int:
         """2 for pictures, 3 for volumes."""
-        return 3 if any(shape[0] > 1 for shape in self.fingerprint["shapes"]) else 2
+        return ndim_of(self.fingerprint["shapes"])
 
     @property
     def mirrors(self) -> bool:
@@ -317,6 +317,13 @@ class LitePlanner:
             seed=why("align.seed", self.seed, "--seed"),
             augmentation=AugmentationPlan(flip=why("align.augmentation.flip", self.mirrors, self._why_mirrors())),
         )
+
+    def epochs_with_encoder(self, epochs: int) -> int:
+        """Of a peer of ``align`` that trains the encoder too, where those of the mask decoder alone have ``epochs``.
+
+        A third, since each of its steps costs several times as much.
+        """
+        return max(1, epochs // 3)
 
     def plan_stages(self) -> dict[str, StagePlan]:
         """``finetune``, ``align``, its controls on the same images without preferences, and what others add.

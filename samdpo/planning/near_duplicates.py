@@ -28,6 +28,7 @@ from samdpo.drawing import draw_image, new_figure, save_figure
 from samdpo.errors import DatasetError, PlansError
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.parallel import Workers, local_threads, map_cases
+from samdpo.planning.case_measures import ndim_of
 from samdpo.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def update_near_duplicates(
             write_json(file, to_dict(replace(record, used=False)))
             log.info("Near-duplicates no longer join groups: %s", file)
         return
-    if any(shape[0] > 1 for shape in fingerprint["shapes"]):
+    if ndim_of(fingerprint["shapes"]) == 3:
         return
     source = _source(raw.cases, local_threads(processes))
     if record is None or (record.version, record.source) != (_VERSION, source):

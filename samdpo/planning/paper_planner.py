@@ -94,6 +94,10 @@ class PaperPlanner(LitePlanner):
             loss=self.because("align.loss", stage.loss, "paper Eq. 5 and supplement"),
         )
 
+    def epochs_with_encoder(self, epochs: int) -> int:
+        """The paper's, whatever trains."""
+        return epochs
+
     def _as_in_the_paper(self, name: str, stage: StagePlan, epochs: int) -> StagePlan:
         loss = SegmentationLossPlan(focal_weight=20.0, dice_weight=1.0, focal_alpha=0.25, focal_gamma=2.0)
         decided: dict[str, tuple[Any, str]] = {

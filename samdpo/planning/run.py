@@ -34,7 +34,6 @@ _FACTS = (  # of a plan, which nobody decides
     "dataset_name", "plans_name", "experiment_planner_used", "file_ending", "ndim", "original_median_spacing",
     "original_median_shape", "training_images",
 )
-_PROMPT_FREE = ("sam_med3d", "sam_med3d_tiny", "unet")  # backbones of ours that take no prompts
 _WIDEST_VALUE = 40  # of the table of --explain
 _NO_PLANS = {  # what else lies beside the plans
     "dataset": "the copy of dataset.json", "dataset_fingerprint": "the fingerprint", "splits_final": "the splits",
@@ -272,9 +271,9 @@ def checked_backbone(name: str) -> str:
     Raises:
         PlansError: there is none; the message lists the names.
     """
-    prompted = [known for known in sorted(names("backbone")) if known not in _PROMPT_FREE]
-    if name not in prompted:
-        raise PlansError(f"-backbone {name!r} is no network that is prompted. There are: {', '.join(prompted)}.")
+    if name not in names("backbone"):
+        raise PlansError(f"-backbone {name!r} is no network that is prompted. There are: "
+                         f"{', '.join(sorted(names('backbone')))}.")
     return name
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from samdpo.dataset.cases import case_meant
-from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError
+from samdpo.errors import ConfigurationError, DatasetError, PlansError, TrainingError, few
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import check_name, same_text
 from samdpo.paths import FOLD_ALL
@@ -400,7 +400,7 @@ def _without_repetition(file: Path, number: int, fold: Fold, remedy: str) -> Fol
         lists[key] = sorted(set(names))
         twice = sorted({name for name in lists[key] if names.count(name) > 1}) if len(names) > len(lists[key]) else []
         if twice:
-            warn_once(f"{file}: fold {number} lists {_some(twice)} more than once in {key!r}. Each counts once.")
+            warn_once(f"{file}: fold {number} lists {few(twice)} more than once in {key!r}. Each counts once.")
     return replace(fold, **lists)
 
 
@@ -422,20 +422,20 @@ def _checked(
             both = sorted(set(fold.train) & set(fold.val))
             if both:
                 raise DatasetError(
-                    f"{where} has {_some(both)} in train and in val: it would be validated on images that it was "
+                    f"{where} has {few(both)} in train and in val: it would be validated on images that it was "
                     f"trained on. Take them out of one of the two; fold 'all' trains on every case. {remedy}"
                 )
             leaks = sorted(set(fold.unlabelled) & set(fold.val))
             if leaks:
                 raise DatasetError(
-                    f"{where} has {_some(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
+                    f"{where} has {few(leaks)} in unlabelled and in val: stage 2 would learn from the cases that it "
                     f"is validated on. Take them out of one of the two. {remedy}"
                 )
         patients = {key: {groups.get(case, case) for case in getattr(fold, key)} for key in _LISTS}
         for key in () if single else ("train", "unlabelled"):
             both = sorted(patients[key] & patients["val"])
             if both:
-                warn_once(f"{where} has {_some(both)} in {key} and in val; its validation score will be too good.")
+                warn_once(f"{where} has {few(both)} in {key} and in val; its validation score will be too good.")
                 break  # unlabelled cases of train are meant already
         checked.append(fold)
     return checked
@@ -447,19 +447,15 @@ def _check_names(where: str, key: str, names: Sequence[str], known: _Known, reme
         meant = case_meant(unknown[0], known.labelled | known.unlabelled)
         hint = f"Is {meant} meant? " if meant else ""
         raise DatasetError(
-            f"{where} names {_some(unknown)} in {key!r}, which the dataset does not hold. {hint}Cases are named "
+            f"{where} names {few(unknown)} in {key!r}, which the dataset does not hold. {hint}Cases are named "
             f"without _0000 and ending. {remedy}"
         )
     without = sorted(set(names) - known.labelled) if key in ("train", "val") else []
     if without:
         raise DatasetError(
-            f"{where} names {_some(without)} in {key!r}, which imagesUl holds: without a label it can only stand in "
+            f"{where} names {few(without)} in {key!r}, which imagesUl holds: without a label it can only stand in "
             f"'unlabelled'. {remedy}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _write(folds: list[Fold], folder: Path, done: str) -> list[Fold]:

@@ -16,7 +16,7 @@ from samdpo.dataset.images import read_image, read_label, spacing_file, write_la
 from samdpo.dataset.orientation import orientation, turn_to, unknown_orientation
 from samdpo.dataset.raw_dataset import AnyDataset, RawDataset, content_hashes
 from samdpo.dataset.volume import Volume
-from samdpo.errors import PlansError, SamdpoError
+from samdpo.errors import PlansError, SamdpoError, few
 from samdpo.files import content_hash, copy_file, hash_of, read_json, remove_abandoned, write_json
 from samdpo.names import check_name, ending_of, name_problem
 from samdpo.parallel import Workers, local_threads, map_cases, map_threads
@@ -137,8 +137,7 @@ def _fit(store: SliceStore, sources: Mapping[str, str], threads: int) -> set[str
     damaged = [case for case, is_damaged in zip(found, map_threads(store.damaged, list(found), threads)) if is_damaged]
     if damaged:
         log.warning(
-            "The slices of %s%s are damaged and are made anew. If this comes back, look after the disk.",
-            ", ".join(damaged[:5]), f" and {len(damaged) - 5} more" if len(damaged) > 5 else "",
+            "The slices of %s are damaged and are made anew. If this comes back, look after the disk.", few(damaged)
         )
     return set(found) - set(damaged)
 

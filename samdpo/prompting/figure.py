@@ -22,7 +22,7 @@ _TRUTH = "#7dff6b"
 
 def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[tuple[str, int]]:
     """``count`` slices spread evenly over the cases; of a volume the one with most coarse mask."""
-    cases = [case for case in store.cases() if prompts.has(case)]
+    cases = sorted(set(store.cases()) & set(prompts.cases()))
     at = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)) if cases else []
     chosen = []
     for case in (cases[i] for i in at):

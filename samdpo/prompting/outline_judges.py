@@ -143,12 +143,14 @@ class OutlineJudges:
     def outlined(self, name: str) -> list[Outlined]:
         """Proposals of the labelled slices, and how they overlap the outline."""
         if name not in self._outlined:
-            label, found = self.plans.structures[name].label, []
-            for key in self.outlines:
-                drawn = self.slices.label(*key)
-                found += self._compared((*key, name), drawn == label, drawn != IGNORED)
-            self._outlined[name] = found
+            places = [(*key, name) for key in self.outlines]
+            self._outlined[name] = [one for place in places for one in self._compared(place, *self.outline(place))]
         return self._outlined[name]
+
+    def outline(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
+        """What is drawn of a structure on a labelled slice, (H, W) bool, and the pixels that count, likewise."""
+        drawn = self.slices.label(*place[:2])
+        return drawn == self.plans.structures[place[2]].label, drawn != IGNORED
 
     def told(self, name: str, meant: Mapping[Place, np.ndarray]) -> list[Outlined]:
         """As :meth:`outlined`, of slices on which somebody has said which mask (H, W) is right."""
@@ -276,8 +278,7 @@ class OutlineJudges:
         """The mask (H, W) bool that is known of a place, and the pixels that count; None where nobody has said it."""
         if place[0] not in self.labelled_cases:
             return (meant[place], True) if place in meant else None
-        drawn = self.slices.label(*place[:2])
-        return drawn == self.plans.structures[place[2]].label, drawn != IGNORED
+        return self.outline(place)
 
     def _of_its_box(self, key: Key, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""

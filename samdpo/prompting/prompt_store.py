@@ -84,7 +84,6 @@ class PackedPrompts:
         return fields
 
 
-
 @dataclass(frozen=True)
 class _KeptCase:
     """A case in memory: of each slice the rows of its prompts with what the JSON says of them, and their arrays."""
@@ -213,19 +212,6 @@ class PromptStore:
             if case not in there:
                 raise self._missing(case)
         return {(case, index) for case in cases for index in there[case].shown}
-
-    def has(self, case: str, case_key: str = "") -> bool:
-        """Whether the case's prompts are there, whole, of this store's key and of ``case_key`` where given."""
-        meta, arrays = self._paths(case)
-        if not (meta.is_file() and arrays.is_file()):
-            return False
-        try:
-            found = _whole(read_json(meta))
-        except (SamdpoError, ValueError):
-            return False
-        if found.get("known") and not PromptStore(self.folder / _AS_NEW, found["key"]).has(case, found["case_key"]):
-            return False
-        return self.key in (None, found["key"]) and case_key in ("", found["case_key"])
 
     def put(
         self, case: str, prompts: Sequence[Sequence[StructurePrompt]], case_key: str = "", known: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.dataset.agreement import grids_problem, read_listed_label
-from samdpo.errors import ConfigurationError, DatasetError
+from samdpo.errors import ConfigurationError, DatasetError, few
 from samdpo.files import copy_file, write_json
 from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.masks import confidence_of, keep_largest_components, label_map
@@ -208,9 +208,8 @@ def _common_cases(folders: Sequence[Path], plans: Plans) -> list[str]:
     for folder in folders:
         lacking = [case for case in every if not as_spelled(folder / f"{case}.npz").is_file()]
         if lacking:
-            rest = f" and {len(lacking) - _LISTED} more" if len(lacking) > _LISTED else ""
             raise DatasetError(
                 f"{folder} lacks the probabilities (.npz) of {len(lacking)} of {len(every)} cases: "
-                f"{', '.join(lacking[:_LISTED])}{rest}. Predict the same images with every model. {REMEDY}"
+                f"{few(lacking, _LISTED)}. Predict the same images with every model. {REMEDY}"
             )
     return every

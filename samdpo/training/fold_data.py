@@ -13,7 +13,7 @@ from samdpo.errors import TrainingError
 from samdpo.files import copy_file, hash_of
 from samdpo.model.batches import SliceSamples
 from samdpo.paths import number_of, preprocessed_folder
-from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.fingerprint import FINGERPRINT_FILE, load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
 from samdpo.plans import AugmentationPlan, Plans, save_plans
 from samdpo.preprocessing.store import SliceStore
@@ -124,7 +124,7 @@ class FoldData:
         """
         source = preprocessed_folder(self.plans.dataset_name)
         save_plans(self.plans.only(stage), model_folder / "plans.json")
-        for name in ("dataset.json", "dataset_fingerprint.json"):
+        for name in ("dataset.json", FINGERPRINT_FILE):
             if (source / name).is_file():
                 copy_file(source / name, model_folder / name)
 

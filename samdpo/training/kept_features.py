@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.encoder_parts import in_leading_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
+from samdpo.networks.weights import weights_hash
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
 from samdpo.schema import as_before
 from samdpo.training.distributed import Processes
@@ -172,12 +172,3 @@ def frozen_weights(encoder: torch.nn.Module, n_stages: int) -> dict[str, torch.T
     """What :class:`FeatureCache` computes with: weights of the leading stages, -1 for the whole encoder."""
     frozen = in_leading_parts(encoder, n_stages)
     return {name: tensor for name, tensor in encoder.state_dict().items() if frozen(name)}
-
-
-def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over weights and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()

@@ -247,14 +247,15 @@ class Trainer:
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam (paper Sec. 4) with one rate for the encoder and one for the rest."""
-        return self.optimizer_at(self.stage.lr, self.stage.encoder_lr)
-
-    def optimizer_at(self, lr: float, encoder_lr: float) -> torch.optim.Optimizer:
-        """Adam over what trains, at ``encoder_lr`` in the image encoder and at ``lr`` elsewhere."""
         encoder = [p for p in self.network.image_encoder.parameters() if p.requires_grad]
         rest = [p for n, p in self.network.named_parameters() if p.requires_grad and not n.startswith("image_encoder")]
-        groups = [{"params": rest, "lr": lr}, {"params": encoder, "lr": encoder_lr}]
+        groups = [{"params": rest, "lr": self.stage.lr}, {"params": encoder, "lr": self.encoder_rate[1]}]
         return torch.optim.Adam([g for g in groups if g["params"]])
+
+    @property
+    def encoder_rate(self) -> tuple[str, float]:
+        """The key of the stage that gives the image encoder's learning rate, and what it is."""
+        return "encoder_lr", self.stage.encoder_lr
 
     def build_loss(self) -> SegmentationLoss:
         """What the stage compares a mask with the truth by, wherever it does: focal and Dice (paper Sec. 4).
@@ -484,12 +485,15 @@ class Trainer:
     def _where_numbers_end(self) -> str:
         kept = sorted((self.fold_folder / checkpoints.LATEST).glob("epoch_*"))
         last = f"The checkpoint after epoch {int(kept[-1].name[6:])}, from before, is kept. " if kept else ""
+        trained = [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
+        of_encoder = any(name.startswith("image_encoder") for name in trained)
+        rates = [("lr", self.stage.lr), *([self.encoder_rate] if of_encoder else [])]
+        settings = [f"{key}={rate / 10:g}" for key, rate in rates]
         precision = "" if self.precision == "fp32" else " or precision=fp32"
         return (
-            f"{last}Train anew with a lower rate{precision}, for example: --set lr={self.stage.lr / 10:g} "
-            f"encoder_lr={self.stage.encoder_lr / 10:g}{' precision=fp32' if precision else ''}. If that does not "
-            "help, look for images or labels with infinite values: samdpo_plan_and_preprocess "
-            "--verify_dataset_integrity"
+            f"{last}Train anew with a lower rate{precision}, for example: --set {' '.join(settings)}"
+            f"{' precision=fp32' if precision else ''}. If that does not help, look for images or labels with infinite "
+            "values: samdpo_plan_and_preprocess --verify_dataset_integrity"
         )
 
     def check_agreement(self) -> None:

@@ -87,6 +87,17 @@ def test_a_structure_that_some_labels_lack_is_told_unless_they_ignore_something(
         assert ("label 'ignore' (\"ignore\": 5" in caplog.text) == told
 
 
+def test_of_volumes_that_show_one_organ_each_the_other_is_told(raw: Path, caplog, monkeypatch) -> None:
+    """As where data of a liver and data of a spleen were put together."""
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    tiny.make_dataset(raw, labels={**LABELS, "spleen": 2})
+    tiny.save(2 * tiny.label(), raw / "labelsTr" / "b.nii.gz")
+    extract_fingerprint(raw)
+    assert "lack liver in 1 of 2 (50%), for example b; spleen in 1 of 2 (50%), for example a" in caplog.text
+
+
 def test_the_store_marks_what_is_not_known(planned: tuple[Plans, SliceStore]) -> None:
     _, store = planned
     assert store.properties("a")["ignored_slices"] == [0]

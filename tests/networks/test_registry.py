@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from samdpo import extensions
 from samdpo.errors import PlansError
 from samdpo.networks.registry import backbone_names, build_network, register_backbone
+from samdpo.planning.run import checked_backbone
 from samdpo.plans import NetworkPlan
 
 TINY = NetworkPlan(backbone="tiny_sam", text_dim=8)
@@ -17,6 +19,24 @@ def test_a_name_is_registered_once():
     assert "tiny_sam" in backbone_names()
     with pytest.raises(ValueError, match="registered already"):
         register_backbone("tiny_sam")(lambda plan, pretrained: None)
+    with pytest.raises(ValueError, match="'tiny_sam' is registered already, as one of the other kind"):
+        register_backbone("tiny_sam", prompted=False)
+    with pytest.raises(ValueError, match="'unet' is registered already, as one of the other kind"):
+        register_backbone("unet")
+
+
+def test_who_registers_a_backbone_says_whether_it_is_prompted(monkeypatch):
+    for kind in ("backbone", "prompt_free_backbone"):
+        monkeypatch.setitem(extensions._registered, kind, dict(extensions._registered[kind]))
+    for name, prompted in (("mine", True), ("own_unet", False)):
+        network = torch.nn.ModuleDict({name: torch.nn.ReLU()})
+        register_backbone(name, prompted)(lambda plan, pretrained, network=network: network)
+        assert name in backbone_names() and list(build_network(NetworkPlan(backbone=name))) == [name]
+    assert checked_backbone("mine") == "mine" and checked_backbone("lite_medsam") == "lite_medsam"
+    for name in ("own_unet", "unet", "sam_med3d", "sam_med3d_tiny"):
+        with pytest.raises(PlansError, match="no network that is prompted. There are: lite_medsam, ") as said:
+            checked_backbone(name)
+        assert name not in str(said.value).partition("There are: ")[2].rstrip(".").split(", ")
 
 
 def test_the_network_depends_on_the_seed_and_not_on_what_was_drawn_since():

@@ -96,6 +96,46 @@ def test_an_all_black_image_is_named(tmp_path: Path) -> None:
         measure_case(write(tmp_path, np.zeros((10, 10)), np.eye(10)), RawDataset(tmp_path, GREY))
 
 
+LABELS_OF_PICTURES = [
+    ("benign and malignant exclude each other", ["a", "a", "b", "b"], ""),
+    ("they do beside what every picture shows", ["ac", "ac", "bc", "bc"], ""),
+    ("one picture shows both", ["ab", "a", "a", "b"], "a in 1 of 4 (25%), for example p3; b in 2 of 4 (50%)"),
+    ("what others show everywhere is gone", ["ac", "bc", "a", "bc"], "c in 1 of 4 (25%), for example p2"),
+    ("all show all", ["ab", "ab", "ab"], ""),
+    ("an empty one says nothing of others", ["ab", "", "ab"], ""),
+]
+
+
+def pictures(root: Path, shown: list[str]) -> Path:
+    """A dataset of pictures p0, p1, …, whose labels show the structures a, b, c of ``shown``."""
+    folder = root / "Dataset905_Lesions"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number, structures in enumerate(shown):
+        image, label = np.full((12, 12), 20 + number, np.uint8), np.zeros((12, 12), np.uint8)
+        image[3:6] = 200
+        for structure in structures:
+            label["abc".index(structure) * 4, 2:8] = "abc".index(structure) + 1
+        Image.fromarray(image).save(folder / "imagesTr" / f"p{number}_0000.png")
+        Image.fromarray(label).save(folder / "labelsTr" / f"p{number}.png")
+    (folder / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "ultrasound"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3},
+        "numTraining": len(shown), "file_ending": ".png",
+    }))
+    return folder
+
+
+@pytest.mark.parametrize(("shown", "lacking"), [case[1:] for case in LABELS_OF_PICTURES],
+                         ids=[case[0] for case in LABELS_OF_PICTURES])
+def test_pictures_are_said_to_lack_a_structure_unless_they_show_what_excludes_it(
+    roots, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, shown: list[str], lacking: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("samdpo"), "propagate", True)
+    extract_fingerprint(pictures(roots.raw, shown))
+    said = [record.getMessage() for record in caplog.records if "other structures lack" in record.getMessage()]
+    assert len(said) == bool(lacking) and all(f"lack {lacking}" in text for text in said)
+
+
 def test_masks_that_are_all_empty_are_refused(tiny_dataset: Path) -> None:
     for file in (tiny_dataset / "labelsTr").iterdir():
         Image.fromarray(np.zeros((96, 80), np.uint8)).save(file)

@@ -72,6 +72,17 @@ def test_peers_whose_encoder_trains_have_the_rates_of_stage_1_and_fewer_steps_on
         assert whole.trainer == peer.trainer and 0 < whole.epochs < peer.epochs
 
 
+def test_a_planner_of_ones_own_says_how_long_peers_train_whose_encoder_trains() -> None:
+    class Patient(LitePlanner):
+        def epochs_with_encoder(self, epochs: int) -> int:
+            return 2 * epochs + 7
+
+    made = Patient(XRAY, dataset(), "Dataset003_Lung", device="cpu", memory_gib=8.0, unlabelled_slices=51).plan()
+    for name in ("mean_teacher", "fixmatch"):
+        peer, whole = made.stage(name), made.stage(f"{name}_encoder")
+        assert whole.epochs == 2 * peer.epochs + 7 and whole.lr_halving_epochs == whole.epochs // 3
+
+
 def test_the_controls_cost_what_preferences_over_pixels_cost() -> None:
     made = plan(unlabelled_slices=51).configurations
     stages = [s for name, s in made.items()

@@ -20,12 +20,14 @@ from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
 from samdpo.training.run import get_trainer
 
+COUNTS = ("consistency.ramp_up=0", "consistency.weight=5000")  # so that a first step shows what two views differ by
 EQUAL = {  # stage -> settings under which a step draws nothing but its slices and views
     "finetune": ("batch_size=2",),
     "align_self_training": ("batch_size=2", "labelled_per_step=2"),
     "align_best_candidate": ("batch_size=2", "labelled_per_step=2", "candidates.kind=thresholds"),
     "align_preferences": ("batch_size=2", "labelled_per_step=2", "candidates.kind=thresholds"),
-    "mean_teacher": ("batch_size=2", "labelled_per_step=2"),
+    "mean_teacher": ("batch_size=2", "labelled_per_step=2", *COUNTS),
+    "mean_teacher_encoder": ("batch_size=2", "labelled_per_step=2", *COUNTS),
     "unet": ("batch_size=2", "slices_per_epoch=4"),
     "self_prompt": ("batch_size=2",),
 }

@@ -82,6 +82,8 @@ def test_two_processes_of_batch_2_take_the_step_of_one_of_batch_4(finetuned, tmp
             assert two[0][stage][which].keys() == one[which].keys()
             for name, value in one[which].items():
                 assert two[0][stage][which][name] == pytest.approx(value, rel=2e-3, abs=2e-4), (stage, name)
+        trains_encoder = stage in ("finetune", "mean_teacher_encoder", "self_prompt")
+        assert any(name.startswith("image_encoder") for name in one["gradients"]) == trains_encoder, stage
 
 
 @pytest.mark.slow

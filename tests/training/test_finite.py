@@ -51,6 +51,28 @@ def test_what_is_no_number_stops_the_training_and_the_last_good_weights_stay(pla
     assert not (trainer.fold_folder / checkpoints.FINAL).exists()
 
 
+@pytest.mark.parametrize(("stage", "settings", "keys"), [
+    ("finetune", (), ["lr", "encoder_lr"]),
+    ("finetune", ("network.frozen_stages=-1",), ["lr"]),
+    ("align_self_training", (), ["lr"]),
+    ("mean_teacher", (), ["lr"]),
+    ("mean_teacher_encoder", (), ["lr", "consistency.encoder_lr"]),
+    ("fixmatch_encoder", (), ["lr", "consistency.encoder_lr"]),
+    ("unet", (), ["lr"]),
+])
+def test_the_advice_names_the_rates_that_the_stage_reads_and_no_other(finetuned, stage, settings, keys):
+    trainer = finetuned.trainer(stage, *settings)
+    trainer.initialize()
+    with pytest.raises(TrainingError) as said:
+        trainer.check_finite(0, [{"loss": np.nan}])
+    words = str(said.value).partition("--set ")[2].partition(". If that")[0].split()
+    assert [key for key in (word.partition("=")[0] for word in words) if key != "precision"] == keys
+    typed = finetuned.trainer(stage, *settings, *words)
+    typed.initialize()
+    before, after = ([group["lr"] for group in one.optimizer.param_groups] for one in (trainer, typed))
+    assert len(after) == len(keys) and after == pytest.approx([rate / 10 for rate in before])
+
+
 def test_float16_may_leave_out_steps_that_overflow_but_not_all_of_an_epoch(planned):
     trainer = planned.trainer("finetune")
     trainer.initialize()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from samdpo.dataset.converters.source import Member, is_archive, list_members
-from samdpo.errors import DatasetError
+from samdpo.errors import DatasetError, few
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _matching(
 def _listed(members: Sequence[Member]) -> str:
     """What lies at the top, for messages."""
     top = sorted({member.path.partition("/")[0] for member in members})
-    return (", ".join(top[:8]) + (f" and {len(top) - 8} more" if len(top) > 8 else "")) or "nothing"
+    return few(top, 8) or "nothing"
 
 
 def warn_about_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:

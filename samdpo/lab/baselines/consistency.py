@@ -92,9 +92,10 @@ class ConsistencyTrainer(AlignTrainer):
         if self.trains_encoder:
             set_trainable(self.network, self.plans.network.frozen_stages, self.plans.network.train)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """With the peers' own rate for the encoder."""
-        return self.optimizer_at(self.stage.lr, self.stage.consistency.encoder_lr)
+    @property
+    def encoder_rate(self) -> tuple[str, float]:
+        """The peers' own."""
+        return "consistency.encoder_lr", self.stage.consistency.encoder_lr
 
     def keep_features(self, keys: Sequence[SliceKey], views: Sequence[View]) -> None:
         """Nothing is worth keeping of an encoder that trains."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from samdpo.planning import schedule
 from samdpo.planning.lite_planner import LitePlanner
-from samdpo.planning.paper_planner import PaperPlanner
 from samdpo.plans import AugmentationPlan, ConsistencyPlan, StagePlan
 
 UNET_EPOCHS = 42  # with the slices of an epoch about 6 minutes of one core
@@ -98,7 +97,7 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
     """Learn from the unlabelled images without anybody's preferences, at the cost of ``align``, or with the encoder.
 
     They cannot do without labelled images, even where ``align`` sees none. An encoder is trained at the rates and with
-    the batches of stage 1, for a third of LitePlanner's epochs, since each of its steps costs several times as much.
+    the batches of stage 1, for as long as :meth:`LitePlanner.epochs_with_encoder` says.
     """
     align = planner.plan_align_preferences()
     if not align.labelled_per_step:
@@ -109,7 +108,7 @@ def _like_align(planner: LitePlanner) -> dict[str, StagePlan]:
         "fixmatch": replace(align, trainer="FixMatchTrainer", objective="fixmatch"),
     }
     finetune = copy.copy(planner).plan_finetune()  # a copy, whose reasons are not stage 1's
-    epochs = align.epochs if isinstance(planner, PaperPlanner) else max(1, align.epochs // 3)
+    epochs = planner.epochs_with_encoder(align.epochs)
     whole = {
         "batch_size": finetune.batch_size, "labelled_per_step": min(finetune.batch_size, align.labelled_per_step),
         "epochs": epochs, "lr": finetune.lr, "lr_halving_epochs": max(1, epochs // 3),

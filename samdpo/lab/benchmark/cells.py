@@ -21,7 +21,7 @@ from samdpo.files import atomic_path, link_file, read_json, write_json
 from samdpo.lab.benchmark.execute import cost_file
 from samdpo.model.description import is_finished
 from samdpo.paths import CANDIDATES, EMBEDDINGS, MODEL_SEPARATOR, PLANS_NAME, number_of, preprocessed_root
-from samdpo.planning.fingerprint import load_case_groups
+from samdpo.planning.fingerprint import FINGERPRINT_FILE, load_case_groups
 from samdpo.planning.near_duplicates import NEAR_DUPLICATES_FILE
 from samdpo.planning.splits import SPLITS_FILE, Fold, load_splits
 from samdpo.planning.subsets import usual_cases
@@ -78,7 +78,11 @@ class Cell:
 
     def model_folder(self, dataset: str, trainer: str, plans: str, stage: str) -> Path:
         """``results/DATASET/TRAINER__PLANS__STAGE``, as nnU-Net names it."""
-        return self.results / dataset / f"{trainer}__{plans}__{stage}"
+        return self.results / dataset / MODEL_SEPARATOR.join((trainer, plans, stage))
+
+    def model_folders(self, dataset: str, plans: str, stage: str) -> list[Path]:
+        """Those that are there, whatever trainer filled them."""
+        return sorted((self.results / dataset).glob(MODEL_SEPARATOR.join(("*", plans, stage))))
 
 
 def environment(cell: Cell) -> dict[str, str]:
@@ -156,7 +160,7 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
         found = next((source / name for name in names for source in sources if (source / name).is_dir()), None)
         if found is not None and not (target / wanted).exists():
             link_tree(found, target / wanted)
-    fingerprint = next((f for s in sources if (f := s / "dataset_fingerprint.json").is_file()), None)
+    fingerprint = next((f for s in sources if (f := s / FINGERPRINT_FILE).is_file()), None)
     if fingerprint is not None:
         link_new(fingerprint, target / fingerprint.name)
         if (links := fingerprint.with_name(NEAR_DUPLICATES_FILE)).is_file():
@@ -167,8 +171,8 @@ def link_dataset(cell: Cell, dataset: str, plans: str) -> None:
 
 def tested_folders(cell: Cell, dataset: str, plans: str, stage: str, fold: str) -> list[Path]:
     """Fold folders of a stage that are trained and validated; one, unless several trainers trained it."""
-    pattern = f"*{MODEL_SEPARATOR}{plans}{MODEL_SEPARATOR}{stage}/fold_{fold}"
-    return [folder for folder in sorted((cell.results / dataset).glob(pattern)) if is_tested(folder)]
+    folders = [model / f"fold_{fold}" for model in cell.model_folders(dataset, plans, stage)]
+    return [folder for folder in folders if is_tested(folder)]
 
 
 def is_tested(fold_folder: Path, validation: str = "validation") -> bool:

@@ -156,18 +156,14 @@ def studies_of(records: Sequence[Record]) -> list[Study]:
 
 
 def _by_seed(records: Iterable[Record], method: str) -> dict[int, Record]:
-    return {r.seed: r for r in records if r.method == method and _has_dice(r)}
-
-
-def _has_dice(record: Record) -> bool:
-    return record.done and math.isfinite(record.metrics.get("Dice", math.nan))
+    return {r.seed: r for r in records if r.method == method and r.has_dice}
 
 
 def _points(records: Sequence[Record]) -> list[Point]:
     """Those of the study and the stages that differ from it in their minutes at most."""
     runs: dict[str, dict[float, dict[int, Record]]] = {asks: {} for asks in ASKS}
     for r in records:
-        if r.asked is not None and r.asked.asks in runs and (r.stage in ASKED or r.stage in ASKING) and _has_dice(r):
+        if r.asked is not None and r.asked.asks in runs and (r.stage in ASKED or r.stage in ASKING) and r.has_dice:
             runs[r.asked.asks].setdefault(r.asked.minutes_allowed, {}).setdefault(r.seed, r)
     return [point for asks, of_kind in runs.items() for point in _points_of(asks, of_kind)]
 

@@ -76,11 +76,7 @@ class Chosen:
 
 def main_runs(records: Iterable[Record]) -> list[Record]:
     """Runs of the main comparison that have a Dice: no ablation, no share of unlabelled images left out."""
-    return [
-        one for one in records
-        if one.done and one.method in METHODS and one.unlabelled is None
-        and math.isfinite(one.metrics.get("Dice", math.nan))
-    ]
+    return [one for one in records if one.has_dice and one.method in METHODS and one.unlabelled is None]
 
 
 def dice_by_seed(runs: Iterable[Record]) -> dict[str, dict[float, list[float]]]:
@@ -271,7 +267,7 @@ def _prompts(chosen: Chosen, case: str, index: int, shape: tuple[int, int], size
     of_plan = chosen.preprocessed / f"{run.plans_name}_prompts" / f"fold_{run.fold}"
     for folder in (run.folder / "prompts", of_plan):  # the model's own, where training refitted them
         store = PromptStore(folder)
-        if store.has(case):
+        if case in store.cases():
             return drawn_prompts(store.as_new.get(case, index), shape, size)
     return None
 

@@ -234,6 +234,8 @@ ASKING = ("align", "align_orders", "align_boxes")  # stages that differ from a p
 EFFORT_METHODS = ("finetune", "mean_teacher", "fixmatch", "mean_teacher_encoder", "fixmatch_encoder", "prompt_only")
 ASKED = {point.method.stage: (point.change["places"]["asks"], point.change["places"]["minutes"]) for point in EFFORT}
 VARIANTS = (*ABLATIONS, *EFFORT)
+# By name, in the order of the tables: the rows, then the variants.
+EVERY: dict[str, Method] = {**METHODS, **{variant.method.name: variant.method for variant in VARIANTS}}
 
 
 def covering(stage: str) -> tuple[str, ...]:

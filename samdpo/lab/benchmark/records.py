@@ -15,15 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from samdpo.errors import ConfigurationError
+from samdpo.errors import ConfigurationError, few
 from samdpo.files import hash_of, read_json, write_json
 from samdpo.lab.benchmark.cells import Cell, is_tested, log_file
 from samdpo.lab.benchmark.effort import Asked, asked_about_places, judgement_bits, outline_bits
 from samdpo.lab.benchmark.execute import cost_of
 from samdpo.lab.benchmark.methods import Method
 from samdpo.names import ending_of
-from samdpo.paths import FOLD_ALL, MODEL_SEPARATOR
-from samdpo.planning.splits import load_splits
+from samdpo.paths import FOLD_ALL
+from samdpo.planning.splits import SPLITS_FILE, load_splits
 from samdpo.preprocessing.store import SliceStore
 
 METRICS = ("Dice", "IoU", "SurfaceDice")  # of a summary, as the tables list them
@@ -98,6 +98,11 @@ class Record:
     def done(self) -> bool:
         """Whether it has scores."""
         return self.status == "done"
+
+    @property
+    def has_dice(self) -> bool:
+        """Whether a Dice is among them; none is where no test case has a structure, in truth or mask."""
+        return self.done and math.isfinite(self.metrics.get("Dice", math.nan))
 
     @property
     def group(self) -> tuple[str, float, float | None]:
@@ -178,7 +183,7 @@ def collect_run(cell: Cell, dataset: str, plans: str, method: Method, fold: str)
 
 
 def _fold_folder(cell: Cell, dataset: str, plans_name: str, stage: str, fold: str) -> Path:
-    found = sorted((cell.results / dataset).glob(f"*{MODEL_SEPARATOR}{plans_name}{MODEL_SEPARATOR}{stage}"))
+    found = cell.model_folders(dataset, plans_name, stage)
     if len(found) > 1:
         raise ConfigurationError(
             f"{stage!r} was trained by several trainers: {', '.join(map(str, found))}. A benchmark has one run of a "
@@ -213,7 +218,7 @@ def _description(folder: Path, preprocessed: Path) -> dict[str, Any]:
     if (folder / "cost.json").is_file():
         found["train_minutes"] = read_json(folder / "cost.json").get("train_minutes")
     fold = folder.name.removeprefix("fold_")
-    if fold.isdigit() and (preprocessed / "splits_final.json").is_file():
+    if fold.isdigit() and (preprocessed / SPLITS_FILE).is_file():
         found["n_unlabelled"] = len(load_splits(preprocessed)[int(fold)].unlabelled)
     plans, debug = folder.parent / "plans.json", folder / "debug.json"
     if plans.is_file() and debug.is_file():
@@ -287,7 +292,7 @@ def assert_same_cases(records: Iterable[Record], methods: Mapping[str, Method]) 
         leaked = sorted(run.labelled & run.val)
         if leaked and record.fold != FOLD_ALL:  # which validates on what it trains on, as in nnU-Net
             raise ConfigurationError(
-                f"{record.folder} trained on labels that it is tested on: {_few(leaked)}. Plan the cell anew."
+                f"{record.folder} trained on labels that it is tested on: {few(leaked)}. Plan the cell anew."
             )
         _same_val(tested.setdefault((record.dataset, record.fold), run), run)
         cell = (record.dataset, record.labelled, record.unlabelled, record.seed, record.fold)
@@ -322,7 +327,7 @@ def _all_labels(some: _Cases, every: _Cases) -> None:
         return  # cases without a structure, as above
     if missing:
         raise ConfigurationError(
-            f"{every.record.folder} should have trained on all labels, but lacks {_few(sorted(missing))}, which "
+            f"{every.record.folder} should have trained on all labels, but lacks {few(sorted(missing))}, which "
             f"{some.record.folder} has. Train it again."
         )
 
@@ -343,10 +348,6 @@ def _mismatch(
 ) -> ConfigurationError:
     return ConfigurationError(
         f"{one.record.folder} and {other.record.folder} {what} (hashes {hash_of(sorted(mine))} and "
-        f"{hash_of(sorted(theirs))}; not in both: {_few(sorted(mine ^ theirs))}), so they cannot be compared. Move "
+        f"{hash_of(sorted(theirs))}; not in both: {few(sorted(mine ^ theirs))}), so they cannot be compared. Move "
         "one away and run it again."
     )
-
-
-def _few(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")

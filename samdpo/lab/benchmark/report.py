@@ -6,14 +6,14 @@ components left out one by one; the second is the paper's Table 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from samdpo.lab.benchmark.cells import Cell, cells_on_disk
 from samdpo.lab.benchmark.effort import is_covered
 from samdpo.lab.benchmark.effort_study import effort_table
-from samdpo.lab.benchmark.methods import ABLATIONS, ASKED, METHODS, VARIANTS, Ablation, Method, cells_of, suits
+from samdpo.lab.benchmark.methods import ABLATIONS, ASKED, EVERY, METHODS, VARIANTS, Ablation, Method, cells_of, suits
 from samdpo.lab.benchmark.records import METRICS, Record, assert_same_cases, collect_run, save_records
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.statistics import Comparison, against_best, spread
@@ -88,7 +88,7 @@ def collect(settings: Settings, ablations: Sequence[Ablation], ndims: dict[str, 
                 wanted = key in wanted_variants and base in asked and not is_covered(
                     cell, dataset, record.plans_name, record.stage, settings.fold)
                 records += [record] if record.status != "missing" or wanted else []
-    assert_same_cases(records, {**METHODS, **{a.method.name: a.method for a in VARIANTS}})
+    assert_same_cases(records, EVERY)
     return records
 
 
@@ -182,12 +182,12 @@ def table2(records: Sequence[Record], root: Path) -> Table | None:
         called = {**_SCORING, "align": own}
         title = _section_title(dataset, labelled, unlabelled, runs)
         if set(scoring) - {"finetune"}:
-            rows = [row_of(_method(n), by_method[n], None, notes, called[n]) for n in scoring]
+            rows = [row_of(EVERY[n], by_method[n], None, notes, called[n]) for n in scoring]
             sections.append(Section(f"{title}: preference scoring", rows))
         for base, what in (("align_preferences", "variants of Eq. 5 over pixels"), ("align", "variants of align")):
             found = [n for n, variant in variants.items() if variant.base == base and n in by_method]
             first = "align" if over_pixels else base
-            rows = [row_of(_method(n), by_method[n], None, notes) for n in (first, *found) if n in by_method]
+            rows = [row_of(EVERY[n], by_method[n], None, notes) for n in (first, *found) if n in by_method]
             sections += [Section(f"{title}: {what}", rows)] if found else []
     return _table("Preference scoring and unlabelled images (the paper's Table 2)", sections, notes,
                   [r for r in records if r.method not in METHODS or METHODS[r.method].stage.startswith("align")
@@ -213,10 +213,10 @@ def _component_sections(records: Sequence[Record], notes: Notes) -> list[Section
             rows.append((f"- alignment, {more:.0%} labelled", _runs(groups, "finetune", dataset, more)))
         rows += [("all of it, all other images unlabelled", by_method.get("align", [])),
                  ("- alignment", by_method.get("finetune", []))]
-        rows += [(_method(name).title, by_method.get(name, [])) for name in _LEFT_OUT]
+        rows += [(EVERY[name].title, by_method.get(name, [])) for name in _LEFT_OUT]
         sections.append(Section(
             f"{_section_title(dataset, labelled, unlabelled, runs)}: components left out",
-            [row_of(_method(of[0].method), of, None, notes, title) for title, of in rows if of],
+            [row_of(EVERY[of[0].method], of, None, notes, title) for title, of in rows if of],
         ))
     return sections
 
@@ -244,10 +244,6 @@ def _section_title(dataset: str, labelled: float, unlabelled: float | None, runs
     return f"{dataset}, {labelled:.0%} labelled{rest}, fold {runs[0].fold}{cases}"
 
 
-def _method(name: str) -> Method:
-    return METHODS[name] if name in METHODS else next(a.method for a in VARIANTS if a.method.name == name)
-
-
 def _grouped(records: Sequence[Record]) -> dict[tuple[str, float, float | None], list[Record]]:
     groups: dict[tuple[str, float, float | None], list[Record]] = {}
     for record in records:
@@ -256,7 +252,7 @@ def _grouped(records: Sequence[Record]) -> dict[tuple[str, float, float | None],
 
 
 def _by_method(records: Sequence[Record]) -> Mapping[str, list[Record]]:
-    order: Callable[[str], int] = [*METHODS, *(a.method.name for a in VARIANTS)].index
+    order = list(EVERY).index
     found: dict[str, list[Record]] = {}
     for record in records:
         found.setdefault(record.method, []).append(record)

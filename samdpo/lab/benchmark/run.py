@@ -13,28 +13,34 @@ from filelock import FileLock, Timeout
 from samdpo.dask_cluster import check_workers, connect, gone, leave
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import read_json
-from samdpo.lab.benchmark.cells import environment, link_dataset, link_from_base, link_from_other_shares, link_tree
+from samdpo.lab.benchmark.cells import (
+    cells_on_disk,
+    environment,
+    link_dataset,
+    link_from_base,
+    link_from_other_shares,
+    link_tree,
+)
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed, run_logged
 from samdpo.lab.benchmark.methods import ASKED, write_plans
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.steps import Step
+from samdpo.names import LOSSY_ENDINGS, NATURAL_ENDINGS
 from samdpo.paths import PLANS_NAME, preprocessed_root, raw_root
+from samdpo.planning.case_measures import ndim_of
+from samdpo.planning.fingerprint import read_fingerprint
 from samdpo.plans import load_plans
 
 log = logging.getLogger(__name__)
 
-PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
-
-def ndim_of(dataset: str, settings: Settings) -> int:
+def ndim_of_dataset(dataset: str, settings: Settings) -> int:
     """2 for a data set of pictures, 3 for volumes: as planned or measured, else as the files' ending suggests."""
-    folders = [preprocessed_root() / dataset, *sorted(settings.root.glob(f"labelled_*/seed_*/preprocessed/{dataset}"))]
-    for folder in folders:
-        if (folder / "dataset_fingerprint.json").is_file():
-            shapes = read_json(folder / "dataset_fingerprint.json")["shapes"]
-            return 3 if any(shape[0] > 1 for shape in shapes) else 2
+    for folder in (preprocessed_root() / dataset, *(c.preprocessed / dataset for c in cells_on_disk(settings.root))):
+        if measured := read_fingerprint(folder, missing_ok=True):
+            return ndim_of(measured["shapes"])
     ending = read_json(raw_root() / dataset / "dataset.json")["file_ending"]
-    return 2 if ending.lower() in PICTURES else 3
+    return 2 if ending.lower() in NATURAL_ENDINGS + LOSSY_ENDINGS else 3
 
 
 def check_networks(settings: Settings) -> None:
@@ -44,7 +50,7 @@ def check_networks(settings: Settings) -> None:
         ConfigurationError: names the plan, and what to type.
     """
     for plans in settings.plans if settings.backbone else ():
-        for file in sorted(settings.root.glob(f"labelled_*/seed_*/preprocessed/*/{plans}.json")):
+        for file in (f for c in cells_on_disk(settings.root) for f in sorted(c.preprocessed.glob(f"*/{plans}.json"))):
             found = load_plans(file).network.backbone
             if found != settings.backbone:
                 raise ConfigurationError(
@@ -173,18 +179,21 @@ def _run(step: Step) -> Cost:
 
 def run_here(steps: Sequence[Step], retry: bool = False) -> None:
     """Run those of ``steps`` that are left, one after another; one that fails does not stop those not needing it."""
-    lost: dict[str, str] = {}
+    costs: dict[str, Cost] = {}
     left = {step.key for step in steps_left(steps, retry)}
     number = 0
     for step in steps:
-        if step.key in left and not step.is_done:
+        if step.is_done:
+            continue
+        if step.key in left:
             number += 1
             log.info("[%d/%d] %s: %s", number, len(left), step.cell.name, shlex.join(step.words))
-            need = next((key for key in step.needs if key in lost), None)
-            typed = shlex.join(step.words)
-            _say(step, run_step(step) if need is None else failed(step.log, typed, _needs(need, lost[need])))
+            cost = _run_after(step, costs)
+            _say(step, cost)
+        else:
+            cost = _left_out(step)
         if not step.is_done:
-            lost[step.key] = _reason(step)
+            costs[step.key] = cost
 
 
 def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> None:
@@ -209,9 +218,9 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
         for step in steps:
             if step.key in left:
                 needs = {key: futures[key] for key in step.needs if key in futures}
-                futures[step.key] = client.submit(_run_after, step, needs, key=step.key, pure=False, retries=0)
+                futures[step.key] = client.submit(_run_on_worker, step, needs, key=step.key, pure=False, retries=0)
             elif not step.is_done:
-                futures[step.key] = Cost(shlex.join(step.words), "failed", reason=_reason(step))
+                futures[step.key] = _left_out(step)
         running = {future: step for step in steps if (future := futures.get(step.key)) and step.key in left}
         for future in as_completed(running, loop=client.loop):
             error = future.exception()
@@ -223,19 +232,28 @@ def run_on_dask(steps: Sequence[Step], scheduler: str, retry: bool = False) -> N
         leave(client)
 
 
-def _run_after(step: Step, needs: Mapping[str, Cost]) -> Cost:
-    """On a worker: run a step unless one of those it needs has failed or was stopped."""
+def _run_after(step: Step, costs: Mapping[str, Cost]) -> Cost:
+    """Run a step unless one of those it needs has failed or was stopped, as far as their costs are known.
+
+    Raises:
+        KeyboardInterrupt: stopped; the same step goes on the next time.
+    """
     typed = shlex.join(step.words)
     if step.is_done:
         return Cost(typed, "done")
-    need = next((key for key, cost in needs.items() if cost.status != "done"), None)
-    if need is not None:
-        stopped = needs[need].status == "stopped"  # and may go on the next time
-        return Cost(typed, "stopped") if stopped else failed(step.log, typed, _needs(need, needs[need].reason))
-    try:
+    need = next((key for key in step.needs if key in costs and costs[key].status != "done"), None)
+    if need is None:
         return run_step(step)
-    except KeyboardInterrupt:
+    if costs[need].status == "stopped":  # and may go on the next time
         return Cost(typed, "stopped")
+    return failed(step.log, typed, _needs(need, costs[need].reason))
+
+
+def _run_on_worker(step: Step, costs: Mapping[str, Cost]) -> Cost:
+    try:
+        return _run_after(step, costs)
+    except KeyboardInterrupt:
+        return Cost(shlex.join(step.words), "stopped")
 
 
 def _prepare(step: Step) -> None:
@@ -255,9 +273,10 @@ def _prepare(step: Step) -> None:
         link_tree(features, folder / f"{step.plans_name}_features")
 
 
-def _reason(step: Step) -> str:
+def _left_out(step: Step) -> Cost:
+    """Of a step that is neither there nor run again: why it failed before."""
     cost = cost_of(step.log)
-    return cost.reason if cost is not None and cost.reason else "it was not run"
+    return Cost(shlex.join(step.words), "failed", reason=cost.reason if cost and cost.reason else "it was not run")
 
 
 def _needs(key: str, reason: str) -> str:

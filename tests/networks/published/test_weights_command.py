@@ -65,7 +65,7 @@ def test_list_knows_every_model_that_a_plan_may_name(command, monkeypatch, tmp_p
     texts = Path(__file__).parents[3] / "documentation" / "texts.md"
     spoken_of = re.findall(r"`([\w.-]+/[\w.-]+)`\), which is then downloaded", texts.read_text(encoding="utf-8"))
     assert spoken_of
-    ours = set(OURS["backbone"])  # not those that tests register
+    ours = {*OURS["backbone"], *OURS["prompt_free_backbone"]}  # not those that tests register
     assert ours | {LITE_TOWERS, BIOMEDCLIP, *get_args(kinds["text_encoder"]), *spoken_of} <= listed
     by_model = {name for name, model in MODELS.items() if model.named_by.startswith("prompting.vlm")}
     assert {"MedVInT-TD", "google/medgemma-4b-it"} <= by_model
