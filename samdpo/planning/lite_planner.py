@@ -265,6 +265,7 @@ class LitePlanner:
             inference_batch_size=self._inference_batch_size("finetune"),
             lr_halving_epochs=why("finetune.lr_halving_epochs", halving, f"a third of {epochs} epochs"),
             seed=why("finetune.seed", self.seed, "--seed"),
+            keep_features=why("finetune.keep_features", self.ndim == 2, self._why_kept()),
             augmentation=AugmentationPlan(flip=why("finetune.augmentation.flip", self.mirrors, self._why_mirrors())),
         )
 
@@ -383,6 +384,11 @@ class LitePlanner:
         if self.ndim == 3:
             return "volumes: a body has its liver on one side"
         return "left and right are alike" if self.mirrors else "a structure's name says left or right"
+
+    def _why_kept(self) -> str:
+        if self.ndim == 3:
+            return "volumes: kept features show each slice in one view, since nothing is mirrored"
+        return "frozen stages of a slice are computed once, if there are any"
 
     def _why_drawn(self, drawn: int, slices: int) -> str:
         if drawn:
