@@ -18,7 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands tha
 import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
+from samdpo.files import atomic_path
 from samdpo.networks import precision
+from samdpo.training import progress
 
 pytest_plugins = ["trained_models"]
 
@@ -62,6 +64,24 @@ def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
         if wanted:
             asked = precision.has_bf16
             patch.setattr(precision, "has_bf16", lambda d: wanted == "bf16" if d.type == "cpu" else asked(d))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _progress_drawn_once() -> Iterator[None]:
+    """``progress.png`` of the same curves is drawn once a run: every epoch of every training writes one."""
+    draw, drawn = progress.progress_figure, {}
+
+    def drawn_or_known(history: progress.History, path: Path) -> None:
+        curves = frozenset(history)
+        if curves not in drawn:
+            draw(history, path)
+            drawn[curves] = path.read_bytes()
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(drawn[curves])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "progress_figure", drawn_or_known)
         yield
 
 

@@ -234,9 +234,13 @@ def _asked(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Ph
 
         from samdpo.align.candidate_set import make_candidate_set
 
-        with _as_current(copied(_finetuned, folder / "roots")), pytest.MonkeyPatch.context() as patch:
+        with (_as_current(copied(_finetuned, folder / "roots")) as made,
+              pytest.MonkeyPatch.context() as patch):
             propose_ellipses(patch)
             make_candidate_set(NUMBER, 0, device="cpu", overrides=[ONE_LUNG])
+            trainer = made.trainer("align", ONE_LUNG)
+            trainer.initialize()
+            trainer.places.prepare([(case, 0) for case in trainer.data.split.val])  # which training prompts at last
 
     return Phantoms(made_once(tmp_path_factory, "asked", make) / "roots")
 
@@ -264,7 +268,7 @@ def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 @pytest.fixture
 def asked(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
-    """As ``finetuned``; with ``ONE_LUNG`` the proposals of ``align``, ellipses, and what is shown of them are made."""
+    """As ``finetuned``; with ``ONE_LUNG`` all proposals of ``align``, ellipses, and what is shown of them are made."""
     from ellipses import propose_ellipses
 
     with _as_current(copied(_asked, tmp_path / "roots")) as own, pytest.MonkeyPatch.context() as patch:
