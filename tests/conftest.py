@@ -68,6 +68,14 @@ def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """Files of tests need not reach the disk: thousands of them would be waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _progress_drawn_once() -> Iterator[None]:
     """``progress.png`` of the same curves is drawn once a run: every epoch of every training writes one."""
     draw, drawn = progress.progress_figure, {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 
 import numpy as np
 import pytest
 import torch
 from ranking_people import judgement, keep
-from trained_models import NUMBER, ONE_LUNG, begun, interrupt
+from trained_models import NUMBER, ONE_LUNG, begun, interrupt, short_fits
 
 from samdpo.align import places as module
 from samdpo.align.candidate_set import make_candidate_set
@@ -24,8 +23,6 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
-from samdpo.prompting import judge, outline_judges
-from samdpo.prompting.judge import ANSWER_STEPS, STEPS
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.proposals import PlaceProposer, Proposals, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
@@ -39,11 +36,8 @@ DRAW = module.draw_places
 
 @pytest.fixture(autouse=True)
 def _short_fits(monkeypatch):
-    """Few steps of every judge: what a judge learns is tested beside it."""
-    for name, steps in (("fit_to_outlines", STEPS // 20), ("learn_from_answers", ANSWER_STEPS // 20)):
-        short = functools.partial(getattr(judge, name), steps=steps)
-        for where in (judge, module, outline_judges):  # whoever calls it
-            monkeypatch.setattr(where, name, short, raising=False)
+    """What a judge learns is tested beside it."""
+    short_fits(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
