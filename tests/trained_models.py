@@ -280,6 +280,13 @@ def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 
 @pytest.fixture
+def located(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``, prompted under ``ONE_LUNG`` too."""
+    with _as_current(copied(_asked, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
 def asked(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
     """As ``finetuned``; with ``ONE_LUNG`` all proposals of ``align``, ellipses, and what is shown of them are made."""
     from ellipses import propose_ellipses

@@ -36,13 +36,6 @@ def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
         yield own
 
 
-@pytest.fixture
-def located(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
-    """As ``finetuned``, prompted under ``ONE_LUNG`` too."""
-    with _as_current(copied(_asked, tmp_path / "roots")) as own:
-        yield own
-
-
 @pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", ONE_LUNG),
                                               ("align_preferences", ROUNDS)])
 def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(located, tmp_path, monkeypatch, stage, more):
