@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands that tests start get one thread each too
@@ -18,7 +20,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a worker: commands tha
 import torch
 
 from samdpo.dataset.phantoms import make_phantom_dataset
+from samdpo.files import atomic_path, hash_of
 from samdpo.networks import precision
+from samdpo.prompting import proposals
+from samdpo.training import progress
 
 pytest_plugins = ["trained_models"]
 
@@ -42,6 +47,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(1, min(cores, int(memory / 4), MOST_WORKERS))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist begins with the files of most tests, which are not those that take longest; see below."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train come first, so that at the end no worker has a long one while the others wait."""
+    training = {item.path for item in items if "_planned" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in training)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--precision", choices=("fp32", "bf16"), help="what this processor is taken to compute with")
 
@@ -62,6 +78,48 @@ def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
         if wanted:
             asked = precision.has_bf16
             patch.setattr(precision, "has_bf16", lambda d: wanted == "bf16" if d.type == "cpu" else asked(d))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """Files of tests need not reach the disk: thousands of them would be waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _progress_drawn_once() -> Iterator[None]:
+    """``progress.png`` of the same curves is drawn once a run: every epoch of every training writes one."""
+    draw, drawn = progress.progress_figure, {}
+
+    def drawn_or_known(history: progress.History, path: Path) -> None:
+        curves = frozenset(history)
+        if curves not in drawn:
+            draw(history, path)
+            drawn[curves] = path.read_bytes()
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(drawn[curves])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "progress_figure", drawn_or_known)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blobs_found_once() -> Iterator[None]:
+    """Of one image: filters as wide as a lung take most of what a proposal takes, and phantoms are few."""
+    find, found = proposals.blob_boxes, {}
+
+    def found_or_known(image: np.ndarray, shape: proposals.PlaceShape, count: int) -> np.ndarray:
+        key = hash_of(image.shape, str(image.dtype), hashlib.sha256(image.tobytes()).hexdigest(), shape, count)
+        if key not in found:
+            found[key] = find(image, shape, count)
+        return found[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proposals, "blob_boxes", found_or_known)
         yield
 
 

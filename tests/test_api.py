@@ -61,7 +61,8 @@ def test_from_phantoms_to_scores(roots, tiny_dataset) -> None:
     assert plans == samdpo.load_plans(roots.preprocessed / "Dataset901_TinyXray" / "samdpoPlans.json")
     slices = samdpo.preprocess(901)
     assert len(list(slices.glob("*.b2nd"))) >= 12
-    small = {"network.backbone": "tiny_sam", "network.frozen_stages": 0, "prompting.tower_steps": 5}
+    small = {"network.backbone": "tiny_sam", "network.frozen_stages": 0, "prompting.tower_steps": 2,
+             "prompting.cross_fit_folds": 2}
     model = samdpo.train(901, "finetune", epochs=1, device="cpu", overrides=small, processes=1)
     assert model == roots.results / "Dataset901_TinyXray" / "FinetuneTrainer__samdpoPlans__finetune"
     assert samdpo.load_plans(model / "plans.json").stage("finetune").epochs == 1

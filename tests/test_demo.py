@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import imageio.v3 as iio
 import pytest
+from trained_models import short_fits
 
 from samdpo.demo import METRICS, STAGES, DemoSize, run_demo
 from samdpo.errors import ConfigurationError
 from samdpo.files import read_json
 
 SMALL = DemoSize(
-    cases={"xray": 6, "ultrasound": 6}, test=2, finetune_epochs={"xray": 1, "ultrasound": 1}, align_epochs=1,
-    tower_steps=5, backbone="tiny_sam",
+    cases={"xray": 5, "ultrasound": 5}, test=1, finetune_epochs={"xray": 1, "ultrasound": 1}, align_epochs=1,
+    tower_steps=2, backbone="tiny_sam",
 )
 
 
-def test_the_demo_ends_with_a_table_and_a_figure(roots, tmp_path):
+def test_the_demo_ends_with_a_table_and_a_figure(roots, tmp_path, monkeypatch):
+    short_fits(monkeypatch)
     result = run_demo(tmp_path / "demo", ["xray", "ultrasound"], 0, SMALL, 1)
     assert read_json(tmp_path / "demo" / "demo.json") == result
     assert set(result["scores"]) == {"xray", "ultrasound"}

@@ -28,6 +28,11 @@ FINETUNED = 10  # epochs
 ONE_LUNG = "structures.lung.components=1"  # so that it can be elsewhere
 PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+FITS_SHORTLY = """
+from samdpo.prompting import judge
+judge.fit_to_outlines.__defaults__ = (None, 20)
+judge.learn_from_answers.__defaults__ = (15,)
+"""  # few steps of every judge, as short_fits() has them
 WAITS_BEFORE_ITS_LAST_EPOCH = f"""
 import time
 from samdpo.training.trainer import Trainer
@@ -97,12 +102,12 @@ class Phantoms:
             env={**os.environ, **self.environment(), "OMP_NUM_THREADS": "1"},
         )
 
-    def stopped(self, fold: Path, number: signal.Signals, *words: str) -> tuple[int, str]:
+    def stopped(self, fold: Path, number: signal.Signals, *words: str, before: str = "") -> tuple[int, str]:
         """``samdpo_train`` that gets a signal once its second checkpoint is there: (return code, messages).
 
         However late the signal comes on a busy machine, it comes before the last epoch, which waits for it.
         """
-        process = self.start("train", *words, before=WAITS_BEFORE_ITS_LAST_EPOCH)
+        process = self.start("train", *words, before=before + WAITS_BEFORE_ITS_LAST_EPOCH)
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
         reader.start()
@@ -118,6 +123,14 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
     """Files are only ever replaced as a whole, so that links make a copy of their own; not of locks, which stay."""
     shutil.copytree(source.root, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".*.lock"))
     return Phantoms(folder)
+
+
+def short_fits(patch: pytest.MonkeyPatch) -> None:
+    """Few steps of every judge of this process."""
+    from samdpo.prompting import judge
+
+    patch.setattr(judge.fit_to_outlines, "__defaults__", (None, 20))
+    patch.setattr(judge.learn_from_answers, "__defaults__", (15,))
 
 
 def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
@@ -234,9 +247,13 @@ def _asked(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Ph
 
         from samdpo.align.candidate_set import make_candidate_set
 
-        with _as_current(copied(_finetuned, folder / "roots")), pytest.MonkeyPatch.context() as patch:
+        with (_as_current(copied(_finetuned, folder / "roots")) as made,
+              pytest.MonkeyPatch.context() as patch):
             propose_ellipses(patch)
             make_candidate_set(NUMBER, 0, device="cpu", overrides=[ONE_LUNG])
+            trainer = made.trainer("align", ONE_LUNG)
+            trainer.initialize()
+            trainer.places.prepare([(case, 0) for case in trainer.data.split.val])  # which training prompts at last
 
     return Phantoms(made_once(tmp_path_factory, "asked", make) / "roots")
 
@@ -263,8 +280,15 @@ def placed(_placed: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 
 @pytest.fixture
+def located(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """As ``finetuned``, prompted under ``ONE_LUNG`` too."""
+    with _as_current(copied(_asked, tmp_path / "roots")) as own:
+        yield own
+
+
+@pytest.fixture
 def asked(_asked: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
-    """As ``finetuned``; with ``ONE_LUNG`` the proposals of ``align``, ellipses, and what is shown of them are made."""
+    """As ``finetuned``; with ``ONE_LUNG`` all proposals of ``align``, ellipses, and what is shown of them are made."""
     from ellipses import propose_ellipses
 
     with _as_current(copied(_asked, tmp_path / "roots")) as own, pytest.MonkeyPatch.context() as patch:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_once import made_once
 from ranking_people import judgement, keep, larger_first, people_rank, simulated, smaller_first, without_label
-from trained_models import NUMBER, copied, interrupt
+from trained_models import NUMBER, Phantoms, _as_current, copied, interrupt
 
 from samdpo.align.candidate_set import make_candidate_set
 from samdpo.align.proposer import EncodedBatch
@@ -29,6 +31,22 @@ from samdpo.training.checkpoints import FINAL
 
 RECORDED, MIXED = "annotator.kind=recorded", "annotator.kind=mixed"
 LEARN = ("lr=0.0005", "loss.anchor_weight=0", "labelled_per_step=0")
+
+
+@pytest.fixture(scope="module")
+def _shown(_finetuned: Phantoms, tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
+    def make(folder: Path) -> None:
+        with _as_current(copied(_finetuned, folder / "roots")):
+            make_candidate_set(NUMBER, 0, "align_preferences", device="cpu")
+
+    return Phantoms(made_once(tmp_path_factory, "shown", make) / "roots")
+
+
+@pytest.fixture
+def finetuned(_shown: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
+    """Finetuned, with the candidates of fold 0."""
+    with _as_current(copied(_shown, tmp_path / "roots")) as own:
+        yield own
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from trained_models import NUMBER, ONE_LUNG
+from trained_models import NUMBER, ONE_LUNG, short_fits
 
 from samdpo.align.candidate_set import make_candidate_set
 from samdpo.annotate.database.database import PreferenceDatabase
@@ -16,11 +16,12 @@ from samdpo.networks.weights import load_weights
 from samdpo.training.checkpoints import FINAL
 
 RECORDED = "annotator.kind=recorded"
-SETTINGS = (ONE_LUNG, "epochs=1", "prompting.blobs=6")
+SETTINGS = (ONE_LUNG, "epochs=1")
 
 
 @pytest.fixture(autouse=True)
-def _own_database(monkeypatch):
+def _own_database_and_short_fits(monkeypatch):
+    short_fits(monkeypatch)
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -35,15 +36,15 @@ def record(judgements, stored) -> None:
         database.close()
 
 
-def test_recorded_answers_train_the_same_model_as_the_virtual_annotators(finetuned):
-    virtual = finetuned.train("align", *SETTINGS)
+def test_recorded_answers_train_the_same_model_as_the_virtual_annotators(asked):
+    virtual = asked.train("align", *SETTINGS)
     stored = make_candidate_set(NUMBER, 0, overrides=SETTINGS, device="cpu")
     answers = virtual.answers.said(stored)
     kinds = {one.verdict for one in answers}
     assert answers and kinds <= {"accepted", "none_acceptable", "ranked"}
     theirs = load_weights(virtual.fold_folder / FINAL)
     record(answers, stored)
-    recorded = finetuned.train("align", *SETTINGS, RECORDED)
+    recorded = asked.train("align", *SETTINGS, RECORDED)
     # Of images without a truth the virtual annotator says nothing; the judges see all that are unlabelled.
     assert recorded.answered.counts == virtual.answered.counts
     assert recorded.answered.chosen.keys() == virtual.answered.chosen.keys()
@@ -53,12 +54,12 @@ def test_recorded_answers_train_the_same_model_as_the_virtual_annotators(finetun
     assert ours.keys() == theirs.keys() and all(torch.isfinite(value).all() for value in ours.values())
 
 
-def test_answers_about_other_proposals_are_refused(finetuned):
+def test_answers_about_other_proposals_are_refused(asked):
     stored = make_candidate_set(NUMBER, 0, overrides=SETTINGS, device="cpu")
-    virtual = finetuned.trainer("align", *SETTINGS)
+    virtual = asked.trainer("align", *SETTINGS)
     virtual.initialize()
     record(virtual.answers.said(stored), stored)
-    other = finetuned.trainer("align", ONE_LUNG, "epochs=1", "prompting.blobs=12", RECORDED)
+    other = asked.trainer("align", ONE_LUNG, "epochs=1", "prompting.blobs=12", RECORDED)
     other.initialize()
     with pytest.raises(TrainingError, match=r"are about candidates that this model made with another plan"):
         other.run_training()

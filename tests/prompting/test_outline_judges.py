@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import shutil
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from made_once import made_once
-from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied
+from trained_models import ONE_LUNG, Phantoms, _as_current, begun, copied, short_fits
 
 from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import hash_of
 from samdpo.model.batches import SliceSamples
 from samdpo.model.predictor import Predictor
 from samdpo.paths import preprocessed_folder
-from samdpo.prompting import judge, making, outline_judges
+from samdpo.prompting import making, outline_judges
 from samdpo.prompting.judge import PlaceJudge, learn_from_answers
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.prompt import StructurePrompt
@@ -31,14 +30,10 @@ from samdpo.training import fold_data
 JUDGED = (ONE_LUNG, "prompting.place=judge", "prompting.blobs=4", "prompting.proposals=8", "epochs=1")
 
 
-FIT = functools.partial(judge.fit_to_outlines, steps=20)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _short_fits():
     with pytest.MonkeyPatch.context() as patch:
-        for where in (judge, outline_judges):
-            patch.setattr(where, "fit_to_outlines", FIT)
+        short_fits(patch)
         yield
 
 
@@ -193,7 +188,7 @@ def test_of_the_proposals_at_the_place_the_best_liked_is_taken_and_else_the_near
 
 def test_where_no_proposal_is_at_the_place_the_prompt_is_made_of_the_outline_s_box(judged, monkeypatch):
     monkeypatch.setattr(outline_judges, "best_there", lambda *_: None)
-    data = fold(judged, "finetune", "prompting.blobs=5")
+    data = fold(judged, "finetune", "prompting.proposals=9")
     outlines = judges_of(data)
     proposer = PlaceProposer(outlines.features.extractor.network)
     for case in data.split.labelled:
@@ -256,16 +251,16 @@ def test_images_that_are_added_change_no_judge_and_other_outlines_do(judged):
     fewer = OutlineJudges(data.plans, data.slices, data.prompts.located, data.split.labelled[1:],
                           data.split.unlabelled, data.groups, "cpu")
     assert fewer.key() != key
-    assert fold(judged, "finetune", "prompting.blobs=5").prompts.key != key
+    assert fold(judged, "finetune", "prompting.proposals=9").prompts.key != key
 
 
 def test_places_of_the_saliency_stay_where_nothing_can_be_told_apart_or_nothing_can_move(judged, monkeypatch):
-    data = fold(judged, "finetune", "structures.lung.components=2")
+    data = fold(judged, "finetune", "structures.lung.components=2", "prompting.tower_steps=1")
     assert not data.prompter.judges
     case = data.split.val[0]
     assert looks(data.prompts.get(case, 0)[0]) == looks(data.prompts.located.get(case, 0)[0])
     monkeypatch.setattr(outline_judges, "fit_to_outlines", lambda *_, **__: None)
-    data = fold(judged, "finetune", "prompting.blobs=6")
+    data = fold(judged, "finetune", "prompting.proposals=9")
     assert not data.prompter.judges
     assert looks(data.prompts.get(case, 0)[0]) == looks(data.prompts.located.get(case, 0)[0])
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from trained_models import short_fits
 
 from samdpo.errors import ModelFolderError
 from samdpo.prompting.judge import (
@@ -115,7 +116,8 @@ def test_inputs_far_outside_what_was_seen_give_finite_scores(judge):
     assert np.isfinite(judge.judge(wild, apart(3)).score).all()
 
 
-def test_an_outline_is_judged_by_a_judge_that_has_not_seen_its_patient():
+def test_an_outline_is_judged_by_a_judge_that_has_not_seen_its_patient(monkeypatch):
+    short_fits(monkeypatch)
     measured = np.concatenate([one.measured for one in OUTLINED])
     before = cross_fitted(OUTLINED, 0, measured, n_folds=2)
     assert before.keys() == {one.group for one in OUTLINED} and len({id(one) for one in before.values()}) == 2

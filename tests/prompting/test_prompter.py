@@ -132,9 +132,9 @@ def test_the_same_seed_gives_the_same_prompt(discs):
 
 
 def test_ablations_leave_out_answer_and_description():
-    prompters, store = fitted(use_answers=False, use_descriptions=False)
+    prompters, store = fitted(CASES[:2], use_answers=False, use_descriptions=False)
     (prompt,) = prompters.full.prompt(store.image("disc_9", 0), store.features("disc_9", 0))
-    assert prompt.text == "" and not prompt.text_embedding.any()
+    assert prompt.present and prompt.text == "" and not prompt.text_embedding.any()
 
 
 def test_a_saved_prompter_prompts_alike_and_damage_is_named(discs, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from samdpo.align import rounds
+from samdpo.errors import TrainingError
 from samdpo.files import write_json
 from samdpo.prompting import making
 from samdpo.prompting.fitting import fit_prompter
@@ -96,7 +97,7 @@ def trained(stage: str, *settings: str, **more) -> dict:
 
 
 def equal(folder: Path) -> dict:
-    return {stage: gradients(stage, *settings) for stage, settings in EQUAL.items()}
+    return {**{stage: gradients(stage, *settings) for stage, settings in EQUAL.items()}, "straying": straying()}
 
 
 def whole(folder: Path) -> dict:
@@ -115,8 +116,13 @@ def whole(folder: Path) -> dict:
     return {**said, "own": outcome(own), "fits": len(fits)}
 
 
-def straying(folder: Path) -> dict:
-    return trained("finetune", "epochs=1", trainer="several_processes:StrayingTrainer")
+def straying() -> str:
+    """The sentence with which a training ends whose step leaves the processes apart."""
+    try:
+        trained("finetune", "epochs=1", trainer="several_processes:StrayingTrainer")
+    except TrainingError as error:
+        return str(error)
+    return ""
 
 
 def one_batch(folder: Path) -> dict:

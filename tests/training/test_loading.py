@@ -32,7 +32,7 @@ class Counting:
 
 
 def slow_then_fast(recipe: int) -> int:
-    time.sleep(0.3 if recipe % 2 == 0 else 0.0)
+    time.sleep(0.1 if recipe % 2 == 0 else 0.0)
     return recipe
 
 
@@ -144,7 +144,8 @@ def test_training_ends_with_the_same_bytes_with_any_number_of_workers(finetuned,
     found, started = [], []
     start = Loader._start
     monkeypatch.setattr(Loader, "_start", lambda self, maker: (started.append(self.workers), start(self, maker)))
-    for workers in (0, 1, 2):
+    each = (0, 1, 2) if stage == "finetune" else (0, 2)
+    for workers in each:
         own = copied(finetuned, tmp_path / str(workers))
         for name, value in own.environment().items():
             monkeypatch.setenv(name, value)
@@ -154,8 +155,8 @@ def test_training_ends_with_the_same_bytes_with_any_number_of_workers(finetuned,
         with trainer.loader:
             trainer.run_training()
         found.append((trainer.fold_folder / FINAL).read_bytes())
-    assert started == [1, 2], "one set of workers serves all epochs, and validation too"
-    assert found[0] == found[1] == found[2]
+    assert started == [*each[1:]], "one set of workers serves all epochs, and validation too"
+    assert len({*found}) == 1
 
 
 def test_a_killed_training_with_workers_continues_bit_for_bit_and_leaves_no_process(planned, tmp_path, monkeypatch):

@@ -57,7 +57,6 @@ CHANGES = ("replace", "unlink", "mkdir", "rename")
 def killed_at(monkeypatch, number: int) -> None:
     """The process ends before the ``number``-th change of names on the disk: no later one happens either."""
     count = 0
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
     def counting(real):
         def change(*arguments, **named):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trained_models import Phantoms, _as_current, copied, interrupt
+from trained_models import FITS_SHORTLY, Phantoms, _as_current, copied, interrupt, short_fits
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
@@ -38,15 +38,17 @@ def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
 
 @pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", ONE_LUNG),
                                               ("align_preferences", ROUNDS)])
-def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(finetuned, tmp_path, monkeypatch, stage, more):
-    settings = ("epochs=4", *more)
-    fold = finetuned.trainer(stage, *more).fold_folder
+def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(located, tmp_path, monkeypatch, stage, more):
+    short_fits(monkeypatch)
+    settings = ("epochs=3", *more)
+    fold = located.trainer(stage, *more).fold_folder
     (fold / FINAL).unlink(missing_ok=True)
-    other = copied(finetuned, tmp_path / "other")
-    code, said = finetuned.stopped(fold, signal.SIGKILL, "901", stage, "0", "-device", "cpu", "--set", *settings)
+    other = copied(located, tmp_path / "other")
+    code, said = located.stopped(fold, signal.SIGKILL, "901", stage, "0", "-device", "cpu", "--set", *settings,
+                                 before=FITS_SHORTLY)
     assert code == -signal.SIGKILL, said
     assert not (fold / FINAL).is_file() and checkpoints.load_latest(fold)[1]["epoch"] >= 2
-    finetuned.train(stage, *settings, resume=True)
+    located.train(stage, *settings, resume=True)
     for name, value in other.environment().items():
         monkeypatch.setenv(name, value)
     uninterrupted = other.train(stage, *settings)

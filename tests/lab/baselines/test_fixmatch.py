@@ -101,6 +101,6 @@ def test_a_threshold_that_says_both_is_refused(finetuned, wrong):
 
 
 def test_a_training_that_is_stopped_and_continued_ends_with_the_same_bytes(finetuned):
-    settings = ("epochs=3", "consistency.confidence=0.6")
+    settings = ("epochs=2", "consistency.confidence=0.6")
     whole = weights_of_a_run(finetuned, STAGE, *settings)
-    assert weights_of_a_run(finetuned, STAGE, *settings, stops_after=2) == whole
+    assert weights_of_a_run(finetuned, STAGE, *settings, stops_after=1) == whole

@@ -101,8 +101,8 @@ def test_the_weight_of_consistency_grows_over_the_steps(finetuned):
     assert found == pytest.approx([3 * math.exp(-5 * (1 - i / total) ** 2) for i in range(total)])
 
 
-def test_no_truth_of_an_unlabelled_image_is_read(finetuned, monkeypatch):
-    trainer = finetuned.trainer(STAGE, "epochs=1", "structures.lung.components=1", "prompt_rounds=1")
+def test_no_truth_of_an_unlabelled_image_is_read(located, monkeypatch):
+    trainer = located.trainer(STAGE, "epochs=1", "structures.lung.components=1", "prompt_rounds=1")
     trainer.initialize()
     forbid_hidden_truth(trainer, monkeypatch)
     trainer.run_training()
@@ -124,6 +124,6 @@ def test_the_teacher_is_kept_and_only_its_mask_decoder_is_new(finetuned):
 
 
 def test_a_training_that_is_stopped_and_continued_ends_with_the_same_bytes(finetuned):
-    settings = ("epochs=3", "consistency.weight=100")
+    settings = ("epochs=2", "consistency.weight=100")
     whole = weights_of_a_run(finetuned, STAGE, *settings)
-    assert weights_of_a_run(finetuned, STAGE, *settings, stops_after=2) == whole
+    assert weights_of_a_run(finetuned, STAGE, *settings, stops_after=1) == whole
