@@ -18,6 +18,7 @@ from samdpo.planning.channels import ABDOMEN, channel_mapping, ct_window, normal
 from samdpo.planning.lite_planner import LitePlanner
 from samdpo.planning.memory import detect_machine, gpu_memory_gib, ram_gib
 from samdpo.plans import Plans, load_plans, save_plans
+from samdpo.prompting.saliency import SALIENCY_SIZE
 from samdpo.schema import from_dict, to_dict
 
 HU = {"percentile_00_5": -1000.0, "percentile_25": 0.0, "percentile_75": 100.0, "percentile_99_5": 240.0}
@@ -237,6 +238,20 @@ def test_a_cpu_draws_from_many_slices_what_it_affords_and_a_gpu_sees_all() -> No
     assert plan(volumes, device="cuda", **many).stage("finetune").slices_per_epoch == 0
     assert plan(labelled_slices=111, unlabelled_slices=100).stage("finetune").slices_per_epoch == 0
     assert plan(labelled_slices=111, unlabelled_slices=100).stage("align").slices_per_epoch == 0
+
+
+def test_slices_of_volumes_are_trained_on_under_views_of_their_own() -> None:
+    """Kept features would show each slice in one view, over and over: nothing is mirrored there."""
+    volumes = changed(modality="ct", shapes=[[30, 200, 200]] * 3, spacings=[[3.0, 1.0, 1.0]] * 3)
+    many = {"labelled_slices": 200}
+    assert plan(volumes, **many).network.frozen_stages == plan(**many).network.frozen_stages == schedule.FROZEN_STAGES
+    assert not plan(volumes, **many).stage("finetune").keep_features
+    assert plan(**many).stage("finetune").keep_features, "pictures have their mirror images"
+
+
+def test_towers_of_many_structures_are_fitted_for_longer_on_a_grid_as_fine_as_the_saliency() -> None:
+    assert [schedule.tower_steps(count) for count in (1, 2, 12, 100)] == [200, 320, 1520, 1600]
+    assert (plan().prompting.tower_grid,) * 2 == SALIENCY_SIZE
 
 
 def test_nothing_is_mirrored_where_left_and_right_differ() -> None:
