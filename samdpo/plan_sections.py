@@ -197,7 +197,7 @@ class PromptingPlan:
             ("n_points", 0), ("n_hypotheses", 0),
         ):
             _check_range(self, name, least, _WIDEST)
-        _check_range(self, "tower_grid", 0, 256)
+        _check_range(self, "tower_grid", 0, 64)  # of the saliency
         _check_range(self, "blobs", 0, 256)
         _check_range(self, "proposals", 8, 256)
         if not self.fits_towers and self.saliency == "similarity":

@@ -108,6 +108,11 @@ def test_blocks_that_are_not_run_say_why(page: Path) -> None:
     assert page.name in TRAINING_PAGES | {"CONTRIBUTING.md", "CHANGELOG.md"}, "a new page: add it to TRAINING_PAGES"
 
 
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    assert not re.search(r"@@|TODO|FIXME", page.read_text(encoding="utf-8"))
+
+
 def test_json_blocks_are_json() -> None:
     assert sum(len(documented.json_blocks(page)) for page in pages()) >= 4
 

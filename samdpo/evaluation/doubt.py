@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from samdpo.errors import DatasetError
+from samdpo.errors import DatasetError, few
 from samdpo.names import ending_of
 from samdpo.schema import read_checked
 
@@ -83,17 +83,25 @@ def measure_doubt(cases: Sequence[Mapping[str, Any]]) -> Doubt | None:
             out.
 
     Returns:
-        None where fewer than :data:`LEAST_CASES` have a report, or no mask has an error. A file that lies there under
-        a report's name and is none is named in a warning.
+        None where fewer than :data:`LEAST_CASES` have a report, or no mask has an error. Reports that are damaged are
+        left out, with a warning.
     """
-    flags, confidences, errors = [], [], []
+    flags, confidences, errors, damaged = [], [], [], []
     for case in cases:
-        said = _report_of(Path(case["prediction_file"]))
+        file = _report_file(Path(case["prediction_file"]))
+        if not file.is_file():
+            continue
+        try:
+            report = read_checked(_Report, file, error=DatasetError, remedy="")
+        except DatasetError:
+            damaged.append(file.name)
+            continue
         dice = [metrics["Dice"] for metrics in case["metrics"].values() if not math.isnan(metrics["Dice"])]
-        if said is not None and dice:
-            flags.append(said[0])
-            confidences.append(said[1])
-            errors.append(1 - float(np.mean(dice)))
+        flags.append(bool(report.get("look_at", False)))
+        confidences.append(confidence_of(report))
+        errors.append(1 - float(np.mean(dice)) if dice else 0.0)
+    if damaged and errors:
+        log.warning("%s are no reports of predictions, and are left out of the measure of doubt.", few(damaged))
     total = sum(errors)
     if len(errors) < LEAST_CASES or total == 0:
         return None
@@ -108,17 +116,8 @@ def measure_doubt(cases: Sequence[Mapping[str, Any]]) -> Doubt | None:
     return Doubt(len(errors), caught(sum(flags)), shares)
 
 
-def _report_of(prediction: Path) -> tuple[bool, float] | None:
-    """``look_at`` and the confidence of a case; None where no report lies beside its prediction."""
-    file = prediction.with_name(f"{prediction.name.removesuffix(ending_of(prediction))}.json")
-    if not file.is_file():
-        return None
-    try:
-        report = read_checked(_Report, file, error=DatasetError, remedy="It is left out of the measure of doubt.")
-    except DatasetError as error:
-        log.warning("%s", error)
-        return None
-    return bool(report.get("look_at", False)), confidence_of(report)
+def _report_file(prediction: Path) -> Path:
+    return prediction.with_name(f"{prediction.name.removesuffix(ending_of(prediction))}.json")
 
 
 def confidence_of(report: Mapping[str, Any]) -> float:
@@ -128,8 +127,8 @@ def confidence_of(report: Mapping[str, Any]) -> float:
         report: as it lies beside the prediction.
 
     Returns:
-        0 where nothing was found.
+        Where nothing was found 0 if ``look_at`` is set, as it is where something should have been, and else 1.
     """
     found = [min(one.get("confidence", 0.0), one.get("place_confidence", 1.0))
-             for one in report["structures"].values() if one.get("pixels", 0)]
-    return float(np.mean(found)) if found else 0.0
+             for one in report.get("structures", {}).values() if one.get("pixels", 0)]
+    return float(np.mean(found)) if found else float(not report.get("look_at", False))

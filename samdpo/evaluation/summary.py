@@ -80,8 +80,6 @@ def evaluate_folder(
     jobs = [_Job(ref, pred, dataset, tolerance, voxels) for ref, pred in pairs]
     evaluated = list(map_cases(_evaluate, jobs, processes, "evaluating"))
     summary = summarize([entry for entry, _ in evaluated], dataset.structures, [unit for _, unit in evaluated])
-    if (doubt := measure_doubt(summary["metric_per_case"])) is not None:
-        summary["samdpo"]["doubt"] = to_dict(doubt)
     write_json(output or pred_folder / "summary.json", summary)
     if presence_figure is not None:
         curves = draw_presence(summary["metric_per_case"], dataset.structures, presence_figure)
@@ -98,6 +96,7 @@ def summarize(
 
     Args:
         cases: entries {reference_file, prediction_file, metrics: {label: {metric: number}}}; labels int or text.
+            Reports beside the predictions are read too.
         structures: name -> label.
         units: of the surface metrics of each case; recorded once where they agree.
     """
@@ -112,6 +111,8 @@ def summarize(
     distinct = sorted({(u.name, u.tolerance) for u in units or []})
     extra["presence"] = {label: false_alarms(cases, label) for label in labels}
     extra["surface"] = [{"unit": name, "tolerance": tolerance} for name, tolerance in distinct]
+    if (doubt := measure_doubt(cases)) is not None:
+        extra["doubt"] = to_dict(doubt)
     return {**summary, "samdpo": extra}
 
 

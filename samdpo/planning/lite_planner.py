@@ -265,7 +265,7 @@ class LitePlanner:
             inference_batch_size=self._inference_batch_size("finetune"),
             lr_halving_epochs=why("finetune.lr_halving_epochs", halving, f"a third of {epochs} epochs"),
             seed=why("finetune.seed", self.seed, "--seed"),
-            keep_features=why("finetune.keep_features", self.ndim == 2, self._why_kept()),
+            keep_features=why("finetune.keep_features", self.mirrors, self._why_kept()),
             augmentation=AugmentationPlan(flip=why("finetune.augmentation.flip", self.mirrors, self._why_mirrors())),
         )
 
@@ -386,9 +386,9 @@ class LitePlanner:
         return "left and right are alike" if self.mirrors else "a structure's name says left or right"
 
     def _why_kept(self) -> str:
-        if self.ndim == 3:
-            return "volumes: kept features show each slice in one view, since nothing is mirrored"
-        return "frozen stages of a slice are computed once, if there are any"
+        if self.mirrors:
+            return "what frozen stages make of a slice and of its mirror image is computed once"
+        return "nothing is mirrored, so that kept features would show each slice in one view"
 
     def _why_drawn(self, drawn: int, slices: int) -> str:
         if drawn:

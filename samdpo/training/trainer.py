@@ -36,7 +36,7 @@ from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, number_of, plans_option
-from samdpo.plans import NetworkPlan, Plans
+from samdpo.plans import NetworkPlan, Plans, PromptingPlan
 from samdpo.preferences.losses import segmentation_loss
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import keys_where, to_dict
@@ -685,9 +685,12 @@ class Trainer:
     def changed_settings(self, before: Mapping[str, Any], every: bool = True) -> list[str]:
         """Names of the settings that were others before; see :func:`samdpo.training.checkpoints.changed_settings`.
 
-        What the stage does not read is left out; older versions kept it.
+        What the stage does not read is left out; older versions kept it. Keys of the network and of the prompts that
+        they had not count as at their defaults where ``every`` key does, since these mean what there was before.
         """
-        read = keys_where(_as_json(before), self.stage.reads)
+        usual = {"network": to_dict(NetworkPlan()), "prompting": to_dict(PromptingPlan())} if every else {}
+        whole = {name: {**usual.get(name, {}), **value} if name in usual else value for name, value in before.items()}
+        read = keys_where(_as_json(whole), self.stage.reads)
         return checkpoints.changed_settings(read, _as_json(self.settings()), every)
 
     def check_settings(self, before: Mapping[str, Any]) -> None:

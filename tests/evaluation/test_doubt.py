@@ -66,6 +66,7 @@ def test_few_reports_or_masks_without_an_error_say_nothing(folders: Path) -> Non
     assert "doubt" not in run(folders)
     (folders / "pred" / "case_0.json").write_text(json.dumps({"structures": {}, "look_at": False}))
     assert run(folders)["doubt"]["cases"] == 10
+    (folders / "pred" / "case_0.json").write_text(json.dumps({"spacing": [1, 1]}))
     for case in range(len(ROWS)):
         (folders / "pred" / f"case_{case}.png").write_bytes((folders / "ref" / f"case_{case}.png").read_bytes())
     assert "doubt" not in run(folders)
@@ -77,11 +78,27 @@ def test_a_file_that_is_no_report_is_named_and_left_out(
 ) -> None:
     (folders / "pred" / "case_3.json").write_text(content)
     assert "doubt" not in run(folders)
-    assert "case_3.json" in caplog.text and "left out of the measure of doubt" in caplog.text
+    assert "case_3.json are no reports of predictions, and are left out of the measure of doubt" in caplog.text
+
+
+def test_images_that_are_rightly_empty_have_no_error_and_are_not_doubted_unless_flagged(folders: Path) -> None:
+    for case in range(len(ROWS), 2 * len(ROWS)):
+        for name in ("ref", "pred"):
+            iio.imwrite(folders / name / f"case_{case}.png", np.zeros((30, 30), np.uint8))
+        said = {"structures": {"disc": {"pixels": 0, "confidence": 0.0}}, "look_at": case % 2 == 0}
+        (folders / "pred" / f"case_{case}.json").write_text(json.dumps(said))
+    doubt = run(folders)["doubt"]
+    assert doubt["cases"] == 20 and doubt["flagged"]["cases"] == 6 and doubt["flagged"]["error"] == 0
+    assert doubt["shares"]["0.2"]["error"] == 0, "four of the five that are flagged for nothing"
+    for case in range(len(ROWS), 2 * len(ROWS)):
+        said = {"structures": {"disc": {"pixels": 0, "confidence": 0.0}}, "look_at": False}
+        (folders / "pred" / f"case_{case}.json").write_text(json.dumps(said))
+    assert run(folders)["doubt"]["shares"]["0.1"]["error"] == pytest.approx(1 / 3), "after the flagged one"
 
 
 def test_a_structure_is_as_sure_as_its_mask_and_its_place() -> None:
     found = {"pixels": 5, "confidence": 0.9}
     assert confidence_of({"structures": {"a": found, "b": {**found, "place_confidence": 0.4}}}) == pytest.approx(0.65)
     assert confidence_of({"structures": {"a": found, "b": {"pixels": 0, "confidence": 0.0}}}) == 0.9
-    assert confidence_of({"structures": {"a": {"pixels": 0, "confidence": 0.0}}}) == 0
+    nothing = {"structures": {"a": {"pixels": 0, "confidence": 0.0}}}
+    assert confidence_of(nothing) == 1 and confidence_of({**nothing, "look_at": True}) == 0

@@ -247,6 +247,8 @@ def test_slices_of_volumes_are_trained_on_under_views_of_their_own() -> None:
     assert plan(volumes, **many).network.frozen_stages == plan(**many).network.frozen_stages == schedule.FROZEN_STAGES
     assert not plan(volumes, **many).stage("finetune").keep_features
     assert plan(**many).stage("finetune").keep_features, "pictures have their mirror images"
+    sided = DatasetJson({"0": "X-ray"}, {"background": 0, "Left_lung": 1}, 10, ".png")
+    assert not plan(changed(structures={"Left_lung": LUNG}), sided, **many).stage("finetune").keep_features
 
 
 def test_towers_of_many_structures_are_fitted_for_longer_on_a_grid_as_fine_as_the_saliency() -> None:

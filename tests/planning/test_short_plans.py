@@ -15,6 +15,7 @@ import samdpo
 from samdpo import plan_sections
 from samdpo.extensions import OURS
 from samdpo.files import hash_of
+from samdpo.inference.run import made_by
 from samdpo.model.description import PREDICTED_WITH
 from samdpo.planning.paper_planner import PaperPlanner
 from samdpo.planning.run import save_with_additions
@@ -80,6 +81,15 @@ def test_hashes_of_a_plan_are_the_same_so_that_nothing_stored_is_made_again(old:
             assert hash_of(one.stage(stage).candidates, one.stage(stage).annotator) == hash_of(
                 other.stage(stage).candidates, other.stage(stage).annotator
             )
+
+
+MADE_BY = {"paperPlans": "fbfa41dedb1bd0b3", "samdpoPlans": "a64052c7a84eafed"}  # before prompting.tower_grid
+
+
+def test_masks_of_an_older_model_are_still_known_as_its_own(old: Path, tmp_path: Path) -> None:
+    """A new key at its default changes no ``made_by``, by which a folder of predictions is continued or reviewed."""
+    plans = load_plans(old).for_stage("finetune")
+    assert made_by(tmp_path, plans, ["0"], "checkpoint_final", True) == MADE_BY[old.stem]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,15 @@ def test_settings_that_the_stage_does_not_read_are_no_other_settings(planned):
     assert trainer.changed_settings(kept) == ["augmentation"]
 
 
+def test_a_run_of_a_version_that_knew_fewer_keys_of_the_prompts_and_the_network_goes_on(planned):
+    trainer = planned.trainer("finetune", "prompting.tower_grid=0")
+    kept = trainer.settings()
+    for section, key in (("prompting", "tower_grid"), ("prompting", "presence"), ("network", "adapters")):
+        assert kept[section].pop(key, None) is not None
+    assert trainer.changed_settings(kept) == []
+    assert planned.trainer("finetune", "prompting.tower_grid=48").changed_settings(kept) == ["prompting"]
+
+
 @pytest.mark.parametrize("change", [
     lambda state: state.pop("settings"), lambda state: state.update(settings=[]), lambda state: state.update(history=1),
     lambda state: state.update(optimizer={}), lambda state: state.pop("epoch"),
