@@ -27,6 +27,11 @@ def ending_of(path: Path | str) -> str:
     return next((e for e in _KNOWN_ENDINGS if name.endswith(e)), "")
 
 
+def json_beside(path: Path) -> Path:
+    """The JSON of the same name beside an image or a mask: its report, or the spacing of a stack."""
+    return path.with_name(f"{path.name[: len(path.name) - len(ending_of(path))]}.json")
+
+
 def same_text(name: str) -> str:
     """Composed form (NFC): macOS writes ``é`` as two characters, which are the same name to a person."""
     return unicodedata.normalize("NFC", name)

@@ -22,7 +22,7 @@ from samdpo.dataset.pictures import read_label_picture, read_picture, write_pict
 from samdpo.dataset.volume import PICTURE_SPACING, UNKNOWN_SPACING, Volume
 from samdpo.errors import DatasetError
 from samdpo.files import atomic_path, read_json, write_json
-from samdpo.names import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of
+from samdpo.names import LOSSY_ENDINGS, NATURAL_ENDINGS, SUPPORTED_ENDINGS, ending_of, json_beside
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _spacing_in(sidecar: Path, file: Path) -> tuple[float, ...]:
 
 
 def _write_sidecar(path: Path, spacing: Sequence[float]) -> None:
-    sidecar = path.with_name(f"{path.name[: -len(ending_of(path))]}.json")
+    sidecar = json_beside(path)
     there = read_json(sidecar, error=DatasetError) if sidecar.is_file() else {}
     if not isinstance(there, dict):
         raise DatasetError(f"{sidecar} must hold an object, as the spacing of {path.name} is written into it.")

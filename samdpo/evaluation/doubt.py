@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.errors import DatasetError, few
-from samdpo.names import ending_of
+from samdpo.names import json_beside
 from samdpo.schema import read_checked
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def measure_doubt(cases: Sequence[Mapping[str, Any]]) -> Doubt | None:
     """
     flags, confidences, errors, damaged = [], [], [], []
     for case in cases:
-        file = _report_file(Path(case["prediction_file"]))
+        file = json_beside(Path(case["prediction_file"]))
         if not file.is_file():
             continue
         try:
@@ -114,10 +114,6 @@ def measure_doubt(cases: Sequence[Mapping[str, Any]]) -> Doubt | None:
 
     shares = {f"{share:g}": caught(math.ceil(share * len(errors))) for share in SHARES}
     return Doubt(len(errors), caught(sum(flags)), shares)
-
-
-def _report_file(prediction: Path) -> Path:
-    return prediction.with_name(f"{prediction.name.removesuffix(ending_of(prediction))}.json")
 
 
 def confidence_of(report: Mapping[str, Any]) -> float:

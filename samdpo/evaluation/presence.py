@@ -16,7 +16,7 @@ import numpy as np
 
 from samdpo.drawing import BLUE, VERMILION, new_figure, save_figure
 from samdpo.errors import DatasetError
-from samdpo.names import ending_of
+from samdpo.names import json_beside
 from samdpo.schema import read_checked
 
 _POINTS = 200  # of a curve
@@ -90,7 +90,7 @@ def scores_of(prediction: Path) -> dict[str, PresenceScore]:
     Raises:
         DatasetError: the report is damaged.
     """
-    file = prediction.with_name(f"{prediction.name.removesuffix(ending_of(prediction))}.json")
+    file = json_beside(prediction)
     if not file.is_file():
         return {}
     found = {}
