@@ -9,6 +9,7 @@ the reference of the judge of the answers; that one chooses the place at predict
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -117,7 +118,7 @@ class Kept:
     Attributes:
         name: ``new``, ``judge alone`` (the network before, under the judge's prompts) or ``before``.
         agreement: of each of them with the answers that were held back and with the outlines, see :func:`agreement`.
-        held_back: how many these answers are; where there are none the new model is kept unseen.
+        held_back: how many these answers are; where none were asked for, the newest model is kept unseen.
         outlines: how many outlines were compared with.
     """
 
@@ -318,6 +319,25 @@ class PlaceLearning:
         group = self.data.groups.get(place[0], place[0])
         return Preferred(several.measured, better, worse, np.full(len(better), 1 / len(better)), group)
 
+    def can_train(self, answered: Answered) -> bool:
+        """Whether the network may learn from the answers; where not, the log says why, and the judges learn alone.
+
+        Where answers are to be held back and are too few for it, nobody could say whether the trained network is
+        better. Outlines are what stage 1 learns from, and train it however few they are.
+        """
+        if answered.held_back or not self.stage.places.held_back or self.stage.places.asks == "outlines":
+            return True
+        log.warning("Too few answers to hold any back (on %d images; expected %d or more), so nobody could say whether "
+                    "a network that has learned them is better. It stays as it was, and the judge alone learns where "
+                    "to look. Ask for more answers, or train it unseen: --set places.held_back=0",
+                    len({place[0] for place in answered.chosen}), self._least_answers())
+        return False
+
+    def _least_answers(self) -> int:
+        """Images with an answer from which on some are held back."""
+        share = self.stage.places.held_back
+        return next(count for count in itertools.count(1) if round(share * count) >= LEAST_HELD_BACK)
+
     def _held_back(self, cases: set[str]) -> set[str]:
         """Cases whose answers only say whether the new model is better; whole groups, none where there are few."""
         groups = sorted({self.data.groups.get(case, case) for case in cases})
@@ -338,29 +358,34 @@ class PlaceLearning:
         these masks, the new one for longer, so that on them it counts as the one before does under the same prompts.
 
         Args:
-            models: name -> network on the device, and the fold under its prompts: ``new``, ``judge alone``, ``before``.
+            models: name -> network on the device, and the fold under its prompts: ``new`` where the network was
+                trained, ``judge alone`` where a judge has learned, ``before``.
             held_back: what was meant by those answers.
             cut: probability above which a pixel belongs to a mask.
             precision: of the encoder.
         """
-        if not held_back:
-            log.warning("Too few answers to hold any back, so nobody can say whether this model is better than the one "
-                        "before. Ask for more, or compare their validation.")
-            return Kept(next(iter(models)), {}, 0)
-        enough, outlined = self.stage.places.accept_from, self.outlined()
+        newest = next(iter(models))
+        if not self.stage.places.held_back or (newest == NEW and not held_back):
+            log.warning("No answers are held back (places.held_back), so nobody can say whether this model is better "
+                        "than the one before. Compare their validation.")
+            return Kept(newest, {}, 0)
+        enough, outlined = self.stage.places.accept_from, self.outlined() if JUDGE_ALONE in models else {}
         known = {**held_back, **outlined}
+        if not known or newest == BEFORE:
+            return Kept(newest, {}, len(held_back))
 
         def compare() -> dict[str, float]:
             every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
                      for name, model in models.items()}
-            every[NEW] = {**every[JUDGE_ALONE], **every[NEW]}
+            if NEW in every:
+                every[NEW] = {**every.get(JUDGE_ALONE, every[BEFORE]), **every[NEW]}
             return {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
 
         said = self.processes.once(compare)  # so that all of them keep the same one
         best, listed = max(said, key=said.__getitem__), ", ".join(f"{name} {value:.3f}" for name, value in said.items())
         log.info("Agreement with %d answers that were held back and %d outlines (mean IoU, counted up to %g): %s.",
                  len(held_back), len(outlined), enough, listed)
-        if best != NEW:
+        if best != newest:
             then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
                     else "the network stays as it was, and the judge chooses its places")
             log.warning("The new model agrees less with what is known than the one before does, so %s.", then)

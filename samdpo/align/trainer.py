@@ -121,6 +121,8 @@ class AlignTrainer(UnlabelledTrainer):
         if not self.unlabelled_keys:
             log.warning("No answer says which mask is right, so the network stays as it is.")
             self.num_epochs = 0
+        elif self.num_epochs and not self.places.can_train(self.answered):
+            self.num_epochs = 0
         self.fill_features()
 
     def place_rounds(self) -> PlaceRounds:
@@ -191,7 +193,10 @@ class AlignTrainer(UnlabelledTrainer):
         Answers that were held back and the outlines decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
         """
         before = self.reference.network
-        models = {NEW: (self.network, self.data), JUDGE_ALONE: (before, self.data), BEFORE: (before, self.original)}
+        models = {NEW: (self.network, self.data)} if self.num_epochs else {}
+        if self.data is not self.original:
+            models[JUDGE_ALONE] = (before, self.data)
+        models[BEFORE] = (before, self.original)
         self.kept = self.places.best_of(models, self.answered.held_back, self.mask_cut, self.precision)
         if self.kept.name != NEW:
             self.network.load_state_dict(before.state_dict())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ranking_people import judgement, keep
-from trained_models import NUMBER, ONE_LUNG, begun, interrupt, short_fits
+from trained_models import NUMBER, ONE_LUNG, UNSEEN, begun, interrupt, short_fits
 
 from samdpo.align import places as module
 from samdpo.align.candidate_set import make_candidate_set
@@ -326,7 +326,7 @@ def test_of_few_answers_none_is_held_back(asked, stored):
 
 
 def test_the_judge_is_in_the_model_and_prediction_is_what_was_validated(asked):
-    trainer = asked.train("align", ONE_LUNG)
+    trainer = asked.train("align", ONE_LUNG, UNSEEN)
     fold = trainer.fold_folder
     assert set(read_json(fold / "prompter" / "prompter.json")["judges"]) == {"lung"}
     assert (fold / "prompter" / "judges.safetensors").is_file()
@@ -342,13 +342,13 @@ def test_the_judge_is_in_the_model_and_prediction_is_what_was_validated(asked):
         assert prompt["boxes"] == own.boxes.tolist() and prompt["points"] == own.points.tolist()
         assert prompt.get("place_confidence", 1) == pytest.approx(own.place_confidence, abs=1e-3)
     before = [file.read_bytes() for file in masks]
-    asked.trainer("align", ONE_LUNG).train(only_validate=True)
+    asked.trainer("align", ONE_LUNG, UNSEEN).train(only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 
 def test_only_the_decoder_moves_and_the_history_says_what_was_learned(asked, monkeypatch):
     monkeypatch.setattr(module, "draw_places", DRAW)
-    trainer = asked.train("align", ONE_LUNG, "epochs=1")
+    trainer = asked.train("align", ONE_LUNG, "epochs=1", UNSEEN)
     before, after = (load_weights(file) for file in (asked.finetuned / "fold_0" / FINAL, trainer.fold_folder / FINAL))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"mask_decoder"}
     assert {"loss", "loss/chosen", "loss/anchor"} <= set(trainer.run_log.history)
@@ -357,7 +357,8 @@ def test_only_the_decoder_moves_and_the_history_says_what_was_learned(asked, mon
 
 
 def test_a_judge_alone_moves_the_prompts_and_no_weight(asked):
-    trainer = asked.train("align", ONE_LUNG, "objective=judge_only")
+    trainer = asked.train("align", ONE_LUNG, "objective=judge_only", UNSEEN)
+    assert trainer.kept == module.Kept("judge alone", {}, 0)
     before, after = (load_weights(file) for file in (asked.finetuned / "fold_0" / FINAL, trainer.fold_folder / FINAL))
     assert all(torch.equal(before[name], after[name]) for name in before)
     described = read_json(trainer.fold_folder / "model.json")
@@ -366,7 +367,7 @@ def test_a_judge_alone_moves_the_prompts_and_no_weight(asked):
         before, after = (data.prompts.get(case, 0)[0] for data in (trainer.original, trainer.data))
         assert not np.array_equal(before.saliency, after.saliency) and not len(after.hypotheses)
     assert trainer.data.prompts.folder == trainer.fold_folder / "prompts"
-    asked.train("align", ONE_LUNG, "objective=judge_only", resume=True)  # is finished
+    asked.train("align", ONE_LUNG, "objective=judge_only", UNSEEN, resume=True)  # is finished
 
 
 def test_prompts_of_an_outline_are_at_its_place_and_come_from_a_judge_that_has_not_seen_it(asked, monkeypatch):
@@ -404,7 +405,7 @@ def test_a_stopped_training_goes_on_to_the_same_model(asked, tmp_path, monkeypat
 
 
 def test_the_prompts_of_an_earlier_training_are_not_those_of_one_without_a_judge(asked):
-    first = asked.train("align", ONE_LUNG, "epochs=1")
+    first = asked.train("align", ONE_LUNG, "epochs=1", UNSEEN)
     assert (first.fold_folder / "prompts").is_dir()
     second = asked.train("align", "epochs=1")  # two lungs, which no judge looks for elsewhere
     assert not (second.fold_folder / "prompts").exists()
@@ -504,17 +505,37 @@ def test_with_answers_at_random_it_ends_no_worse_by_what_was_held_back(asked, mo
 
 
 def test_an_annotator_who_errs_is_learned_from(asked):
-    trainer = begun(asked, "align", ONE_LUNG, "annotator.noise=0.5", "epochs=1")
+    trainer = begun(asked, "align", ONE_LUNG, "annotator.noise=0.5", "epochs=1", UNSEEN)
     trainer.run_training()
     assert np.isfinite(trainer.run_log.history["loss"]).all()
 
 
-def test_with_few_answers_nobody_can_say_and_the_log_says_so(asked, monkeypatch, caplog):
+def test_with_few_answers_the_network_stays_and_the_judge_learns(asked, monkeypatch, caplog):
     heard(caplog, monkeypatch)
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: {})  # nothing that could be said against the judge
+    trainer = asked.train("align", ONE_LUNG, "epochs=1", "lr=0.1")
+    assert "Too few answers to hold any back" in caplog.text and "expected 18 or more" in caplog.text
+    kept = read_json(trainer.fold_folder / "model.json")["kept"]
+    assert kept == {"name": "judge alone", "agreement": {}, "held_back": 0, "outlines": 0}
+    before, after = (load_weights(file) for file in (asked.finetuned / "fold_0" / FINAL, trainer.fold_folder / FINAL))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (trainer.fold_folder / "prompter" / "judges.safetensors").is_file() and trainer.data is not trainer.original
+
+
+def test_with_few_answers_a_judge_that_falls_on_the_outlines_is_not_kept(asked, monkeypatch, caplog):
+    heard(caplog, monkeypatch)
+    monkeypatch.setattr(PlaceLearning, "masks_of", lambda self, network, data, places, *_: {
+        place: square(2 if data is self.data else 20) for place in places})
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: {("a", 0, "lung"): Chosen(square(2), 1.0, 0.0)})
     trainer = asked.train("align", ONE_LUNG, "epochs=1")
-    assert "Too few answers to hold any back" in caplog.text
-    assert read_json(trainer.fold_folder / "model.json")["kept"] == {
-        "name": "new", "agreement": {}, "held_back": 0, "outlines": 0}
+    assert (trainer.kept.name, trainer.kept.held_back, trainer.kept.outlines) == ("before", 0, 1)
+    assert "this stage changes nothing" in caplog.text and trainer.data is trainer.original
+
+
+@pytest.mark.parametrize("setting", [UNSEEN, "places.asks=outlines"])
+def test_a_network_is_trained_unseen_where_that_is_asked_for_or_outlines_were_drawn(asked, setting):
+    trainer = asked.train("align", ONE_LUNG, ANSWERED_ALL, "epochs=1", setting)
+    assert trainer.kept == module.Kept("new", {}, 0) and len(trainer.run_log.history["loss"]) == 1
 
 
 def test_minutes_end_the_virtual_annotator_s_work(asked):
@@ -528,7 +549,7 @@ def test_minutes_end_the_virtual_annotator_s_work(asked):
 
 def test_one_answer_is_enough_to_train(asked, stored):
     keep(stored, [judgement(stored.items[0], verdict="accepted", best=1)])
-    trainer = asked.train("align", ONE_LUNG, RECORDED)
+    trainer = asked.train("align", ONE_LUNG, RECORDED, UNSEEN)
     assert trainer.unlabelled_keys == [(stored.items[0].case, stored.items[0].slice_index)]
     assert len(trainer.run_log.history["loss"]) == 2 and (trainer.fold_folder / FINAL).is_file()
 
@@ -617,7 +638,7 @@ def test_an_image_on_which_nothing_is_proposed_keeps_its_prompt(asked, monkeypat
     kept.unlink()
     image = np.asarray(chosen.slices.image(case, 0), np.float32)
     without_proposals(monkeypatch, lambda one: np.array_equal(one, image))
-    trainer = asked.train("align", ONE_LUNG, "epochs=1")
+    trainer = asked.train("align", ONE_LUNG, "epochs=1", UNSEEN)
     before, after = trainer.original.prompts.get(case, 0)[0], trainer.data.prompts.get(case, 0)[0]
     assert trainer.data is not trainer.original and after.place_confidence == 1
     np.testing.assert_array_equal(before.boxes, after.boxes)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from trained_models import NUMBER, ONE_LUNG, short_fits
+from trained_models import NUMBER, ONE_LUNG, UNSEEN, short_fits
 
 from samdpo.align.candidate_set import make_candidate_set
 from samdpo.annotate.database.database import PreferenceDatabase
@@ -16,7 +16,7 @@ from samdpo.networks.weights import load_weights
 from samdpo.training.checkpoints import FINAL
 
 RECORDED = "annotator.kind=recorded"
-SETTINGS = (ONE_LUNG, "epochs=1")
+SETTINGS = (ONE_LUNG, "epochs=1", UNSEEN)
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,7 @@ EQUAL = {  # stage -> settings under which a step draws nothing but its slices a
     "self_prompt": ("batch_size=2",),
 }
 ROUNDS = ("structures.lung.components=1", "prompt_rounds=1")
+UNSEEN = "places.held_back=0"  # so that the network learns from few answers
 
 
 class OwnStepTrainer(FinetuneTrainer):
@@ -108,7 +109,7 @@ def whole(folder: Path) -> dict:
         return fit_prompter(*arguments, **named)
 
     making.fit_prompter = rounds.fit_prompter = counted
-    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", ROUNDS[0]),
+    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", ROUNDS[0], UNSEEN),
             "align_preferences": trained("align_preferences", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()
@@ -127,7 +128,8 @@ def straying() -> str:
 
 def one_batch(folder: Path) -> dict:
     """Three labelled slices on three processes, and five unlabelled ones of which the last step has too few."""
-    return {"finetune": trained("finetune", "batch_size=4", "epochs=1"), "align": trained("align", "batch_size=1")}
+    return {"finetune": trained("finetune", "batch_size=4", "epochs=1"),
+            "align": trained("align", "batch_size=1", UNSEEN)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trained_models import copied
+from trained_models import UNSEEN, copied
 
 from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.training import loading
@@ -139,7 +139,7 @@ def is_running(process: int) -> bool:
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stage", "more"), [("finetune", ("held_back=0.4",)), ("align", ()), ("fixmatch", ())])
+@pytest.mark.parametrize(("stage", "more"), [("finetune", ("held_back=0.4",)), ("align", (UNSEEN,)), ("fixmatch", ())])
 def test_training_ends_with_the_same_bytes_with_any_number_of_workers(finetuned, tmp_path, monkeypatch, stage, more):
     found, started = [], []
     start = Loader._start
