@@ -14,6 +14,8 @@ them anew. The images of the fold's validation are not looked at. Rows:
 - ``+ every overlap``: the answered images as if they were outlined, the most that can be known;
 - ``best of six``, ``best of all``: by the truth.
 
+Differences are paired by draw; draws share images, so that their standard error is somewhat too small.
+
     samdpo_plan_and_preprocess -d 105 -backbone mobile_sam
     python benchmarks/judge.py 105 --images 110 --answered 55 --outlines 6 20 --draws 4
 """
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ from samdpo.prompting.judge import (
 from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
 
 SHOWN, GAP, BOX_ERROR = 6, 0.04, 0.04
+COMPARED = "+ boxes, anchored"  # with which the others are compared, draw by draw
 
 
 def main() -> None:
@@ -55,6 +59,7 @@ def main() -> None:
     command.add_argument("--answered", type=int, default=55)
     command.add_argument("--outlines", type=int, nargs="+", default=[6, 20])
     command.add_argument("--draws", type=int, default=4)
+    command.add_argument("--rows", nargs="+", metavar="ROW", help="judges to fit, by name; all of them by default")
     command.add_argument("-p", default="samdpoPlans", help="plans")
     args = command.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -69,13 +74,19 @@ def main() -> None:
     for count in args.outlines:
         rows: dict[str, list[float]] = {}
         for draw in range(args.draws):
-            for name, value in of_draw(images, count, args.answered, draw, scale).items():
+            for name, value in of_draw(images, count, args.answered, draw, scale, args.rows).items():
                 rows.setdefault(name, []).append(value)
         tested = len(images) - count - args.answered
         print(f"\n{count} outlines, {args.answered} answered, {tested} tested, {args.draws} draws: Dice, mean ± sd")
         for name, values in rows.items():
-            print(f"  {name:16} {np.mean(values):.3f} ± {np.std(values):.3f}   "
+            print(f"  {name:18} {np.mean(values):.3f} ± {np.std(values):.3f}   "
                   + " ".join(f"{value:.3f}" for value in values))
+        if COMPARED in rows and args.draws > 1:
+            print(f"Difference from {COMPARED!r}, mean ± standard error over draws, draws above it")
+            for name, values in rows.items():
+                more = np.array(values) - rows[COMPARED]
+                error = more.std(ddof=1) / len(more) ** 0.5
+                print(f"  {name:18} {more.mean():+.3f} ± {error:.3f}   {(more > 0).sum()}")
 
 
 def one_each(cases: list[str], groups: dict[str, str]) -> list[str]:
@@ -125,8 +136,10 @@ def report(images: list[dict], name: str, best: list[float], box: list[float]) -
           f"recall at IoU .5 {np.mean(np.array(best) > 0.5):.3f}")
 
 
-def of_draw(images: list[dict], count: int, answered: int, draw: int, scale: np.ndarray) -> dict[str, float]:
-    """Dice of every row's choice on the images tested in a draw."""
+def of_draw(
+    images: list[dict], count: int, answered: int, draw: int, scale: np.ndarray, wanted: Collection[str] | None = None
+) -> dict[str, float]:
+    """Dice of every row's choice on the images tested in a draw; of the judges those that are wanted, or all."""
     order = np.random.default_rng(draw).permutation(len(images))
     dealt = [images[row] for row in order]
     outlined = [Outlined(one["measured"], one["overlap"], one["case"]) for one in dealt[:count]]
@@ -150,19 +163,23 @@ def of_draw(images: list[dict], count: int, answered: int, draw: int, scale: np.
     boxes = [order_of(one, one["meant"], GAP, list(range(len(one["meant"])))) for one in asked]
     meant = [Outlined(one["measured"], one["meant"], one["case"]) for one in asked]
     every = [Outlined(one["measured"], one["overlap"], one["case"]) for one in asked]
-    judges: dict[str, PlaceJudge] = {
-        "outlines": judge,
-        "+ own order": learn_from_answers(judge, own, outlined, draw),
-        "+ order of six": learn_from_answers(judge, six, outlined, draw),
-        "+ places": learn_from_answers(judge, places, outlined, draw),
-        "+ boxes": learn_from_answers(judge, boxes, outlined, draw),
-        "+ boxes, anchored": learn_from_answers(judge, boxes, [*outlined, *meant], draw),
-        "+ boxes, listwise": fit_to_outlines([*outlined, *meant], draw, scale),
-        "+ every overlap": fit_to_outlines([*outlined, *every], draw, scale),
+    judges: dict[str, Callable[[], PlaceJudge]] = {
+        "outlines": lambda: judge,
+        "+ own order": lambda: learn_from_answers(judge, own, outlined, draw),
+        "+ order of six": lambda: learn_from_answers(judge, six, outlined, draw),
+        "+ places": lambda: learn_from_answers(judge, places, outlined, draw),
+        "+ boxes": lambda: learn_from_answers(judge, boxes, outlined, draw),
+        COMPARED: lambda: learn_from_answers(judge, boxes, [*outlined, *meant], draw),
+        "+ boxes, listwise": lambda: fit_to_outlines([*outlined, *meant], draw, scale),
+        "+ every overlap": lambda: fit_to_outlines([*outlined, *every], draw, scale),
     }
+    if unknown := set(wanted or ()) - judges.keys():
+        raise SystemExit(f"--rows: {', '.join(sorted(unknown))} is no row; there are: {', '.join(judges)}")
     rows = {"SAM's quality": chosen(tested, lambda one: int(one["measured"][:, 0].argmax()))}
-    for name, of in judges.items():
-        rows[name] = chosen(tested, lambda one, of=of: of.judge(one["measured"], one["small"]).first)
+    for name, fit in judges.items():
+        if not wanted or name in wanted:
+            of = fit()
+            rows[name] = chosen(tested, lambda one, of=of: of.judge(one["measured"], one["small"]).first)
     rows["best of six"] = chosen(tested, lambda one: max(shown(one), key=lambda row: one["overlap"][row]))
     rows["best of all"] = chosen(tested, lambda one: int(one["overlap"].argmax()))
     return rows

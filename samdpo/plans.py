@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -154,6 +155,9 @@ class Plans:
     def with_overrides(self, stage: str, overrides: list[str], trainer: str | None = None) -> Plans:
         """A copy with ``key=value`` texts applied; see :func:`apply_overrides`.
 
+        Where they change how many epochs a stage has and not when its rates halve, these halve after the same share of
+        it: thrice as many epochs under rates that are down to nothing after the first third would teach nothing.
+
         Args:
             stage: configuration whose keys are named.
             overrides: the texts.
@@ -165,12 +169,24 @@ class Plans:
         self.stage(stage)
         source = f"{self.plans_name} with --set"
         plans = from_dict(Plans, apply_overrides(to_dict(self), stage, overrides), source=source)
+        asked = apply_overrides({}, stage, overrides)
+        if "lr_halving_epochs" not in asked.get("configurations", {}).get(stage, {}):
+            of_the_same_share = halving_of(self.stage(stage), plans.stage(stage).epochs)
+            own = dataclasses.replace(plans.stage(stage), lr_halving_epochs=of_the_same_share)
+            plans = dataclasses.replace(plans, configurations={**plans.configurations, stage: own})
         reading = plans
         if trainer:
             with_it = dataclasses.replace(plans.stage(stage), trainer=trainer)
             reading = dataclasses.replace(plans, configurations={**plans.configurations, stage: with_it})
-        _refuse_unread(reading, apply_overrides({}, stage, overrides), source)
+        _refuse_unread(reading, asked, source)
         return plans
+
+
+def halving_of(stage: StagePlan, epochs: int) -> int:
+    """Epochs after which the rates of a stage halve where it has ``epochs`` in place of its own number of them."""
+    if epochs == stage.epochs or not stage.epochs:
+        return stage.lr_halving_epochs
+    return max(1, math.ceil(stage.lr_halving_epochs * epochs / stage.epochs))
 
 
 def load_plans(file: Path) -> Plans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,18 @@ def test_a_key_that_nothing_reads_in_a_stage_is_refused_where_it_is_written(
         setting = f"{key}={json.dumps(value[key.split('.')[1]] if isinstance(value, dict) else value)}"
         with pytest.raises(PlansError, match=f"with --set: nothing reads 'configurations.{stage}.{key}'"):
             PLANS.with_overrides(stage, [setting])
+
+
+@pytest.mark.parametrize(("settings", "halving"), [
+    (["epochs=24"], 9), (["epochs=4"], 2), (["epochs=1"], 1), (["epochs=8"], 3), (["lr=1e-5"], 3),
+    (["epochs=24", "lr_halving_epochs=5"], 5), (["lr_halving_epochs=2"], 2), (["epochs=0"], 1),
+])
+def test_the_rates_halve_after_the_same_share_of_a_stage_whose_length_is_changed(settings, halving):
+    stage = replace(PLANS.stage("finetune"), epochs=8, lr_halving_epochs=3)
+    plans = replace(PLANS, configurations={**PLANS.configurations, "finetune": stage})
+    changed = plans.with_overrides("finetune", settings)
+    assert changed.stage("finetune").lr_halving_epochs == halving
+    assert changed.stage("align") == plans.stage("align")
 
 
 @pytest.mark.parametrize(

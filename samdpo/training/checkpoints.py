@@ -21,6 +21,7 @@ __all__ = ["BEST", "FINAL", "LATEST", "changed_settings", "load_latest", "remove
 
 _ANEW = "Start the training again without --c."
 _MAY_CHANGE = ("epochs", "minutes")  # settings of how long to go on
+_WITH_LENGTH = ("lr_halving_epochs",)  # and what follows the number of epochs
 
 
 def save_latest(fold: Path, epoch: int, weights: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
@@ -76,9 +77,11 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], every: b
         now: likewise.
         every: False leaves out those that an older version did not have, and parts of them.
     """
+    may_change = _MAY_CHANGE if before.get("epochs") == now.get("epochs") else _MAY_CHANGE + _WITH_LENGTH
+    compared = [name for name in now if name not in may_change]
     if every:
-        return [name for name, value in now.items() if before.get(name) != value and name not in _MAY_CHANGE]
-    return [name for name in now if name not in _MAY_CHANGE and name in before and _differs(before[name], now[name])]
+        return [name for name in compared if before.get(name) != now[name]]
+    return [name for name in compared if name in before and _differs(before[name], now[name])]
 
 
 def _differs(then: Any, now: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trained_models import FITS_SHORTLY, Phantoms, _as_current, copied, interrupt, short_fits
+from trained_models import FITS_SHORTLY, UNSEEN, Phantoms, _as_current, copied, interrupt, short_fits
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
@@ -36,7 +36,7 @@ def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
         yield own
 
 
-@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", ()), ("align", ONE_LUNG),
+@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", (UNSEEN,)), ("align", (*ONE_LUNG, UNSEEN)),
                                               ("align_preferences", ROUNDS)])
 def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(located, tmp_path, monkeypatch, stage, more):
     short_fits(monkeypatch)
@@ -106,6 +106,13 @@ def test_a_run_killed_while_it_writes_the_end_is_not_taken_for_finished(planned,
 def test_other_settings_cannot_continue_a_run(stopped, changed, key):
     with pytest.raises(TrainingError, match=f"other settings.*{key}.*without --c"):
         stopped.train("finetune", "epochs=3", changed, resume=True)
+
+
+def test_a_longer_training_goes_on_under_the_rates_of_its_length_alone(planned):
+    kept = planned.trainer("finetune", "epochs=2", "lr_halving_epochs=1").settings()
+    assert planned.trainer("finetune", "epochs=4", "lr_halving_epochs=2").changed_settings(kept) == []
+    assert planned.trainer("finetune", "epochs=2", "lr_halving_epochs=2").changed_settings(kept) == [
+        "lr_halving_epochs"]
 
 
 def test_settings_that_the_stage_does_not_read_are_no_other_settings(planned):
