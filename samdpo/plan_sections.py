@@ -308,6 +308,7 @@ class PlacesPlan:
     slices: int = 150  # unlabelled ones that are asked about; 0 is all
     shown: int = 6  # masks of an item; the first is the model's own
     held_back: float = 0.2  # share of the answers, by patient, that only say whether the new model is better
+    refit: bool = True  # fit the towers anew, to the outlines and the masks that were accepted or boxed
     asks: Literal["mixture", "orders", "boxes", "outlines"] = "mixture"  # accept one, else a box; or one kind alone
     minutes: float = 10.0  # of the virtual annotator; 0 is no limit
     accept_from: float = 0.8  # overlap (IoU) from which a mask is right as it is

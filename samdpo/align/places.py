@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import logging
 import shutil
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,8 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
+from samdpo.preprocessing.store import IGNORED
+from samdpo.prompting.fitting import fit_prompter, of_labelled_patients
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -46,9 +49,11 @@ from samdpo.prompting.judge import (
     diverse_first,
     learn_from_answers,
 )
+from samdpo.prompting.making import write_prompts
 from samdpo.prompting.outline_judges import OutlineJudges, Place, Unseen
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
+from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import MeasuredProposals
 from samdpo.prompting.proposals import PlaceProposer, overlaps
 from samdpo.training.distributed import Processes
@@ -62,6 +67,7 @@ GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
 MOST_OUTLINES = 64  # that a model is compared with
+_LOCATED, _PROPOSALS = "located", "proposals"  # folders in that of a fold's own prompts, of towers that are refitted
 NEW, JUDGE_ALONE, BEFORE = "new", "judge alone", "before"
 
 
@@ -81,6 +87,23 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Said:
+    """An answer on a place that says anything.
+
+    Attributes:
+        place: case, slice and structure.
+        judgement: as it is recorded.
+        masks: (K, H, W) bool that were shown.
+        meant: what it comes to.
+    """
+
+    place: Place
+    judgement: Judgement
+    masks: np.ndarray
+    meant: Chosen
+
+
+@dataclass(frozen=True)
 class Answered:
     """The answers of a fold, read.
 
@@ -88,6 +111,7 @@ class Answered:
         chosen: what was meant, by place; those that are held back are not among them.
         held_back: likewise, of cases of which nothing is learned.
         preferred: of each structure, what the judge learns.
+        said: the answers that are not held back, of which all this is.
         counts: how many were accepted, ordered, boxed, none, skipped.
         seconds: of all answers together, those that are held back among them.
         items: that could have been answered.
@@ -99,6 +123,7 @@ class Answered:
     counts: dict[str, int]
     seconds: float
     items: int
+    said: tuple[Said, ...] = ()
 
     @property
     def right(self) -> dict[Place, np.ndarray]:
@@ -247,8 +272,7 @@ class PlaceLearning:
         self.prepare(unlabelled)
         items = {item.id: item for item in stored.items}
         counts = dict.fromkeys(("accepted", "ordered", "boxed", "none", "skipped"), 0)
-        by_place: dict[Place, list[Chosen]] = {}
-        preferred: dict[Place, list[Preferred]] = {}
+        by_place: dict[Place, list[Said]] = {}
         for said in judgements:
             item = items.get(said.item)
             if item is None:
@@ -258,17 +282,15 @@ class PlaceLearning:
             meant, kind = self._meant(said, masks, item)
             counts[kind] += 1
             if meant is not None:
-                by_place.setdefault(place, []).append(meant)
-            if (one := self._preferred(place, said, masks, meant)) is not None:
-                preferred.setdefault(place, []).append(one)
+                by_place.setdefault(place, []).append(Said(place, said, masks, meant))
         held = self._held_back({place[0] for place in by_place})
-        chosen = {place: agreed(of) for place, of in by_place.items()}
+        chosen = {place: agreed([one.meant for one in of]) for place, of in by_place.items()}
+        learned = [one for place, of in by_place.items() if place[0] not in held for one in of]
         found = Answered(
             {place: one for place, one in chosen.items() if place[0] not in held},
             {place: one for place, one in chosen.items() if place[0] in held and one.mask is not None},
-            {name: [one for place, of in preferred.items() if place[2] == name and place[0] not in held for one in of]
-             for name in self.outlines.movable},
-            counts, float(sum(said.seconds for said in judgements if said.item in items)), len(items),
+            self._preferences(learned, self.outlines),
+            counts, float(sum(said.seconds for said in judgements if said.item in items)), len(items), tuple(learned),
         )
         log.info("%d answers in %.1f minutes (%s); masks to learn from on %d slices, %d answers are held back.",
                  sum(counts.values()), found.seconds / 60,
@@ -297,18 +319,27 @@ class PlaceLearning:
         mask = decoded.masks[0].numpy()
         return (Chosen(mask, 1.0, said.seconds) if mask.any() else None), "boxed"
 
-    def _preferred(self, place: Place, said: Judgement, masks: np.ndarray, meant: Chosen | None) -> Preferred | None:
+    def _preferences(self, said: Sequence[Said], outlines: OutlineJudges) -> dict[str, list[Preferred]]:
+        """What answers prefer among the proposals that ``outlines`` has, by structure that can be elsewhere."""
+        found: dict[str, list[Preferred]] = {name: [] for name in outlines.movable}
+        for one in said:
+            if (preferred := self._preferred(one, outlines)) is not None:
+                found[one.place[2]].append(preferred)
+        return found
+
+    def _preferred(self, said: Said, outlines: OutlineJudges) -> Preferred | None:
         """The pairs of proposals that an answer tells apart."""
-        several = self.outlines.proposals.get(*place[:2]).get(place[2]) if place[2] in self.judges else None
-        if several is None or len(several) < 2 or meant is None:
+        place, meant = said.place, said.meant
+        several = outlines.proposals.get(*place[:2]).get(place[2]) if place[2] in outlines.judges else None
+        if several is None or len(several) < 2:
             return None
         pool = torch.from_numpy(several.masks)
-        if said.verdict == "ranked":
-            # Each shown mask is a proposal, or the model's own, which no judge sees.
-            same = overlaps(torch.from_numpy(masks), pool)
+        if said.judgement.verdict == "ranked":
+            # Each shown mask is a proposal, or nearly one of refitted towers, or the model's own, which no judge sees.
+            same = overlaps(torch.from_numpy(said.masks), pool)
             worth = np.full(len(several), np.nan)
-            for row, score in enumerate(scores(said, len(masks))):
-                if float(same[row].max()) > 0.99:
+            for row, score in enumerate(scores(said.judgement, len(said.masks))):
+                if float(same[row].max()) > (0.99 if outlines is self.outlines else SHOWN_DUPLICATE):
                     worth[int(same[row].argmax())] = score
             better, worse = np.nonzero(worth[:, None] > worth[None])  # comparisons with NaN are False
         else:
@@ -459,16 +490,20 @@ class PlaceLearning:
         Returns:
             the same fold where no structure has a judge.
         """
-        split = self.data.split
+        split, own = self.data.split, own_prompts(self.folder)
         cases = sorted({*split.labelled, *(case for case, _ in unlabelled), *split.val})
         if not self.judges:
             # of a training with other settings
-            self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder), ignore_errors=True))
+            self.processes.once(lambda: shutil.rmtree(own, ignore_errors=True))
             return self.data
-        seed, outlines = self.stage.seed, self.outlines
+        seed, outlines, located = self.stage.seed, self.outlines, self.data.prompter
+        if self._refits(answered):
+            outlines, located = self.refitted(answered, cases)
+            preferred = self._preferences(answered.said, outlines)
+            answered = dataclasses.replace(answered, preferred=preferred)
         full: dict[str, PlaceJudge] = {}
         held_out: Unseen = {}
-        for name, judge in self.judges.items():
+        for name, judge in outlines.judges.items():
             # A mask that was accepted or boxed is known as an outline is, and anchors the judge likewise.
             preferred, told = answered.preferred[name], outlines.told(name, answered.right)
             full[name] = learn_from_answers(judge, preferred, [*outlines.outlined(name), *told], seed)
@@ -483,13 +518,14 @@ class PlaceLearning:
                         [said for said in told if said.group not in theirs], seed,
                     )
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
-            self._log_choices(name, judge, full[name], unlabelled)
-        prompter = outlines.prompter(self.data.prompter, full, held_out)
-        store = PromptStore(own_prompts(self.folder), self.key(answered, cases), self.data.prompts.located)
+            self._log_choices(name, outlines, full[name], unlabelled)
+        prompter = outlines.prompter(located, full, held_out)
+        store = PromptStore(own, self.key(answered, cases, outlines), outlines.located)
 
         def write() -> None:
             if not set(cases) <= set(store.cases()):
-                shutil.rmtree(store.folder, ignore_errors=True)  # of a training with other answers
+                # what is there is of a training with other answers
+                _remove_but(own, [] if outlines is self.outlines else [_LOCATED, _PROPOSALS])
                 outlines.prepare(cases)
                 meant = {place: one.mask for place, one in answered.chosen.items() if one.mask is not None}
                 outlines.write(store, cases, prompter, held_out, meant)
@@ -498,6 +534,78 @@ class PlaceLearning:
 
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def _refits(self, answered: Answered) -> bool:
+        """Whether there are masks that towers can be fitted to beside the outlines."""
+        return self.stage.places.refit and self.data.plans.prompting.fits_towers and bool(answered.right)
+
+    def refitted(self, answered: Answered, cases: Sequence[str]) -> tuple[OutlineJudges, Prompter]:
+        """Towers fitted to the outlines and to the masks that were meant, what they propose, and judges of that.
+
+        Towers that have seen fifty masks find what those of six outlines miss, so that proposals start from their
+        saliency and are measured by it. Each slice that is known is prompted by towers that have not seen its patient,
+        as in stage 1. Made by one process, kept beside the fold's own prompts.
+
+        Args:
+            answered: of :meth:`read`; held-back answers are not among its ``right``.
+            cases: to prompt.
+
+        Returns:
+            judges of the outlines over the new proposals, and the prompter of the new towers.
+        """
+        data, plans, own, right = self.data, self.data.plans, own_prompts(self.folder), answered.right
+        known, labelled = {place[:2] for place in right}, set(data.split.labelled)
+        cases = sorted({*cases, *self.outlines.usual_cases})
+        learned_from = sorted({*labelled, *(case for case, _ in known)})
+        located = PromptStore(own / _LOCATED, hash_of(
+            "refitted", VERSION, data.prompts.located.key,
+            [(place, np.packbits(mask).tobytes().hex()) for place, mask in sorted(right.items(), key=lambda of: of[0])],
+            {case: (data.slices.hash_of_case(case), data.groups.get(case, case)) for case in learned_from},
+        ))
+        outlines = OutlineJudges(plans, data.slices, located, data.split.labelled, data.split.unlabelled, data.groups,
+                                 self.device, own / _PROPOSALS)
+
+        def label(case: str, index: int) -> np.ndarray | None:
+            if case in labelled:
+                return data.slices.label(case, index)
+            return self._known_label(case, index, right) if (case, index) in known else None
+
+        def fit() -> None:
+            if set(cases) <= set(located.cases()) and located.has_prompter:
+                return
+            shutil.rmtree(own, ignore_errors=True)
+            started, features = time.perf_counter(), self.outlines.features
+            slices = [(case, index) for case in cases for index in range(data.slices.slices(case))]
+            mirrored = [key for key in slices if plans.prompting.mirror and key[0] in learned_from]
+            features.prepare([*((*key, False) for key in slices), *((*key, True) for key in mirrored)])
+            fitted = fit_prompter(plans, data.slices, learned_from, features, data.groups, features.extractor,
+                                  self.device, labels=label)
+            fitted = fitted.beside(of_labelled_patients(learned_from, data.split.unlabelled, data.groups))
+            write_prompts(located, fitted, data.slices, features, cases,
+                          {case: self.outlines.made_of(case) for case in cases})
+            located.save_prompter(fitted.full)
+            log.info("Towers refitted to %d outlined cases and to the masks that were meant on %d slices: %.0f s.",
+                     len(labelled), len(known), time.perf_counter() - started)
+
+        self.processes.once(fit)
+        self.processes.once(lambda: outlines.prepare(cases))
+        return outlines, Prompter.load(located.prompter_folder, self.device)
+
+    def tidy(self) -> None:
+        """Remove the proposals of refitted towers, which nothing needs after the training."""
+        self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder) / _PROPOSALS, ignore_errors=True))
+
+    def _known_label(self, case: str, index: int, right: Mapping[Place, np.ndarray]) -> np.ndarray:
+        """(H, W) label ids of what was meant on a slice; nothing is known beside it unless every structure is."""
+        structures, shown = self.data.plans.structures, {}
+        for name, plan in structures.items():
+            if (mask := right.get((case, index, name))) is not None:
+                shown[plan.label] = mask
+        mask = next(iter(shown.values()))
+        found = np.full(mask.shape, 0 if len(shown) == len(structures) else IGNORED, np.int16)
+        for number, mask in shown.items():
+            found[mask] = number
+        return found
 
     def _draw(self, store: PromptStore, answered: Answered) -> None:
         """``places.png``: six of the slices that were answered."""
@@ -511,35 +619,50 @@ class PlaceLearning:
             draw_places(self.data.slices, self.data.prompts, store, learned, file)
             log.info("Where the prompts pointed, what was meant, and where they point now: %s", file)
 
-    def key(self, answered: Answered, cases: Sequence[str]) -> str:
-        """Of what makes the prompts of some cases."""
+    def key(self, answered: Answered, cases: Sequence[str], outlines: OutlineJudges | None = None) -> str:
+        """Of what makes the prompts of some cases, by judges that begin with those of ``outlines``."""
         said = [(place, one.weight, one.mask is not None and np.packbits(one.mask).tobytes().hex())
                 for place, one in sorted(answered.chosen.items(), key=lambda item: item[0])]
         pairs = {name: [(one.better, one.worse) for one in of] for name, of in answered.preferred.items()}
         # Cases of a patient who has an outline are prompted by the judge that has not seen it, and is not told of them.
         theirs = {*cases, *(case for case, *_ in answered.chosen)} & self.outlines.patients.keys()
         shared = {case: self.data.groups.get(case, case) for case in theirs}
-        return hash_of("answered", VERSION, self.outlines.key(), self.stage.seed, said, pairs,
+        return hash_of("answered", VERSION, (outlines or self.outlines).key(), self.stage.seed, said, pairs,
                        {case: self.data.slices.hash_of_case(case) for case in cases},
                        *([shared] if shared else []))  # without any as it has always been
 
     def _log_choices(
-        self, name: str, before: PlaceJudge, after: PlaceJudge, unlabelled: Sequence[SliceKey]
+        self, name: str, outlines: OutlineJudges, after: PlaceJudge, unlabelled: Sequence[SliceKey]
     ) -> None:
         """Where images are simulated as unlabelled: how the judge's own choice overlaps the hidden truth."""
         label, found = self.data.plans.structures[name].label, []
         for case, index in unlabelled:
-            one = self.outlines.proposals.get(case, index).get(name)
-            if one is None or not len(one) or not self.data.slices.has_label(case):
+            if not self.data.slices.has_label(case):
                 continue
             truth = torch.from_numpy(self.data.slices.label(case, index) == label)[None]
-            overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
-            found.append([overlap[judge.judge(one.measured, one.small).first] for judge in (before, after)]
-                         + [overlap.max()])
+            row: list[float] = []
+            for judge, of in ((self.judges.get(name), self.outlines), (after, outlines)):
+                one = of.proposals.get(case, index).get(name)
+                if judge is not None and one is not None and len(one):
+                    overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
+                    row += [overlap[judge.judge(one.measured, one.small).first], overlap.max()]
+            if len(row) == 4:
+                found.append([row[0], row[2], row[3]])
         if found:
             mean = np.mean(found, 0)
             log.info("%s: overlap (IoU) of the judge's choice with the hidden truth of %d unlabelled slices: %.3f "
                      "before the answers, %.3f after; the best proposal %.3f.", name, len(found), *mean)
+
+
+def _remove_but(folder: Path, names: Collection[str]) -> None:
+    """Remove what is in a folder, but for what has one of some names."""
+    for one in folder.iterdir() if folder.is_dir() else ():
+        if one.name in names:
+            continue
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one, ignore_errors=True)
+        else:
+            one.unlink(missing_ok=True)
 
 
 def agreed(of: Sequence[Chosen]) -> Chosen:

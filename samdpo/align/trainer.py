@@ -185,6 +185,7 @@ class AlignTrainer(UnlabelledTrainer):
         """Of places: keep the new model only where held-back answers say that it is no worse; see :meth:`keep_best`."""
         if self.places is not None:
             self.keep_best()
+            self.places.tidy()
         super().on_train_end()
 
     def keep_best(self) -> None:

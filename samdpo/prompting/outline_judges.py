@@ -15,6 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class OutlineJudges:
         unlabelled: cases without outlines.
         groups: patient (or near-duplicate cluster) of each case.
         device: of the networks.
+        kept_in: folder in which proposals are kept; the plan's, which all stages share, by default.
 
     Attributes:
         patients: unlabelled cases of a patient who has an outline, see :func:`~.fitting.of_labelled_patients`.
@@ -77,7 +79,9 @@ class OutlineJudges:
     def __init__(
         self, plans: Plans, slices: SliceStore, located: PromptStore, labelled: Sequence[str],
         unlabelled: Sequence[str], groups: Mapping[str, str], device: torch.device | str,
+        kept_in: Path | None = None,
     ) -> None:
+        self.kept_in = kept_in
         self.plans, self.slices, self.located, self.groups, self.device = plans, slices, located, groups, device
         self.labelled_cases = sorted(labelled)
         self._outlined: dict[str, list[Outlined]] = {}  # by structure, once it is asked for
@@ -114,7 +118,7 @@ class OutlineJudges:
     def proposals(self) -> ProposalStore:
         """Of the fold's slices, kept beside the prompts they start from."""
         plans = self.plans
-        folder = preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
+        folder = self.kept_in or preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
         return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
                              plans.prompting.proposals, self.made_of)
 

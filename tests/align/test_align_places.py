@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ranking_people import judgement, keep
-from trained_models import NUMBER, ONE_LUNG, UNSEEN, begun, interrupt, short_fits
+from trained_models import NUMBER, ONE_LUNG, REFIT, UNSEEN, begun, interrupt, short_fits
 
 from samdpo.align import places as module
 from samdpo.align.candidate_set import make_candidate_set
@@ -23,6 +23,7 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
+from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.proposals import PlaceProposer, Proposals, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
@@ -302,6 +303,69 @@ def test_what_is_said_of_a_patient_is_kept_from_the_judges_that_have_not_seen_th
     assert keys[0] == keys[1] != places.key(answered, cases)
 
 
+# ---- towers that see what was meant -------------------------------------------------------------------------------
+
+
+def spied_fits(monkeypatch) -> list[tuple]:
+    """What every refit was given: labelled cases, their groups, and the labels of a slice."""
+    fits, fit = [], module.fit_prompter
+
+    def spied(plans, store, labelled, features, groups, *rest, labels, **more):
+        fits.append((list(labelled), groups, labels))
+        return fit(plans, store, labelled, features, groups, *rest, labels=labels, **more)
+
+    monkeypatch.setattr(module, "fit_prompter", spied)
+    return fits
+
+
+def test_towers_are_fitted_to_what_was_meant_too_and_to_nothing_that_is_held_back(asked, stored, monkeypatch):
+    fits = spied_fits(monkeypatch)
+    held = sorted({item.case for item in stored.items})[:2]
+    monkeypatch.setattr(PlaceLearning, "_held_back", lambda self, of: {*held} & of)
+    settings = (ONE_LUNG, ANSWERED_ALL, "places.asks=boxes")
+    trainer = begun(asked, "align", *settings, REFIT)
+    ((cases, groups, labels),) = fits
+    right, labelled = trainer.answered.right, {*trainer.data.split.labelled}
+    assert {*cases} == labelled | {case for case, *_ in right} and not {*held} & {*cases} and len(cases) > len(labelled)
+    assert groups == trainer.data.groups
+    label = trainer.data.plans.structures["lung"].label
+    for (case, index, _), mask in right.items():
+        np.testing.assert_array_equal(labels(case, index) == label, mask)
+    assert labels(held[0], 0) is None
+    # What they propose and where they point is the fold's own, and prediction has them.
+    own = trainer.fold_folder / "prompts"
+    assert trainer.data.prompts.located.folder == own / "located" and any((own / "proposals").glob("*/*.npz"))
+    case = trainer.data.split.val[0]
+    before, after = (data.prompts.located.get(case, 0)[0] for data in (trainer.original, trainer.data))
+    assert not np.array_equal(before.saliency, after.saliency)
+    image = np.asarray(trainer.data.slices.image(case, 0), np.float32)
+    new, own_prompt = trainer.data.prompter.prompt(image)[0], trainer.data.prompts.get(case, 0)[0]
+    np.testing.assert_array_equal(new.boxes, own_prompt.boxes)
+    begun(asked, "align", *settings, REFIT, "lr=1e-5")
+    assert len(fits) == 1, "the same answers: what is there is kept"
+    begun(asked, "align", *settings)
+    assert len(fits) == 1 and {*own.iterdir()} & {own / "located", own / "proposals"} == set()
+
+
+def test_where_masks_are_only_compared_the_towers_stay(asked, stored, monkeypatch):
+    fits = spied_fits(monkeypatch)
+    trainer = begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.asks=orders", "places.none_below=0", REFIT)
+    assert trainer.answered.counts["ordered"] and not trainer.answered.right and not fits
+    assert trainer.data.prompts.located is trainer.original.prompts.located
+
+
+def test_of_a_slice_on_which_one_structure_was_meant_nothing_else_is_known(asked):
+    places = learning(asked)
+    lung = places.data.plans.structures["lung"]
+    both = {"lung": dataclasses.replace(lung, label=1), "heart": dataclasses.replace(lung, label=2)}
+    places.data = dataclasses.replace(places.data, plans=dataclasses.replace(places.data.plans, structures=both))
+    right = {("a", 0, "lung"): square(2), ("b", 0, "lung"): square(2), ("b", 0, "heart"): square(20)}
+    one, two = (places._known_label(case, 0, right) for case in "ab")
+    assert (one[square(2)] == 1).all() and (one[~square(2)] == IGNORED).all()
+    assert (two[square(2)] == 1).all() and (two[square(20)] == 2).all()
+    assert (two[~square(2) & ~square(20)] == 0).all()
+
+
 def test_an_image_that_is_no_longer_unlabelled_teaches_nothing(asked, stored):
     file = asked.preprocessed / "splits_final.json"
     splits, gone = read_json(file), sorted({item.case for item in stored.items})[:2]
@@ -326,7 +390,7 @@ def test_of_few_answers_none_is_held_back(asked, stored):
 
 
 def test_the_judge_is_in_the_model_and_prediction_is_what_was_validated(asked):
-    trainer = asked.train("align", ONE_LUNG, UNSEEN)
+    trainer = asked.train("align", ONE_LUNG, UNSEEN, REFIT)
     fold = trainer.fold_folder
     assert set(read_json(fold / "prompter" / "prompter.json")["judges"]) == {"lung"}
     assert (fold / "prompter" / "judges.safetensors").is_file()
@@ -342,7 +406,7 @@ def test_the_judge_is_in_the_model_and_prediction_is_what_was_validated(asked):
         assert prompt["boxes"] == own.boxes.tolist() and prompt["points"] == own.points.tolist()
         assert prompt.get("place_confidence", 1) == pytest.approx(own.place_confidence, abs=1e-3)
     before = [file.read_bytes() for file in masks]
-    asked.trainer("align", ONE_LUNG, UNSEEN).train(only_validate=True)
+    asked.trainer("align", ONE_LUNG, UNSEEN, REFIT).train(only_validate=True)
     assert [file.read_bytes() for file in masks] == before
 
 
@@ -639,7 +703,7 @@ def test_an_image_on_which_nothing_is_proposed_keeps_its_prompt(asked, monkeypat
     image = np.asarray(chosen.slices.image(case, 0), np.float32)
     without_proposals(monkeypatch, lambda one: np.array_equal(one, image))
     trainer = asked.train("align", ONE_LUNG, "epochs=1", UNSEEN)
-    before, after = trainer.original.prompts.get(case, 0)[0], trainer.data.prompts.get(case, 0)[0]
+    before, after = (prompts.get(case, 0)[0] for prompts in (trainer.data.prompts.located, trainer.data.prompts))
     assert trainer.data is not trainer.original and after.place_confidence == 1
     np.testing.assert_array_equal(before.boxes, after.boxes)
     np.testing.assert_array_equal(before.saliency, after.saliency)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from samdpo.align import rounds
+from samdpo.align import places, rounds
 from samdpo.errors import TrainingError
 from samdpo.files import write_json
 from samdpo.prompting import making
@@ -108,8 +108,9 @@ def whole(folder: Path) -> dict:
         fits.append(1)
         return fit_prompter(*arguments, **named)
 
-    making.fit_prompter = rounds.fit_prompter = counted
-    said = {"finetune": trained("finetune", "held_back=0.4"), "align": trained("align", ROUNDS[0], UNSEEN),
+    making.fit_prompter = rounds.fit_prompter = places.fit_prompter = counted
+    said = {"finetune": trained("finetune", "held_back=0.4"),
+            "align": trained("align", ROUNDS[0], UNSEEN, "places.refit=true"),
             "align_preferences": trained("align_preferences", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()

@@ -93,7 +93,7 @@ def test_two_processes_of_batch_2_take_the_step_of_one_of_batch_4_and_a_step_tha
 @pytest.mark.slow
 def test_two_processes_train_one_model_with_one_log_and_the_same_mask_cut(planned, tmp_path):
     both = of_processes(planned, tmp_path / "said", 2, "whole")
-    assert [said.pop("fits") for said in both] == [2, 0], "prompts under align's settings, and those of its round"
+    assert [said.pop("fits") for said in both] == [3, 0], "of place=judge, of what was meant, of a round"
     assert both[0] == both[1]
     assert both[0]["finetune"]["mask_cut"] in (0.2, 0.3, 0.4, 0.5, 0.6) and both[0]["finetune"]["best"] > 0
     of_pixels = planned.folder("align_preferences")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trained_models import FITS_SHORTLY, UNSEEN, Phantoms, _as_current, copied, interrupt, short_fits
+from trained_models import FITS_SHORTLY, REFIT, UNSEEN, Phantoms, _as_current, copied, interrupt, short_fits
 
 from samdpo.cli.train import main
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
@@ -36,8 +36,9 @@ def stopped(_stopped: Phantoms, tmp_path: Path) -> Iterator[Phantoms]:
         yield own
 
 
-@pytest.mark.parametrize(("stage", "more"), [("finetune", ()), ("align", (UNSEEN,)), ("align", (*ONE_LUNG, UNSEEN)),
-                                              ("align_preferences", ROUNDS)])
+@pytest.mark.parametrize(("stage", "more"), [
+    ("finetune", ()), ("align", (UNSEEN,)), ("align", (*ONE_LUNG, UNSEEN, REFIT)), ("align_preferences", ROUNDS),
+])
 def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(located, tmp_path, monkeypatch, stage, more):
     short_fits(monkeypatch)
     settings = ("epochs=3", *more)
