@@ -49,6 +49,8 @@ from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks
 
 SHOWN, GAP, BOX_ERROR = 6, 0.04, 0.04
 COMPARED = "+ boxes, anchored"  # with which the others are compared, draw by draw
+JUDGES = ("outlines", "+ own order", "+ order of six", "+ places", "+ boxes", COMPARED, "+ boxes, listwise",
+          "+ every overlap")
 
 
 def main() -> None:
@@ -59,7 +61,7 @@ def main() -> None:
     command.add_argument("--answered", type=int, default=55)
     command.add_argument("--outlines", type=int, nargs="+", default=[6, 20])
     command.add_argument("--draws", type=int, default=4)
-    command.add_argument("--rows", nargs="+", metavar="ROW", help="judges to fit, by name; all of them by default")
+    command.add_argument("--rows", nargs="+", choices=JUDGES, metavar="ROW", help="judges to fit; all by default")
     command.add_argument("-p", default="samdpoPlans", help="plans")
     args = command.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -173,8 +175,6 @@ def of_draw(
         "+ boxes, listwise": lambda: fit_to_outlines([*outlined, *meant], draw, scale),
         "+ every overlap": lambda: fit_to_outlines([*outlined, *every], draw, scale),
     }
-    if unknown := set(wanted or ()) - judges.keys():
-        raise SystemExit(f"--rows: {', '.join(sorted(unknown))} is no row; there are: {', '.join(judges)}")
     rows = {"SAM's quality": chosen(tested, lambda one: int(one["measured"][:, 0].argmax()))}
     for name, fit in judges.items():
         if not wanted or name in wanted:

@@ -421,6 +421,8 @@ class StagePlan:
         every = to_dict(self)
         if self.objective in _CONSISTENCY:  # without keys that older versions had not, so that what they began goes on
             every["consistency"] = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
+        if not self.places.refit:
+            del every["places"]["refit"]  # as older versions had it, which could not refit
         return keys_where(every, self.reads)
 
     def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:

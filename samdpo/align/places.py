@@ -40,8 +40,7 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import IGNORED
-from samdpo.prompting.fitting import fit_prompter, of_labelled_patients
+from samdpo.prompting.fitting import MAX_SLICES, fit_prompter, of_labelled_patients, prompted_as
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -338,9 +337,10 @@ class PlaceLearning:
             # Each shown mask is a proposal, or nearly one of refitted towers, or the model's own, which no judge sees.
             same = overlaps(torch.from_numpy(said.masks), pool)
             worth = np.full(len(several), np.nan)
-            for row, score in enumerate(scores(said.judgement, len(said.masks))):
-                if float(same[row].max()) > (0.99 if outlines is self.outlines else SHOWN_DUPLICATE):
-                    worth[int(same[row].argmax())] = score
+            enough, shown = 0.99 if outlines is self.outlines else SHOWN_DUPLICATE, scores(said.judgement, len(same))
+            for row in same.amax(1).argsort(stable=True).tolist():  # of two that are nearly one the nearer counts
+                if float(same[row].max()) > enough:
+                    worth[int(same[row].argmax())] = shown[row]
             better, worse = np.nonzero(worth[:, None] > worth[None])  # comparisons with NaN are False
         else:
             overlap = overlaps(pool, torch.from_numpy(meant.mask)[None])[:, 0].numpy()
@@ -358,14 +358,15 @@ class PlaceLearning:
         """
         if answered.held_back or not self.stage.places.held_back or self.stage.places.asks == "outlines":
             return True
-        log.warning("Too few answers to hold any back (on %d images; expected %d or more), so nobody could say whether "
-                    "a network that has learned them is better. It stays as it was, and the judge alone learns where "
-                    "to look. Ask for more answers, or train it unseen: --set places.held_back=0",
-                    len({place[0] for place in answered.chosen}), self._least_answers())
+        log.warning("Too few answers to hold any back (on images of %d patients; expected %d or more), so nobody could "
+                    "say whether a network that has learned them is better. It stays as it was, and the judge alone "
+                    "learns where to look. Ask for more answers, or train it unseen: --set places.held_back=0",
+                    len({self.data.groups.get(place[0], place[0]) for place in answered.chosen}),
+                    self._least_answers())
         return False
 
     def _least_answers(self) -> int:
-        """Images with an answer from which on some are held back."""
+        """Patients with an answer from which on some are held back."""
         share = self.stage.places.held_back
         return next(count for count in itertools.count(1) if round(share * count) >= LEAST_HELD_BACK)
 
@@ -396,14 +397,16 @@ class PlaceLearning:
             precision: of the encoder.
         """
         newest = next(iter(models))
+        if newest == BEFORE:
+            return Kept(BEFORE, {}, len(held_back))
         if not self.stage.places.held_back or (newest == NEW and not held_back):
             log.warning("No answers are held back (places.held_back), so nobody can say whether this model is better "
                         "than the one before. Compare their validation.")
             return Kept(newest, {}, 0)
         enough, outlined = self.stage.places.accept_from, self.outlined() if JUDGE_ALONE in models else {}
         known = {**held_back, **outlined}
-        if not known or newest == BEFORE:
-            return Kept(newest, {}, len(held_back))
+        if not known:
+            return Kept(newest, {}, 0)
 
         def compare() -> dict[str, float]:
             every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
@@ -497,8 +500,8 @@ class PlaceLearning:
             self.processes.once(lambda: shutil.rmtree(own, ignore_errors=True))
             return self.data
         seed, outlines, located = self.stage.seed, self.outlines, self.data.prompter
-        if self._refits(answered):
-            outlines, located = self.refitted(answered, cases)
+        if known := self._known_labels(answered):
+            outlines, located = self.refitted(answered, known, cases)
             preferred = self._preferences(answered.said, outlines)
             answered = dataclasses.replace(answered, preferred=preferred)
         full: dict[str, PlaceJudge] = {}
@@ -535,11 +538,29 @@ class PlaceLearning:
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
 
-    def _refits(self, answered: Answered) -> bool:
-        """Whether there are masks that towers can be fitted to beside the outlines."""
-        return self.stage.places.refit and self.data.plans.prompting.fits_towers and bool(answered.right)
+    def _known_labels(self, answered: Answered) -> dict[SliceKey, np.ndarray]:
+        """(H, W) label ids of slices that towers are fitted to beside the outlines; none where they are not refitted.
 
-    def refitted(self, answered: Answered, cases: Sequence[str]) -> tuple[OutlineJudges, Prompter]:
+        Those on which every structure was accepted or boxed: elsewhere nothing is known of what surrounds the one that
+        was, and towers that are told where something is and never where it is not find it everywhere. Not so many that
+        they crowd out the outlines.
+        """
+        if not (self.stage.places.refit and self.data.plans.prompting.fits_towers):
+            return {}
+        structures, right = self.data.plans.structures, answered.right
+        slices = sorted({place[:2] for place in right})
+        whole = [key for key in slices if all((*key, name) in right for name in structures)]
+        room = max(MAX_SLICES // 2, MAX_SLICES - len(self.outlines.outlines))
+        found = {}
+        for key in evenly(whole, room) if whole else []:
+            found[key] = np.zeros(right[(*key, next(iter(structures)))].shape, np.int16)
+            for name, plan in structures.items():
+                found[key][right[(*key, name)]] = plan.label
+        return found
+
+    def refitted(
+        self, answered: Answered, known: Mapping[SliceKey, np.ndarray], cases: Sequence[str]
+    ) -> tuple[OutlineJudges, Prompter]:
         """Towers fitted to the outlines and to the masks that were meant, what they propose, and judges of that.
 
         Towers that have seen fifty masks find what those of six outlines miss, so that proposals start from their
@@ -547,31 +568,33 @@ class PlaceLearning:
         as in stage 1. Made by one process, kept beside the fold's own prompts.
 
         Args:
-            answered: of :meth:`read`; held-back answers are not among its ``right``.
+            answered: of :meth:`read`; held-back answers are not among what was said.
+            known: labels of slices that were answered, of :meth:`_known_labels`.
             cases: to prompt.
 
         Returns:
             judges of the outlines over the new proposals, and the prompter of the new towers.
         """
-        data, plans, own, right = self.data, self.data.plans, own_prompts(self.folder), answered.right
-        known, labelled = {place[:2] for place in right}, set(data.split.labelled)
-        cases = sorted({*cases, *self.outlines.usual_cases})
+        data, plans, own, labelled = self.data, self.data.plans, own_prompts(self.folder), set(self.data.split.labelled)
+        cases = sorted({*cases, *self.outlines.usual_cases, *(one.place[0] for one in answered.said)})
         learned_from = sorted({*labelled, *(case for case, _ in known)})
+        patients = of_labelled_patients(learned_from, data.split.unlabelled, data.groups)
+        made_of = {case: prompted_as(data.slices, case, patients, data.groups) for case in cases}
         located = PromptStore(own / _LOCATED, hash_of(
             "refitted", VERSION, data.prompts.located.key,
-            [(place, np.packbits(mask).tobytes().hex()) for place, mask in sorted(right.items(), key=lambda of: of[0])],
-            {case: (data.slices.hash_of_case(case), data.groups.get(case, case)) for case in learned_from},
+            [(key, label.tobytes().hex()) for key, label in known.items()],
+            {case: (made_of[case], data.groups.get(case, case)) for case in learned_from},
         ))
         outlines = OutlineJudges(plans, data.slices, located, data.split.labelled, data.split.unlabelled, data.groups,
                                  self.device, own / _PROPOSALS)
+        outlines.features = self.outlines.features  # one published network is enough
 
         def label(case: str, index: int) -> np.ndarray | None:
-            if case in labelled:
-                return data.slices.label(case, index)
-            return self._known_label(case, index, right) if (case, index) in known else None
+            return data.slices.label(case, index) if case in labelled else known.get((case, index))
 
         def fit() -> None:
-            if set(cases) <= set(located.cases()) and located.has_prompter:
+            there = located.summaries()
+            if located.has_prompter and all(case in there and there[case].case_key == made_of[case] for case in cases):
                 return
             shutil.rmtree(own, ignore_errors=True)
             started, features = time.perf_counter(), self.outlines.features
@@ -580,9 +603,7 @@ class PlaceLearning:
             features.prepare([*((*key, False) for key in slices), *((*key, True) for key in mirrored)])
             fitted = fit_prompter(plans, data.slices, learned_from, features, data.groups, features.extractor,
                                   self.device, labels=label)
-            fitted = fitted.beside(of_labelled_patients(learned_from, data.split.unlabelled, data.groups))
-            write_prompts(located, fitted, data.slices, features, cases,
-                          {case: self.outlines.made_of(case) for case in cases})
+            write_prompts(located, fitted.beside(patients), data.slices, features, cases, made_of)
             located.save_prompter(fitted.full)
             log.info("Towers refitted to %d outlined cases and to the masks that were meant on %d slices: %.0f s.",
                      len(labelled), len(known), time.perf_counter() - started)
@@ -594,18 +615,6 @@ class PlaceLearning:
     def tidy(self) -> None:
         """Remove the proposals of refitted towers, which nothing needs after the training."""
         self.processes.once(lambda: shutil.rmtree(own_prompts(self.folder) / _PROPOSALS, ignore_errors=True))
-
-    def _known_label(self, case: str, index: int, right: Mapping[Place, np.ndarray]) -> np.ndarray:
-        """(H, W) label ids of what was meant on a slice; nothing is known beside it unless every structure is."""
-        structures, shown = self.data.plans.structures, {}
-        for name, plan in structures.items():
-            if (mask := right.get((case, index, name))) is not None:
-                shown[plan.label] = mask
-        mask = next(iter(shown.values()))
-        found = np.full(mask.shape, 0 if len(shown) == len(structures) else IGNORED, np.int16)
-        for number, mask in shown.items():
-            found[mask] = number
-        return found
 
     def _draw(self, store: PromptStore, answered: Answered) -> None:
         """``places.png``: six of the slices that were answered."""

@@ -118,6 +118,11 @@ class AlignTrainer(UnlabelledTrainer):
         self.original, self.data = self.data, self.places.learn(self.answered, self.unlabelled_keys)
         self.samples = self.data.samples(self.stage.augmentation)
         self.unlabelled_keys = [key for key in self.unlabelled_keys if key in self.answered.slices]
+        if self.data is not self.original:  # refitted towers may see a structure where there was none, or none
+            train, held_back = self.do_split()
+            self.train_keys, self.held_back_keys = self.samples.keys(train), self.samples.keys(held_back)
+            shown = self.data.prompts.shown(sorted({case for case, _ in self.unlabelled_keys}))
+            self.unlabelled_keys = [key for key in self.unlabelled_keys if key in shown]
         if not self.unlabelled_keys:
             log.warning("No answer says which mask is right, so the network stays as it is.")
             self.num_epochs = 0

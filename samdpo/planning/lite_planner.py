@@ -314,7 +314,7 @@ class LitePlanner:
             prompt_rounds=why("align.prompt_rounds", 0, "a judge of the outlines chooses places, if anybody does"),
             labelled_per_step=2,
             lr=1e-4,
-            lr_halving_epochs=why("align.lr_halving_epochs", schedule.ALIGN_HALVING_EPOCHS, "whatever the length"),
+            lr_halving_epochs=why("align.lr_halving_epochs", schedule.ALIGN_HALVING_EPOCHS, "once, if at all"),
             seed=why("align.seed", self.seed, "--seed"),
             augmentation=AugmentationPlan(flip=why("align.augmentation.flip", self.mirrors, self._why_mirrors())),
         )

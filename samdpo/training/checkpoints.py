@@ -75,9 +75,11 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], every: b
     Args:
         before: as a file keeps them.
         now: likewise.
-        every: False leaves out those that an older version did not have, and parts of them.
+        every: False leaves out those that an older version did not have, and parts of them, and what follows from
+            others: of a training that is finished.
     """
-    may_change = _MAY_CHANGE if before.get("epochs") == now.get("epochs") else _MAY_CHANGE + _WITH_LENGTH
+    follows = not every or before.get("epochs") != now.get("epochs")
+    may_change = _MAY_CHANGE + _WITH_LENGTH if follows else _MAY_CHANGE
     compared = [name for name in now if name not in may_change]
     if every:
         return [name for name in compared if before.get(name) != now[name]]

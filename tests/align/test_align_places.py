@@ -13,7 +13,7 @@ from trained_models import NUMBER, ONE_LUNG, REFIT, UNSEEN, begun, interrupt, sh
 
 from samdpo.align import places as module
 from samdpo.align.candidate_set import make_candidate_set
-from samdpo.align.places import Chosen, PlaceLearning, agreed, agreement, in_order_of_work
+from samdpo.align.places import Answered, Chosen, PlaceLearning, agreed, agreement, in_order_of_work
 from samdpo.annotate.database.locate import VARIABLE
 from samdpo.dataset.images import read_label
 from samdpo.errors import TrainingError
@@ -23,7 +23,6 @@ from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
-from samdpo.preprocessing.store import IGNORED
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
 from samdpo.prompting.proposals import PlaceProposer, Proposals, boxes_of_masks, overlaps
 from samdpo.training.checkpoints import FINAL
@@ -354,16 +353,76 @@ def test_where_masks_are_only_compared_the_towers_stay(asked, stored, monkeypatc
     assert trainer.data.prompts.located is trainer.original.prompts.located
 
 
-def test_of_a_slice_on_which_one_structure_was_meant_nothing_else_is_known(asked):
-    places = learning(asked)
+def test_towers_that_have_seen_no_image_of_a_patient_prompt_what_was_meant_of_the_patient(asked, stored, monkeypatch):
+    seen, write = [], module.write_prompts
+
+    def spied(store, fitted, *rest):
+        seen.append(fitted)
+        return write(store, fitted, *rest)
+
+    monkeypatch.setattr(module, "write_prompts", spied)
+    trainer = asked.trainer("align", ONE_LUNG, ANSWERED_ALL, "places.asks=boxes", REFIT)
+    cases = sorted(item.case for item in stored.items if trainer.data.slices.has_label(item.case))
+    outlined = sorted(trainer.data.split.labelled)[0]
+    groups = {cases[0]: "twins", cases[1]: "twins", cases[2]: outlined}
+    trainer.data = dataclasses.replace(trainer.data, groups=groups)
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.run_log.close()
+    (fitted,), right = seen, {case for case, *_ in trainer.answered.right}
+    assert {*cases[:3]} <= right <= fitted.held_out.keys()
+    assert fitted.held_out[cases[0]] is fitted.held_out[cases[1]] is not fitted.full
+    assert fitted.held_out[cases[2]] is fitted.held_out[outlined] is not fitted.full
+    located, image = trainer.data.prompts.located, np.asarray(trainer.data.slices.image(cases[0], 0), np.float32)
+    features = trainer.places.outlines.features(cases[0], 0)
+    raw = {name: fitted_to.raw_saliency(image, features) for name, fitted_to in (
+        ("full", fitted.full), ("held out", fitted.held_out[cases[0]]))}
+    calibration = fitted.full.settings.calibrations["lung"]
+    kept = located.get(cases[0], 0)[0].saliency
+    np.testing.assert_allclose(calibration.apply(raw["held out"][0]), kept, atol=0.02)
+    assert not np.allclose(calibration.apply(raw["full"][0]), kept, atol=0.02)
+
+
+def test_answers_on_images_that_are_no_longer_asked_about_still_count(asked, stored):
+    trainer = begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.asks=boxes", "places.slices=2", REFIT)
+    told = {one.place[0] for one in trainer.answered.said}
+    assert 1 <= len(trainer.unlabelled_keys) <= 2 < len(told)
+    assert {*trainer.data.prompts.located.cases()} >= told
+
+
+def test_an_image_that_was_exchanged_is_prompted_anew_by_refitted_towers(asked, stored, monkeypatch):
+    fits = spied_fits(monkeypatch)
+    settings = (ONE_LUNG, ANSWERED_ALL, "places.asks=boxes", REFIT)
+    trainer = begun(asked, "align", *settings)
+    case, hashed = trainer.data.split.val[0], type(trainer.data.slices).hash_of_case
+    before = trainer.data.prompts.located.summaries()[case].case_key
+    monkeypatch.setattr(type(trainer.data.slices), "hash_of_case",
+                        lambda self, one: "another" if one == case else hashed(self, one))
+    trainer = begun(asked, "align", *settings)
+    assert len(fits) == 2 and trainer.data.prompts.located.summaries()[case].case_key == "another" != before
+
+
+def test_what_a_training_proposed_anew_is_gone_at_its_end(asked):
+    trainer = asked.train("align", ONE_LUNG, "epochs=1", UNSEEN, REFIT)
+    own = trainer.fold_folder / "prompts"
+    assert (own / "located" / "prompter").is_dir() and not (own / "proposals").exists()
+
+
+def test_towers_see_slices_on_which_every_structure_was_meant_and_not_so_many_that_outlines_are_crowded_out(asked):
+    places = learning(asked, REFIT)
     lung = places.data.plans.structures["lung"]
     both = {"lung": dataclasses.replace(lung, label=1), "heart": dataclasses.replace(lung, label=2)}
     places.data = dataclasses.replace(places.data, plans=dataclasses.replace(places.data.plans, structures=both))
-    right = {("a", 0, "lung"): square(2), ("b", 0, "lung"): square(2), ("b", 0, "heart"): square(20)}
-    one, two = (places._known_label(case, 0, right) for case in "ab")
-    assert (one[square(2)] == 1).all() and (one[~square(2)] == IGNORED).all()
-    assert (two[square(2)] == 1).all() and (two[square(20)] == 2).all()
-    assert (two[~square(2) & ~square(20)] == 0).all()
+    chosen = {("a", 0, "lung"): square(2), ("b", 0, "lung"): square(2), ("b", 0, "heart"): square(20)}
+    answered = Answered({place: Chosen(mask, 1.0, 1.0) for place, mask in chosen.items()}, {}, {}, {}, 0.0, 3)
+    ((key, label),) = places._known_labels(answered).items()
+    assert key == ("b", 0) and (label[square(2)] == 1).all() and (label[square(20)] == 2).all()
+    assert (label[~square(2) & ~square(20)] == 0).all()
+    many = {(f"case{i:03}", 0, name): square(2) for i in range(200) for name in both}
+    answered = dataclasses.replace(answered, chosen={place: Chosen(mask, 1.0, 1.0) for place, mask in many.items()})
+    assert len(places._known_labels(answered)) == 128 - len(places.outlines.outlines)
+    places.outlines.outlines = [("x", i) for i in range(100)]
+    assert len(places._known_labels(answered)) == 64
 
 
 def test_an_image_that_is_no_longer_unlabelled_teaches_nothing(asked, stored):
