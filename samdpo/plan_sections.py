@@ -308,7 +308,7 @@ class PlacesPlan:
     slices: int = 150  # unlabelled ones that are asked about; 0 is all
     shown: int = 6  # masks of an item; the first is the model's own
     held_back: float = 0.2  # share of the answers, by patient, that only say whether the new model is better
-    refit: bool = True  # fit the towers anew, to the outlines and the masks that were accepted or boxed
+    refit: float = 3.0  # towers learn masks that were meant where these are so many times the outlines; 0: never
     asks: Literal["mixture", "orders", "boxes", "outlines"] = "mixture"  # accept one, else a box; or one kind alone
     minutes: float = 10.0  # of the virtual annotator; 0 is no limit
     accept_from: float = 0.8  # overlap (IoU) from which a mask is right as it is
@@ -324,6 +324,7 @@ class PlacesPlan:
     def __post_init__(self) -> None:
         _check_range(self, "slices", 0, 1 << 31)
         _check_range(self, "shown", 2, 8)
+        _check_range(self, "refit", 0, 1 << 31)
         for name in ("held_back", "accept_from", "none_below", "box_error"):
             _check_range(self, name, 0, 1)
 

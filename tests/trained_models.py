@@ -27,7 +27,7 @@ PHANTOMS, NUMBER = "Dataset901_PhantomXray", 901
 FINETUNED = 10  # epochs
 ONE_LUNG = "structures.lung.components=1"  # so that it can be elsewhere
 UNSEEN = "places.held_back=0"  # a network learns from however few answers, and is kept whatever it learned
-REFIT = "places.refit=true"  # which the planner has as default, and the phantoms' plan leaves out
+REFIT = "places.refit=0.1"  # of however few masks; the phantoms' plan has 0
 PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FITS_SHORTLY = """
@@ -208,7 +208,7 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
             content["prompting"] |= {"tower_steps": 10, "cross_fit_folds": 2}
             for stage in content["configurations"].values():
                 stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
-            content["configurations"]["align"]["places"] = {"refit": False}  # six more fits; tests of it ask for it
+            content["configurations"]["align"]["places"] = {"refit": 0}  # six more fits; tests of it ask for it
             write_json(made.preprocessed / "samdpoPlans.json", content)
             made.trainer("finetune")  # makes the prompts
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -543,16 +544,22 @@ class PlaceLearning:
 
         Those on which every structure was accepted or boxed: elsewhere nothing is known of what surrounds the one that
         was, and towers that are told where something is and never where it is not find it everywhere. Not so many that
-        they crowd out the outlines.
+        they crowd out the outlines; none where they are few beside the outlines.
         """
-        if not (self.stage.places.refit and self.data.plans.prompting.fits_towers):
+        enough = self.stage.places.refit * len(self.outlines.outlines)
+        if not enough or not self.data.plans.prompting.fits_towers:
             return {}
         structures, right = self.data.plans.structures, answered.right
         slices = sorted({place[:2] for place in right})
         whole = [key for key in slices if all((*key, name) in right for name in structures)]
         room = max(MAX_SLICES // 2, MAX_SLICES - len(self.outlines.outlines))
+        if not whole or len(whole) < enough:
+            log.info("The towers stay as %d outlined slices made them: they are fitted anew where masks were accepted "
+                     "or boxed on %d others; these are %d (places.refit).", len(self.outlines.outlines),
+                     math.ceil(enough), len(whole))
+            return {}
         found = {}
-        for key in evenly(whole, room) if whole else []:
+        for key in evenly(whole, room):
             found[key] = np.zeros(right[(*key, next(iter(structures)))].shape, np.int16)
             for name, plan in structures.items():
                 found[key][right[(*key, name)]] = plan.label

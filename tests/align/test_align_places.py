@@ -346,6 +346,19 @@ def test_towers_are_fitted_to_what_was_meant_too_and_to_nothing_that_is_held_bac
     assert len(fits) == 1 and {*own.iterdir()} & {own / "located", own / "proposals"} == set()
 
 
+def test_where_masks_are_few_beside_the_outlines_the_towers_stay_and_the_log_says_so(
+    asked, stored, monkeypatch, caplog
+):
+    heard(caplog, monkeypatch)
+    fits = spied_fits(monkeypatch)
+    trainer = begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.asks=boxes", "places.refit=3")
+    outlines, masks = len(trainer.places.outlines.outlines), len(trainer.answered.right)
+    assert 0 < masks < 3 * outlines and not fits
+    assert f"or boxed on {3 * outlines} others; these are {masks} (places.refit)" in caplog.text
+    begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.asks=boxes", f"places.refit={masks / outlines}")
+    assert len(fits) == 1
+
+
 def test_where_masks_are_only_compared_the_towers_stay(asked, stored, monkeypatch):
     fits = spied_fits(monkeypatch)
     trainer = begun(asked, "align", ONE_LUNG, ANSWERED_ALL, "places.asks=orders", "places.none_below=0", REFIT)

@@ -110,7 +110,7 @@ def whole(folder: Path) -> dict:
 
     making.fit_prompter = rounds.fit_prompter = places.fit_prompter = counted
     said = {"finetune": trained("finetune", "held_back=0.4"),
-            "align": trained("align", ROUNDS[0], UNSEEN, "places.refit=true"),
+            "align": trained("align", ROUNDS[0], UNSEEN, "places.refit=0.1"),
             "align_preferences": trained("align_preferences", *ROUNDS)}
     own = trainer_of("finetune", "epochs=1", ROUNDS[0], trainer="several_processes:OwnStepTrainer")
     own.initialize()
