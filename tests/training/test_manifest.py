@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trained_models import copied
+from trained_models import UNSEEN, copied
 
 from samdpo.errors import ConfigurationError, ModelFolderError, TrainingError
 from samdpo.files import locked, read_json, write_json, write_text
@@ -195,13 +195,13 @@ def test_align_goes_on_only_from_the_weights_it_was_begun_with(finetuned, monkey
     with monkeypatch.context() as patch:
         patch.setattr("samdpo.align.trainer.AlignTrainer.train_step", killed)
         with pytest.raises(Killed):
-            finetuned.train("align")
+            finetuned.train("align", UNSEEN)
     write_changed_weights(finetuned.finetuned / "fold_0" / FINAL)
     with pytest.raises(ModelFolderError, match="is not the one"):
-        finetuned.train("align", resume=True)
+        finetuned.train("align", UNSEEN, resume=True)
     (finetuned.finetuned / "fold_0" / description.MANIFEST).unlink()
     with pytest.raises(TrainingError, match="begun from other weights"):
-        finetuned.train("align", resume=True)
+        finetuned.train("align", UNSEEN, resume=True)
 
 
 def test_one_fold_is_trained_by_one_process_at_a_time(finetuned):
