@@ -389,6 +389,8 @@ class PlaceLearning:
         Known are answers that none of them has learned from, and the outlines, whose slices are prompted as if they
         were new, by judges that have not seen the patient. Outlines tell judges apart alone: the networks have learned
         these masks, the new one for longer, so that on them it counts as the one before does under the same prompts.
+        Where outlines alone are known, the judge that has learned gives way only to what chance would not do to so few:
+        a mean difference below twice its standard error.
 
         Args:
             models: name -> network on the device, and the fold under its prompts: ``new`` where the network was
@@ -409,15 +411,18 @@ class PlaceLearning:
         if not known:
             return Kept(newest, {}, 0)
 
-        def compare() -> dict[str, float]:
+        def compare() -> tuple[dict[str, float], str]:
             every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
                      for name, model in models.items()}
             if NEW in every:
                 every[NEW] = {**every.get(JUDGE_ALONE, every[BEFORE]), **every[NEW]}
-            return {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
+            said = {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
+            if not held_back and not _falls(every[BEFORE], every[newest], known, enough):
+                return said, newest
+            return said, max(said, key=said.__getitem__)
 
-        said = self.processes.once(compare)  # so that all of them keep the same one
-        best, listed = max(said, key=said.__getitem__), ", ".join(f"{name} {value:.3f}" for name, value in said.items())
+        said, best = self.processes.once(compare)  # so that all of them keep the same one
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in said.items())
         log.info("Agreement with %d answers that were held back and %d outlines (mean IoU, counted up to %g): %s.",
                  len(held_back), len(outlined), enough, listed)
         if best != newest:
@@ -707,11 +712,25 @@ def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chose
     An overlap of ``enough`` or more counts as ``enough``: a mask that somebody accepted was one model's own, and
     another model is not to lose by a pixel of its border.
     """
-    found = []
-    for place, one in held_back.items():
-        both = overlaps(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
-        found.append(min(float(both), enough))
-    return float(np.mean(found)) if found else float("nan")
+    found = _agreements(masks, held_back, enough)
+    return float(np.mean(found)) if len(found) else float("nan")
+
+
+def _agreements(masks: Mapping[Place, np.ndarray], known: Mapping[Place, Chosen], enough: float) -> np.ndarray:
+    """Of each known place what :func:`agreement` is the mean of."""
+    both = [overlaps(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
+            for place, one in known.items()]
+    return np.array([min(float(overlap), enough) for overlap in both])
+
+
+def _falls(
+    before: Mapping[Place, np.ndarray], after: Mapping[Place, np.ndarray], known: Mapping[Place, Chosen], enough: float
+) -> bool:
+    """Whether masks agree less with what is known than those before do, by more than twice the standard error."""
+    change = _agreements(after, known, enough) - _agreements(before, known, enough)
+    if len(change) < 2:
+        return bool(change.mean() < 0)
+    return bool(change.mean() < -2 * change.std(ddof=1) / len(change) ** 0.5)
 
 
 def in_order_of_work(unsure: Sequence[float], seen: np.ndarray) -> list[int]:

@@ -668,6 +668,19 @@ def test_with_few_answers_a_judge_that_falls_on_the_outlines_is_not_kept(asked, 
     assert "this stage changes nothing" in caplog.text and trainer.data is trainer.original
 
 
+@pytest.mark.parametrize(("fallen", "kept"), [(0, "judge alone"), (1, "judge alone"), (6, "before")])
+def test_one_outline_of_six_is_not_enough_to_say_that_the_judge_has_fallen(tmp_path, monkeypatch, fallen, kept):
+    places = [(f"case{i}", 0, "lung") for i in range(6)]
+    judged = {place: square(20 if i < fallen else 2) for i, place in enumerate(places)}
+    monkeypatch.setattr(PlaceLearning, "masks_of", lambda self, network, *_: (
+        judged if network == "judge alone" else dict.fromkeys(places, square(2))))
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: dict.fromkeys(places, Chosen(square(2), 1.0, 0.0)))
+    learning = PlaceLearning(None, StagePlan(), tmp_path, torch.device("cpu"), None, Processes(torch.device("cpu")))
+    found = learning.best_of({name: (name, None) for name in ("judge alone", "before")}, {}, 0.5, "fp32")
+    assert found.name == kept and (found.held_back, found.outlines) == (0, 6)
+    assert found.agreement == {"judge alone": round(0.8 * (1 - fallen / 6), 4), "before": 0.8}
+
+
 @pytest.mark.parametrize("setting", [UNSEEN, "places.asks=outlines"])
 def test_a_network_is_trained_unseen_where_that_is_asked_for_or_outlines_were_drawn(asked, setting):
     trainer = asked.train("align", ONE_LUNG, ANSWERED_ALL, "epochs=1", setting)
