@@ -67,7 +67,8 @@ def test_every_run_is_done_measured_and_traceable(made):
         assert record.done, record.reason
         assert read_json(record.summary)["foreground_mean"]["Dice"] == record.metrics["Dice"]
         assert record.cpu_minutes > 0 and record.wall_minutes > 0 and record.peak_memory_gib > 0.1
-        assert record.epochs == 1 and record.minutes_allowed == 0
+        # Five answers are too few to hold any back: the judge of align learns alone.
+        assert record.epochs == (0 if record.method == "align" else 1) and record.minutes_allowed == 0
     for seed in (12345, 1):
         assert len({(r.labelled_hash, r.val_hash) for r in records if r.seed == seed}) == 1
     assert len({r.labelled_hash for r in records}) == 2  # another seed, other labels
