@@ -13,7 +13,6 @@ import itertools
 import logging
 import math
 import shutil
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +40,7 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
-from samdpo.prompting.fitting import MAX_SLICES, fit_prompter, of_labelled_patients, prompted_as
+from samdpo.prompting.fitting import MAX_SLICES, of_labelled_patients, prompted_as
 from samdpo.prompting.judge import (
     SAME_PLACE,
     PlaceJudge,
@@ -49,7 +48,7 @@ from samdpo.prompting.judge import (
     diverse_first,
     learn_from_answers,
 )
-from samdpo.prompting.making import write_prompts
+from samdpo.prompting.making import fit_towers_of, write_prompts
 from samdpo.prompting.outline_judges import OutlineJudges, Place, Unseen
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
@@ -609,16 +608,12 @@ class PlaceLearning:
             if located.has_prompter and all(case in there and there[case].case_key == made_of[case] for case in cases):
                 return
             shutil.rmtree(own, ignore_errors=True)
-            started, features = time.perf_counter(), self.outlines.features
-            slices = [(case, index) for case in cases for index in range(data.slices.slices(case))]
-            mirrored = [key for key in slices if plans.prompting.mirror and key[0] in learned_from]
-            features.prepare([*((*key, False) for key in slices), *((*key, True) for key in mirrored)])
-            fitted = fit_prompter(plans, data.slices, learned_from, features, data.groups, features.extractor,
-                                  self.device, labels=label)
+            log.info("The towers are fitted anew to %d outlined cases and to the masks that were meant on %d slices.",
+                     len(labelled), len(known))
+            features = self.outlines.features
+            fitted = fit_towers_of(plans, data.slices, learned_from, data.groups, cases, features, self.device, label)
             write_prompts(located, fitted.beside(patients), data.slices, features, cases, made_of)
             located.save_prompter(fitted.full)
-            log.info("Towers refitted to %d outlined cases and to the masks that were meant on %d slices: %.0f s.",
-                     len(labelled), len(known), time.perf_counter() - started)
 
         self.processes.once(fit)
         self.processes.once(lambda: outlines.prepare(cases))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from samdpo.files import hash_of, remove_abandoned, temporary_beside
@@ -28,7 +29,7 @@ from samdpo.prompting.answers.answerer import asks_a_model
 from samdpo.prompting.answers.asking import edited_cases, keep_answers
 from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.descriptions import with_descriptions
-from samdpo.prompting.fitting import FittedPrompters, fit_prompter, of_labelled_patients, prompted_as
+from samdpo.prompting.fitting import FittedPrompters, Labels, fit_prompter, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
 from samdpo.prompting.outline_judges import OutlineJudges
 from samdpo.prompting.pretrained import calibrated_prompter, check_text_dim, kept_saliency, pretrained_checksum
@@ -200,7 +201,7 @@ def locate(
         executor = None
     if plans.prompting.fits_towers:
         features = slice_features(plans, store, device)
-        fitted = _fit_towers(plans, store, labelled, groups, [] if executor else missing, features, device)
+        fitted = fit_towers_of(plans, store, labelled, groups, [] if executor else missing, features, device)
     else:
         kept_in = folder / f"{plans.plans_name}_saliency"
         fitted = calibrated_prompter(plans, store, labelled, groups, kept_in, device)
@@ -217,17 +218,23 @@ def locate(
     return prompts
 
 
-def _fit_towers(
-    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], missing: list[str],
-    features: SliceFeatures, device: str,
+def fit_towers_of(
+    plans: Plans, store: SliceStore, labelled: Sequence[str], groups: Mapping[str, str], others: Sequence[str],
+    features: SliceFeatures, device: torch.device | str, labels: Labels | None = None,
 ) -> FittedPrompters:
+    """Fit the towers to some cases; features that they, and then the prompts of ``others``, need are made before.
+
+    Args:
+        plans, store, labelled, groups, features, device, labels: see :func:`~samdpo.prompting.fitting.fit_prompter`.
+        others: cases that are prompted next.
+    """
     start = time.perf_counter()
-    wanted = [(case, index, False) for case in sorted({*missing, *labelled}) for index in range(store.slices(case))]
+    wanted = [(case, index, False) for case in sorted({*others, *labelled}) for index in range(store.slices(case))]
     mirrored = [(case, index, True) for case, index, _ in wanted if plans.prompting.mirror and case in labelled]
     features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
-    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device)
+    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device, labels=labels)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
     return fitted
 

@@ -307,13 +307,13 @@ def test_what_is_said_of_a_patient_is_kept_from_the_judges_that_have_not_seen_th
 
 def spied_fits(monkeypatch) -> list[tuple]:
     """What every refit was given: labelled cases, their groups, and the labels of a slice."""
-    fits, fit = [], module.fit_prompter
+    fits, fit = [], module.fit_towers_of
 
-    def spied(plans, store, labelled, features, groups, *rest, labels, **more):
+    def spied(plans, store, labelled, groups, others, features, device, labels):
         fits.append((list(labelled), groups, labels))
-        return fit(plans, store, labelled, features, groups, *rest, labels=labels, **more)
+        return fit(plans, store, labelled, groups, others, features, device, labels)
 
-    monkeypatch.setattr(module, "fit_prompter", spied)
+    monkeypatch.setattr(module, "fit_towers_of", spied)
     return fits
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from samdpo.align import places, rounds
+from samdpo.align import rounds
 from samdpo.errors import TrainingError
 from samdpo.files import write_json
 from samdpo.prompting import making
@@ -108,7 +108,7 @@ def whole(folder: Path) -> dict:
         fits.append(1)
         return fit_prompter(*arguments, **named)
 
-    making.fit_prompter = rounds.fit_prompter = places.fit_prompter = counted
+    making.fit_prompter = rounds.fit_prompter = counted
     said = {"finetune": trained("finetune", "held_back=0.4"),
             "align": trained("align", ROUNDS[0], UNSEEN, "places.refit=0.1"),
             "align_preferences": trained("align_preferences", *ROUNDS)}
