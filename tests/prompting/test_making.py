@@ -18,7 +18,8 @@ from samdpo.prompting.prompt_store import PromptStore
 def fits(monkeypatch) -> list[FittedPrompters]:
     """What is fitted."""
     found: list[FittedPrompters] = []
-    monkeypatch.setattr(making, "fit_prompter", lambda *args: found.append(fit_prompter(*args)) or found[-1])
+    monkeypatch.setattr(
+        making, "fit_prompter", lambda *args, **named: found.append(fit_prompter(*args, **named)) or found[-1])
     return found
 
 

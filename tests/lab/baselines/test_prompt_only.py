@@ -24,7 +24,7 @@ def _trained(_planned, tmp_path_factory):
     with _as_current(copied(_planned, tmp_path_factory.mktemp("prompt_only") / "roots")) as made:
         shutil.rmtree(made.preprocessed / "samdpoPlans_prompts")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(making, "fit_prompter", lambda *args: fits.append(fit(*args)) or fits[-1])
+            patch.setattr(making, "fit_prompter", lambda *args, **named: fits.append(fit(*args, **named)) or fits[-1])
             made.train("prompt_only")
     return made, fits
 
