@@ -135,7 +135,8 @@ class SamNetwork(nn.Module):
         Returns:
             sparse (N, T, C) with T = P + 2K + 1 always: points, two corners a box, text; what is missing is SAM's
             ``not_a_point_embed``, and :meth:`token_valid` says which tokens the decoder may see;
-            dense (N, C, h, w): the downscaled mask logits, SAM's ``no_mask_embed`` where there are none.
+            dense (N, C, h, w): the downscaled mask logits, SAM's ``no_mask_embed`` where there are none; (1, C, h, w)
+            where no prompt has any and no gradient is wanted.
         """
         encoder, k = self.prompt_encoder, batch.boxes.shape[1]
         outside, inside, *corners = (encoder.point_embeddings[i].weight for i in range(4))
@@ -149,7 +150,7 @@ class SamNetwork(nn.Module):
         sparse = torch.where(given_tokens(batch)[..., None], sparse, encoder.not_a_point_embed.weight)
         no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         if not torch.is_grad_enabled() and not bool(batch.mask_valid.any()):  # a third of the time of a box alone
-            return sparse, no_mask.expand(len(batch), -1, *encoder.image_embedding_size)
+            return sparse, no_mask.expand(-1, -1, *encoder.image_embedding_size)
         # Zeros where invalid: a NaN there would reach the gradients through torch.where.
         logits = batch.mask_logits.masked_fill(~batch.mask_valid[:, None, None], 0.0)
         dense = encoder.mask_downscaling(resampled(logits[:, None], encoder.mask_input_size))
@@ -167,18 +168,27 @@ class SamNetwork(nn.Module):
             valid[:, batch.points.shape[1]] |= padded
         return valid
 
-    def decode(self, embeddings: torch.Tensor, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(
+        self, embeddings: torch.Tensor, batch: PromptBatch, grid: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks of N prompts of B images in one pass.
 
         Args:
             embeddings: (B, C, h, w) from :meth:`encode_image`.
             batch: prompts; ``image_index`` counts in ``embeddings``.
+            grid: sides that a larger embedding is averaged to before it is decoded: a quarter of the work at half the
+                sides, for a coarser border; 0 leaves it as it is.
 
         Returns:
             logits (N, H, W) before the sigmoid; predicted IoU (N,).
         """
         sparse, dense = self.encode_prompts(batch)
-        image, positions = embeddings[batch.image_index] + dense, self.prompt_encoder.get_dense_pe()
+        positions = self.prompt_encoder.get_dense_pe()
+        alike = len(embeddings) == 1 and len(dense) == 1  # one image, no mask prompt
+        image = (embeddings if alike else embeddings[batch.image_index]) + dense
+        if 0 < grid < min(image.shape[-2:]):
+            image = F.adaptive_avg_pool2d(image, grid)
+            positions = self.prompt_encoder.pe_layer((grid, grid))[None]
         # Prompts stay outside: the angles of their positions need more than bfloat16's 8 bits.
         with decoder_autocast(image.device, self.decoder_precision):
             logits, quality = decode_masks(self.mask_decoder, image, positions, sparse, self.token_valid(batch))

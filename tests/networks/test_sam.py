@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from samdpo.networks import decoding
 from samdpo.networks.prompt_batch import PromptBatch
 
 CASES = {
@@ -48,6 +49,52 @@ def test_batched_decoding_equals_sam_prompt_by_prompt(lite, prompts, embeddings,
         # Relative to the largest logit (about 35), which is where float32 rounds.
         assert (logits[row] - expected).abs().max() < 1e-5 * expected.abs().max()
         assert abs(quality[row] - expected_quality) < 1e-5
+
+
+@torch.no_grad()
+def test_prompts_of_one_image_share_the_first_layer_and_nothing_else(lite, prompts, embeddings):
+    """They equal the same prompts of an image that stands beside another one, for which nothing is shared."""
+    batch = prompts(5, 384, boxes=1, points=0, text=False, mask=False)
+    batch = dataclasses.replace(batch, image_index=torch.zeros(5, dtype=torch.long))
+    for alone, beside in zip(lite.decode(embeddings[:1], batch), lite.decode(embeddings, batch)):
+        assert (alone - beside).abs().max() < 1e-5 * beside.abs().max()
+
+
+@pytest.mark.parametrize("points", [0, 3])
+def test_folded_into_few_tokens_attention_and_its_gradients_are_the_same(tiny, prompts, monkeypatch, points):
+    batch, found = prompts(3, boxes=1, points=points), {}
+    start = torch.randn(2, *tiny.embedding_shape)
+    for folds in (True, False):
+        monkeypatch.setattr(decoding, "folds_into_tokens", lambda *given, folds=folds: folds)
+        embeddings = start.clone().requires_grad_()
+        logits, quality = tiny.decode(embeddings, batch)
+        (logits.square().mean() + quality.sum()).backward()
+        found[folds] = [logits, quality, embeddings.grad] + [p.grad for p in tiny.parameters() if p.grad is not None]
+        tiny.zero_grad()
+    for folded, plain in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_few_tokens_fold_on_a_cpu_in_float32(lite):
+    attention, grid = lite.mask_decoder.transformer.final_attn_token_to_image, torch.zeros(1, 16, 256)
+    assert decoding.folds_into_tokens(attention, grid, torch.zeros(1, 7, 256))
+    assert not decoding.folds_into_tokens(attention, grid, torch.zeros(1, 13, 256))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not decoding.folds_into_tokens(attention, grid, torch.zeros(1, 7, 256))
+
+
+@torch.no_grad()
+def test_a_coarser_grid_gives_nearly_the_same_mask(lite, prompts):
+    image = torch.full((1, 3, 256, 256), 0.6)
+    image[..., 90:150, 70:160] = 0.2
+    box = prompts(2, 384, boxes=1, points=0, text=False, mask=False)
+    boxes = torch.tensor([[70.0, 90.0, 160.0, 150.0]]).repeat(2, 2, 1)
+    box = dataclasses.replace(box, boxes=boxes, image_index=torch.zeros(2, dtype=torch.long))
+    embeddings = lite.encode_image(image)
+    fine, coarse = (lite.decode(embeddings, box, grid)[0] > 0 for grid in (0, 32))
+    assert (fine & coarse).sum() > 0.95 * (fine | coarse).sum()
+    assert not torch.equal(fine, coarse)
+    assert torch.equal(lite.decode(embeddings, box, 64)[0] > 0, fine)  # never to a finer one
 
 
 def test_invalid_prompts_have_no_influence_whatever_their_value(tiny, prompts):
@@ -106,8 +153,10 @@ def test_the_number_of_tokens_is_constant(tiny, prompts):
         assert dense.shape == (2, 64, 64, 64)
 
 
-def test_no_prompt_gives_no_mask(tiny, prompts):
-    logits, quality = tiny.decode(torch.randn(2, *tiny.embedding_shape), prompts(2).select(slice(0, 0)))
+@pytest.mark.parametrize("images", [1, 2])
+def test_no_prompt_gives_no_mask(tiny, prompts, images):
+    with torch.no_grad():
+        logits, quality = tiny.decode(torch.randn(images, *tiny.embedding_shape), prompts(2).select(slice(0, 0)))
     assert logits.shape == (0, 256, 256)
     assert quality.shape == (0,)
 
