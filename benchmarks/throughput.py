@@ -17,7 +17,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from samdpo.networks.freezing import set_trainable
-from samdpo.networks.precision import autocast, resolve_precision
+from samdpo.networks.precision import (
+    autocast,
+    fast_matrix_products,
+    gradient_scaler,
+    memory_format,
+    resolve_precision,
+)
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.registry import build_network
 from samdpo.plans import CandidatePlan, NetworkPlan, PreferenceLossPlan, SegmentationLossPlan
@@ -88,7 +94,9 @@ def main() -> None:
     device = torch.device(args.device)
     precision = resolve_precision(args.precision, device)
     plan = NetworkPlan(backbone=args.backbone)
-    network = build_network(plan, pretrained=False).to(device)
+    fast_matrix_products(device)  # as in training
+    network = build_network(plan, pretrained=False).to(device, memory_format=memory_format(device))
+    network.decoder_precision, scaler = precision, gradient_scaler(device, precision)
     images = torch.rand(args.batch, 3, SIDE, SIDE, device=device)
     prompts = make_prompts(args.batch, args.structures, plan.text_dim).to(device)
     truth = torch.rand(len(prompts), SIDE, SIDE, device=device) > 0.5
@@ -107,11 +115,15 @@ def main() -> None:
     set_trainable(network, 0)
     optimizer = optimizer_of(list(network.parameters()))
 
+    def step(loss: torch.Tensor) -> None:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
     def finetune() -> None:
         optimizer.zero_grad(set_to_none=True)
         logits, _ = network.decode(encode(), prompts)
-        segmentation_loss(logits, truth, SegmentationLossPlan()).mean().backward()
-        optimizer.step()
+        step(segmentation_loss(logits, truth, SegmentationLossPlan()).mean())
 
     kept = encoder()
     with torch.no_grad():
@@ -123,13 +135,12 @@ def main() -> None:
         candidates = draw_fields(logits.detach(), CandidatePlan(), torch.Generator().manual_seed(0))
         weights = candidates[:, 0].float() - candidates[:, 3].float()
         reward = preference_reward(logits, reference, weights, "disagreement", disagreement_region(candidates))
-        preference_loss(reward, PreferenceLossPlan()).mean().backward()
-        optimizer.step()
+        step(preference_loss(reward, PreferenceLossPlan()).mean())
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     peak = matrix_peak(device, precision)
-    print(f"{args.backbone} on {name}: {args.batch} images a step, {args.structures} structures each, encoder in "
-          f"{precision}, decoder in fp32; matrix product: {peak / 1e12:.2f} Tflop/s")
+    print(f"{args.backbone} on {name}: {args.batch} images a step, {args.structures} structures each, in "
+          f"{precision}; matrix product: {peak / 1e12:.2f} Tflop/s")
     for what, run in (("encoder", encoder), ("finetune step", finetune)):
         report(what, run, args.batch, device, peak)
     network.requires_grad_(False)

@@ -16,6 +16,9 @@ import secrets
 import shutil
 import socket
 import time
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -35,6 +38,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network disks
 _TEMPORARY = re.compile(r"^\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}_")
 _ABANDONED_AFTER = 7 * 24 * 3600  # seconds; of another machine, whose processes cannot be asked
 TELLS_APART = 2_000_000_000  # nanoseconds; the times of coarse file systems
+DAMAGED_NPZ = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
+)
+"""What NumPy raises, reading a ``.npz`` of which bytes are missing or changed."""
 _DEEPEST = 100  # levels of JSON; what merges, compares and prints it later recurses, and no file of ours needs ten
 
 

@@ -18,6 +18,7 @@ from waiting import PATIENCE
 from samdpo import files
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import (
+    DAMAGED_NPZ,
     atomic_path,
     hash_of,
     locked,
@@ -265,3 +266,17 @@ def test_what_another_container_writes_stays_though_its_host_has_the_same_name(
     assert remove_abandoned(tmp_path) == 1
     monkeypatch.undo()
     files._this_machine.cache_clear()
+
+
+def test_whatever_byte_of_an_npz_is_changed_numpy_raises_what_is_expected(tmp_path):
+    file = tmp_path / "case.npz"
+    np.savez_compressed(file, a=np.arange(60), name=np.array("lung"))
+    whole, damaged = file.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                dict(arrays)
+        except DAMAGED_NPZ:
+            damaged += 1
+    assert damaged > len(whole) // 12

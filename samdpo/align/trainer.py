@@ -20,11 +20,13 @@ from samdpo.align.places import BEFORE, JUDGE_ALONE, NEW, Answered, Kept, PlaceL
 from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.align.rounds import PlaceRounds
+from samdpo.errors import ConfigurationError
 from samdpo.extensions import find
 from samdpo.files import content_hash
 from samdpo.model.batches import Batch
 from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import IDENTITY
+from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
@@ -75,11 +77,21 @@ class AlignTrainer(UnlabelledTrainer):
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        """Also make the parts and find the unlabelled slices; refuse to start without any."""
+        """Also make the parts and find the unlabelled slices; refuse to start without any.
+
+        Raises:
+            ConfigurationError: a proposer of one's own where places are asked about.
+        """
         super().initialize()
         self.objective, self.proposer = self.build_objective(), self.build_proposer()
         self.answers = self.build_answers()
         self.places = self.build_places()
+        if self.places is not None and type(self.proposer) is not Proposer:
+            raise ConfigurationError(
+                f"{type(self).__name__}.build_proposer gives a {type(self.proposer).__name__}, and the stage "
+                f"{self.stage_name} asks about places, whose masks come from prompting.blobs and prompting.proposals. "
+                f"Type: samdpo_train {number_of(self.plans.dataset_name)} align_preferences {self.data.fold} -tr …"
+            )
         if self.objective is not None and not self.objective.trains:
             self.num_epochs = 0
         self.unlabelled_keys = self.unlabelled_slices()

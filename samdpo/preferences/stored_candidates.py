@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import glob
-import zipfile
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from samdpo.errors import ModelFolderError
-from samdpo.files import atomic_path, read_json, write_json
+from samdpo.files import DAMAGED_NPZ, atomic_path, read_json, write_json
 from samdpo.names import check_name
 from samdpo.paths import CANDIDATES, results_root
 from samdpo.preferences.as_json import set_from_json, set_to_json
@@ -229,7 +227,7 @@ class StoredCandidates:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return None if missing and name not in arrays else arrays[name]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED_NPZ as error:
             raise ModelFolderError(
                 f"{file} is missing or damaged ({error}). Remove {file.with_suffix('.json').name} beside it and make "
                 "the same candidates again with: samdpo_annotate DATASET FOLD"

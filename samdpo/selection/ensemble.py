@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 
 from samdpo.dataset.agreement import grids_problem, read_listed_label
 from samdpo.errors import ConfigurationError, DatasetError, few
-from samdpo.files import copy_file, write_json
+from samdpo.files import DAMAGED_NPZ, copy_file, write_json
 from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.masks import confidence_of, keep_largest_components, label_map
 from samdpo.model.predictor import Prediction
@@ -147,11 +146,11 @@ def _ensemble_case(
 def _foreground(file: Path, expected: tuple[int, ...]) -> np.ndarray:
     """(L, Z, Y, X) of a file of probabilities."""
     try:
-        with np.load(file) as stored:
+        with np.load(file, allow_pickle=False) as stored:
             probabilities = stored["probabilities"]
     except FileNotFoundError as error:
         raise DatasetError(f"{file} is missing. {REMEDY}") from error
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise DatasetError(f"{file} cannot be read as probabilities ({error}); it may be cut off. {REMEDY}") from error
     if probabilities.shape != (expected[0] + 1, *expected[1:]):
         raise DatasetError(

@@ -85,6 +85,7 @@ def saying_what_to_make_smaller(stage: StagePlan) -> Iterator[None]:
         if not of_gpu and not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
         sizes = {key: getattr(stage, key) for key in ("batch_size", "labelled_per_step")}
+        sizes = {key: size for key, size in sizes.items() if stage.reads(key)}
         smaller = [f"{key}={size // 2}" for key, size in sizes.items() if size > 1]
         advice = " ".join(smaller) or "network.train=decoder"
         raise TrainingError(

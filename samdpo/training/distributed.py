@@ -300,7 +300,10 @@ def join(device: torch.device | str) -> Processes:
     global _joined, _trainings
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
-        return Processes(resolve_device(device))
+        found = resolve_device(device)
+        if found.index is not None:  # else pinned batches would open the first card beside it
+            torch.cuda.set_device(found)
+        return Processes(found)
     if _joined is not None and _joined._active:
         return _joined
     if not dist.is_available():
@@ -311,7 +314,7 @@ def join(device: torch.device | str) -> Processes:
     logging.getLogger("samdpo").setLevel(logging.INFO if rank == 0 else logging.ERROR)  # one voice
     joined = Processes(torch.device("cpu"), rank, world, own)
     try:
-        joined.device = device_of(device, int(os.environ.get("LOCAL_RANK", rank)), _on_this_machine(world))
+        joined.device = device_of(device, int(os.environ.get("LOCAL_RANK", rank)), on_this_machine(world))
         if joined.device.type == "cuda":
             torch.cuda.set_device(joined.device)
         backend = "nccl" if joined.device.type == "cuda" else "gloo"
@@ -372,7 +375,8 @@ def ending_together() -> Iterator[None]:
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
-        lost = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and _is_of_gloo(error)
+        of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+        lost = isinstance(error, RuntimeError) and not of_memory and _is_of_gloo(error)
         if lost:
             _give_time_to_say_why(_joined)
             error = TrainingError(f"The connection to another process of the training is lost: it has ended or was "
@@ -408,5 +412,6 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
     raise TrainingError(f"This process was told to end, by you or because another one of the training died. {_GO_ON}")
 
 
-def _on_this_machine(world: int) -> int:
+def on_this_machine(world: int) -> int:
+    """How many of ``world`` processes run on this machine, as torchrun says."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world))

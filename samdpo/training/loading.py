@@ -150,6 +150,8 @@ class Loader:
             # A worker that was killed, or died of memory that could not be mapped.
             if "DataLoader worker (pid" not in str(error) or "Caught" in str(error):
                 raise
+            if self._wrote_beyond_memory():
+                raise _full_shared_memory(error) from error
             raise TrainingError(
                 "A process that makes training samples was killed, most likely because memory ran out. The last "
                 f"checkpoint is kept: type the same command with --c, and with fewer of them: {FLAG} "
@@ -169,6 +171,12 @@ class Loader:
         if iterator is not None:
             # The public way is to drop all references, which a traceback may hold.
             iterator._shutdown_workers()
+
+    def _wrote_beyond_memory(self) -> bool:
+        """Whether a worker died of a page that /dev/shm had promised and could not give."""
+        number = getattr(signal, "SIGBUS", None)  # Windows has none
+        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+        return number is not None and any(worker.exitcode == -number for worker in workers)
 
     def __enter__(self) -> Loader:
         return self
@@ -231,11 +239,15 @@ class _Batches(Dataset):
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             if not (full or "shared memory" in str(error) or "shm" in str(error)):
                 raise
-            return _Failure(TrainingError(
-                f"The shared memory in /dev/shm is full, through which workers hand over training samples ({error}). "
-                "The last checkpoint is kept: type the same command with --c, and with fewer workers or none: "
-                f"{FLAG} 0. In a container it may be given more, for example: docker run --shm-size 4g"
-            ))
+            return _Failure(_full_shared_memory(error))
+
+
+def _full_shared_memory(error: Exception) -> TrainingError:
+    return TrainingError(
+        f"The shared memory in /dev/shm is full, through which workers hand over training samples ({error}). "
+        "The last checkpoint is kept: type the same command with --c, and with fewer workers or none: "
+        f"{FLAG} 0. In a container it may be given more, for example: docker run --shm-size 4g"
+    )
 
 
 def _begin(_worker: int) -> None:

@@ -42,7 +42,7 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import keys_where, to_dict
 from samdpo.training import checkpoints, manifest
 from samdpo.training.budget import Budget, saying_what_to_make_smaller
-from samdpo.training.distributed import Replica, join
+from samdpo.training.distributed import Replica, join, on_this_machine
 from samdpo.training.fold_data import FoldData, data_hashes, own_prompts
 from samdpo.training.kept_features import FeatureCache
 from samdpo.training.loading import EpochSlices, Loader, number_of_workers
@@ -99,7 +99,7 @@ class Trainer:
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
-        workers = number_of_workers(data.workers, self.device, self.processes.world)
+        workers = number_of_workers(data.workers, self.device, on_this_machine(self.processes.world))
         self.loader = Loader(workers, self.device)
         self.epoch_slices = EpochSlices(self.stage, self.processes.world)
         self.begun: manifest.MadeOf | None = None  # what the training started from
@@ -753,7 +753,8 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state.get("scaler", {}))
+        if state.get("scaler"):  # empty where the training went on in another precision than float16
+            self.scaler.load_state_dict(state["scaler"])
         self.current_epoch, self.best_metric = int(state["epoch"]), float(state["best_metric"])
         self.mask_cut, self.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
         self.run_log = RunLog(self.fold_folder, dict(state["history"]), writes=self.processes.is_main)

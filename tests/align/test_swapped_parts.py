@@ -18,7 +18,7 @@ from samdpo.align.objectives import Objective, register_objective
 from samdpo.align.proposer import EncodedBatch, Origin, Proposals
 from samdpo.align.trainer import AlignTrainer
 from samdpo.annotate.database.locate import VARIABLE
-from samdpo.errors import TrainingError
+from samdpo.errors import ConfigurationError, TrainingError
 from samdpo.extensions import find, names
 from samdpo.files import content_hash, hash_of, read_json
 from samdpo.training.checkpoints import FINAL
@@ -79,6 +79,11 @@ def test_people_are_shown_what_another_proposer_proposes_in_a_set_of_its_own(exa
     assert other.description["proposer"] == "box_size_proposer:BoxSizeProposer"
     assert other.description["settings"] == {"scales": [0.7, 0.9, 1.1, 1.4]}
     assert other.items and all(item.candidates == 4 for item in other.items)
+
+
+def test_a_stage_that_asks_about_places_does_not_ignore_another_proposer(example):
+    with pytest.raises(ConfigurationError, match=r"BoxSizeProposer.*asks about places.*align_preferences 0 -tr"):
+        example.trainer("align", trainer=EXAMPLE).initialize()
 
 
 def test_judgements_of_another_proposers_set_are_not_learned_from(example):

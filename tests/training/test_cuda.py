@@ -3,20 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from trained_models import UNSEEN
 
 from samdpo.files import read_json
 from samdpo.networks.weights import load_weights
 
 DEVICE = "cuda"
-STAGES = ("finetune", "align", "align_self_training", "align_best_candidate", "mean_teacher", "fixmatch",
-          "mean_teacher_encoder", "unet", "self_prompt")
+STAGES = ("finetune", "align", "align_preferences", "align_self_training", "align_best_candidate", "mean_teacher",
+          "fixmatch", "mean_teacher_encoder", "prompt_only", "unet", "self_prompt")
 pytestmark = pytest.mark.cuda
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_epoch_on_a_gpu_moves_the_weights_and_leaves_a_model(finetuned, stage, precision):
-    trainer = finetuned.trainer(stage, "epochs=1", f"precision={precision}", device=DEVICE)
+    few = (UNSEEN,) if stage == "align" else ()
+    trainer = finetuned.trainer(stage, "epochs=1", f"precision={precision}", *few, device=DEVICE)
     trainer.initialize()
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters() if p.requires_grad}
     with trainer.loader:

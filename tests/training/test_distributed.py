@@ -199,10 +199,12 @@ def test_a_card_that_is_not_there_is_a_sentence(monkeypatch):
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_names_the_key_to_change(planned, error):
-    stage = planned.trainer("finetune", "batch_size=8").stage
-    with (pytest.raises(TrainingError, match="ran out in a step of batch_size=8.*--set batch_size=4"),
-          saying_what_to_make_smaller(stage)):
+    trainer = planned.trainer("finetune", "batch_size=8")
+    with (pytest.raises(TrainingError, match="ran out in a step of batch_size=8.*--set batch_size=4") as said,
+          saying_what_to_make_smaller(trainer.stage)):
         raise error
+    stage, advice = trainer.stage, str(said.value).partition("--set ")[2].split()
+    assert planned.trainer("finetune", *advice).stage.batch_size == 4, "what is advised is taken"
     with pytest.raises(RuntimeError, match="something else"), saying_what_to_make_smaller(stage):
         raise RuntimeError("something else")
 

@@ -46,6 +46,12 @@ def broken(recipe: int) -> int:
     return recipe // (2 - recipe)
 
 
+def bus_error(recipe: int) -> int:
+    if recipe == 2:
+        os.kill(os.getpid(), signal.SIGBUS)
+    return recipe
+
+
 def killed(recipe: int) -> int:
     if recipe == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -116,6 +122,12 @@ def test_an_error_of_the_program_keeps_its_kind_and_its_place():
 def test_a_worker_that_is_killed_is_a_sentence():
     with Loader(2, CPU) as loader, pytest.raises(TrainingError, match="was killed.*--c.*-num_workers 1"):
         list(loader.batches(range(6), killed))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="this system has no SIGBUS")
+def test_a_worker_that_wrote_into_a_full_shared_memory_is_told_from_a_killed_one():
+    with Loader(2, CPU) as loader, pytest.raises(TrainingError, match="/dev/shm is full.*--c.*--shm-size"):
+        list(loader.batches(range(6), bus_error))
 
 
 def test_a_full_shared_memory_is_a_sentence_that_names_the_flag(monkeypatch):

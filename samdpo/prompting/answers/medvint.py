@@ -86,7 +86,7 @@ class MedVInT:
                 inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=self.max_new_tokens, do_sample=False,
                 pad_token_id=_PAD, eos_token_id=list(_ENDS),
             )
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise ConfigurationError(
                 f"MedVInT-TD runs out of memory on {self.device} with {len(images)} questions at once. Lower "
                 "'prompting.vlm_batch_size' of the plan."

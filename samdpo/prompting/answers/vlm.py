@@ -57,7 +57,7 @@ class ImageTextToText:
             made = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
             )
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise ConfigurationError(
                 f"{self.name} runs out of memory on {self.device} with {len(images)} questions at once. Lower "
                 "'prompting.vlm_batch_size' of the plan, or take a smaller model."
