@@ -3,7 +3,8 @@
     python benchmarks/towers.py [--slices 12] [--steps 20] [--turns 3] [--threads 1]
 
 Interleaved in one run. ``plain`` is the fit as one writes it down: torch's own pooling, interpolation and optimizer,
-and a loss over every pixel of the feature grid. ``now`` is :func:`samdpo.prompting.towers.fit_towers`. Both are timed
+and a loss over every pixel of the feature grid, of four slices a step. ``now`` is
+:func:`samdpo.prompting.towers.fit_towers` with as many slices a step as the planner sets. Both are timed
 for ``--steps`` steps, and without any for what a fit costs before its first step; the ratio of whole fits of as many
 steps as the default plan has follows. Then how alike they are: the
 hidden activations of the same weights, and the Dice of what both find on slices that neither has seen.
@@ -12,6 +13,7 @@ hidden activations of the same weights, and the Dice of what both find on slices
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as functional
 
-from samdpo.planning.schedule import tower_steps
+from samdpo.planning.schedule import tower_batch_size, tower_steps
 from samdpo.prompting import towers as library
 from samdpo.prompting.towers import (
     ALL_PIXELS,
@@ -146,7 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data, texts, steps = make_slices(args.slices, seed=1), make_texts(), tower_steps(1)
-    ways = {"plain": plain_fit, "now": fit_towers}
+    ways = {"plain": plain_fit, "now": functools.partial(fit_towers, batch_size=tower_batch_size(1))}
 
     def fit(way: str, count: int, seed: int = 0) -> Towers:
         return ways[way](*data, texts, dim=DIM, steps=count, lr=LEARNING_RATE, seed=seed)

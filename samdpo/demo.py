@@ -35,7 +35,8 @@ class DemoSize:
         align_epochs: of stage 2.
         tower_steps: of the image-text model's fit.
         backbone: of the plan.
-        frozen_stages: leading stages of the encoder that stage 1 leaves alone, which spares time and memory.
+        frozen_stages: leading stages of the encoder that stage 1 leaves alone; what they make of a slice is kept.
+        proposal_grid: sides of the grid on which proposals are decoded, half of LiteMedSAM's.
         mirror: whether the prediction of the mirror image is averaged in, which doubles its time.
     """
 
@@ -46,7 +47,8 @@ class DemoSize:
     align_epochs: int = 3
     tower_steps: int = 100
     backbone: str = "lite_medsam"
-    frozen_stages: int = 2
+    frozen_stages: int = 3
+    proposal_grid: int = 32
     mirror: bool = False
 
 
@@ -99,14 +101,15 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     everywhere = [
         f"prompting.tower_steps={size.tower_steps}", f"network.backbone={size.backbone}",
         f"network.frozen_stages={size.frozen_stages}", f"inference.mirror={str(size.mirror).lower()}",
+        f"prompting.proposal_grid={size.proposal_grid}",
     ]
     epochs = {"finetune": size.finetune_epochs[kind], "align": size.align_epochs}
     scores, masks = {}, {}
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)
         settings = [*everywhere, f"epochs={epochs[stage]}"]
-        # Embeddings of the mirror images would take as long as everything else of align.
-        settings.append("keep_features=false" if stage == "finetune" else "augmentation.flip=false")
+        if stage == "align":  # embeddings of the mirror images would take as long as everything else
+            settings.append("augmentation.flip=false")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)
         trainer.train(resume=True)
         output = trainer.folder / "imagesTs"

@@ -165,6 +165,7 @@ class PromptingPlan:
     tower_grid: int = 0  # sides of the grid that the towers work on, where the encoder's is coarser; 0: the encoder's
     tower_dim: int = 64
     tower_lr: float = 2e-3
+    tower_batch_size: int = 4  # slices a step of their fit
     cross_fit_folds: int = 4
     mirror: bool = True  # the towers are fitted to mirror images too; not where left and right differ
     presence: Literal["slice", "volume"] = "slice"  # decided slice by slice, or over all slices of a volume together
@@ -175,6 +176,7 @@ class PromptingPlan:
     place: Literal["saliency", "judge"] = "saliency"  # who chooses where: a judge, of proposals, learns the outlines
     blobs: int = 18  # boxes around blobs of several scales that are proposed beside those of the saliency
     proposals: int = 32  # masks of a slice that are kept
+    proposal_grid: int = 0  # sides of the grid they are decoded on, where the encoder's is finer; 0: the encoder's
     use_boxes: bool = True
     use_points: bool = True
     use_saliency: bool = True  # saliency logits as mask prompt
@@ -194,11 +196,12 @@ class PromptingPlan:
             )
         for name, least in (
             ("tower_dim", 1), ("vlm_batch_size", 1), ("vlm_max_new_tokens", 1), ("gscorecam_top_k", 1),
-            ("n_points", 0), ("n_hypotheses", 0),
+            ("n_points", 0), ("n_hypotheses", 0), ("tower_batch_size", 1),
         ):
             _check_range(self, name, least, _WIDEST)
         _check_range(self, "tower_grid", 0, 64)  # of the saliency
         _check_range(self, "blobs", 0, 256)
+        _check_range(self, "proposal_grid", 0, 64)
         _check_range(self, "proposals", 8, 256)
         if not self.fits_towers and self.saliency == "similarity":
             raise ValueError(f"{name} gives no similarity map of its own; set 'saliency' to 'gscorecam'")
@@ -211,6 +214,10 @@ class PromptingPlan:
     def fits_towers(self) -> bool:
         """Whether the image-text model is fitted to the labelled part; a pretrained one is only calibrated on it."""
         return self.image_text_model == LITE_TOWERS
+
+
+LATER_PROMPTING_KEYS = ("tower_grid", "tower_batch_size", "proposal_grid")
+"""Keys of :class:`PromptingPlan` that came later: at their default they are left out of hashes, which stay the same."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
         places = plans.stage(stage).places
         own += ["places", PLACES_VERSION, places.shown, plans.prompting.blobs, plans.prompting.proposals,
                 plans.stage(stage).seed, sorted(data.split.labelled)]
+        own += [plans.prompting.proposal_grid] if plans.prompting.proposal_grid else []
     model_hash = content_hash(model)
     plan_hash = hash_of(_VERSION, plans.stage(stage).candidates, data.prompts.key, plans.structures,
                         as_before(plans.preprocessing, "neighbours"), plans.network, *own)

@@ -27,6 +27,7 @@ from samdpo.model.folder import read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import number_of
+from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.plans import Plans
 from samdpo.schema import as_before, to_dict
 
@@ -182,7 +183,7 @@ def made_by(model: Path, plans: Plans, folds: Sequence[str] | None, checkpoint: 
         mirror: whether the mirror image is asked too.
     """
     weights = f"{checkpoint.removesuffix('.safetensors')}.safetensors"
-    rules = {**to_dict(plans), "prompting": as_before(plans.prompting, "tower_grid")}
+    rules = {**to_dict(plans), "prompting": as_before(plans.prompting, *LATER_PROMPTING_KEYS)}
     parts = [(name, hash_of(rules[name])) for name in PREDICTED_WITH]
     for fold in sorted(set(folds or trained_folds(model, weights))):
         place = model / f"fold_{fold}"

@@ -216,6 +216,9 @@ class LitePlanner:
             mirror=self.because("prompting.mirror", self.mirrors, self._why_mirrors()),
             presence=self.because("prompting.presence", *self._presence()),
             tower_steps=self.because("prompting.tower_steps", steps, f"structures: {count}"),
+            tower_batch_size=self.because(
+                "prompting.tower_batch_size", schedule.tower_batch_size(count), f"structures: {count}"
+            ),
             tower_grid=self.because("prompting.tower_grid", schedule.TOWER_GRID, "as fine as the saliency"),
         )
 

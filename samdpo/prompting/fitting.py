@@ -144,6 +144,7 @@ def fit_prompter(
             seed=seed + number,
             known=slices.known_of(rows),
             grid=plans.prompting.tower_grid,
+            batch_size=plans.prompting.tower_batch_size,
         )
         return Prompter(settings, LiteTowersModel(towers.to(device), texts, encode), device)
 

@@ -138,6 +138,7 @@ class JudgeSettings:
         blobs, kept: of the proposer, see :class:`~samdpo.prompting.proposals.PlaceProposer`.
         columns: of :func:`measure`.
         doubtful: confidence below which a person should look: one right choice of ten on the outlines is.
+        grid: of the proposer.
     """
 
     shape: PlaceShape = field(default_factory=PlaceShape)
@@ -145,6 +146,7 @@ class JudgeSettings:
     kept: int = 32
     columns: int = len(MEASURES) + len(RELATIVE) + 512
     doubtful: float = 0.0
+    grid: int = 0
 
     def __post_init__(self) -> None:
         least, most = len(MEASURES) + len(RELATIVE), 1 << 14
@@ -152,6 +154,8 @@ class JudgeSettings:
             raise ValueError(f"'columns' is {self.columns}; expected more than {least}, at most {most}")
         if not (0 <= self.blobs <= 256 and 1 <= self.kept <= 256):
             raise ValueError(f"'blobs' is {self.blobs} and 'kept' {self.kept}; expected up to 256")
+        if not 0 <= self.grid <= 64:
+            raise ValueError(f"'grid' is {self.grid}; expected 0 to 64")
 
 
 class PlaceJudge(nn.Module):

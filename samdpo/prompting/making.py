@@ -21,6 +21,7 @@ from samdpo.files import hash_of, remove_abandoned, temporary_beside
 from samdpo.networks.device import resolve_device
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import preprocessed_folder
+from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import fold_of, load_splits
 from samdpo.plans import Plans, PromptingPlan
@@ -137,11 +138,12 @@ def _judge(
     return prompts
 
 
-_BEFORE_JUDGES = ("place", "blobs", "proposals")  # keys of which the prompts of the saliency know nothing
+_OF_JUDGES = ("place", "blobs", "proposals", "proposal_grid")  # keys of which the prompts of the saliency know nothing
 
 
 def _of_saliency(plan: PromptingPlan) -> dict[str, Any]:
-    return {key: value for key, value in as_before(plan, "presence", "tower_grid").items() if key not in _BEFORE_JUDGES}
+    keys = as_before(plan, "presence", *LATER_PROMPTING_KEYS)
+    return {key: value for key, value in keys.items() if key not in _OF_JUDGES}
 
 
 def locate(

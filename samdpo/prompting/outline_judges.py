@@ -22,6 +22,7 @@ import torch
 
 from samdpo.files import hash_of
 from samdpo.paths import preprocessed_folder
+from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.subsets import usual_cases
 from samdpo.plans import Plans
 from samdpo.preprocessing.store import IGNORED, SliceStore
@@ -120,7 +121,7 @@ class OutlineJudges:
         plans = self.plans
         folder = self.kept_in or preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
         return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
-                             plans.prompting.proposals, self.made_of)
+                             plans.prompting.proposals, self.made_of, plans.prompting.proposal_grid)
 
     def prepare(self, cases: Sequence[str] = ()) -> None:
         """Make the proposals that the judges are fitted to, and those of some cases, where they are missing."""
@@ -185,7 +186,7 @@ class OutlineJudges:
         # Where to look follows from the labelled cases: no image is read to know the key.
         network = frozen_key(self.plans.network)
         return hash_of("judged", _VERSION, PROPOSALS_VERSION, network, self.located.key, labelled,
-                       as_before(self.plans.prompting, "presence", "tower_grid"))
+                       as_before(self.plans.prompting, "presence", *LATER_PROMPTING_KEYS))
 
     # ---- what they choose --------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class OutlineJudges:
                       if (several := self.proposals.get(*key).get(name)) is not None and len(several)]
             settings[name] = JudgeSettings(
                 self.shapes[name], prompting.blobs, prompting.proposals, outlined[0].measured.shape[1],
-                doubtful_below(unseen.get(name, {}), outlined, smalls),
+                doubtful_below(unseen.get(name, {}), outlined, smalls), prompting.proposal_grid,
             )
         return Prompter(dataclasses.replace(located.settings, judges=settings), located.model, located.device, judges)
 

@@ -218,7 +218,7 @@ class Prompter:
             generator: of the points.
         """
         settings, judge = self.settings.judges[prompt.structure], self.judges[prompt.structure]
-        proposer = PlaceProposer(self.extractor.network, settings.blobs, settings.kept)
+        proposer = PlaceProposer(self.extractor.network, settings.blobs, settings.kept, settings.grid)
         proposals = proposer.propose(image, features, prompt.hypotheses, settings.shape)
         if not len(proposals):
             return prompt

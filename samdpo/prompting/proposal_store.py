@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from samdpo.files import atomic_path, hash_of, remove_abandoned
+from samdpo.files import DAMAGED_NPZ, atomic_path, hash_of, remove_abandoned
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.frozen_features import SliceFeatures
 from samdpo.prompting.judge import measure
@@ -66,15 +64,18 @@ class ProposalStore:
         shapes: of each structure that can be elsewhere, where to look.
         blobs, kept: see :class:`~samdpo.prompting.proposals.PlaceProposer`.
         made_of: case -> what its prompts are of; that is its image by default.
+        grid: as ``blobs``.
     """
 
     def __init__(
         self, folder: Path, slices: SliceStore, prompts: PromptStore, features: SliceFeatures,
         shapes: dict[str, PlaceShape], blobs: int, kept: int, made_of: Callable[[str], str] | None = None,
+        grid: int = 0,
     ) -> None:
         self.slices, self.prompts, self.features, self.shapes = slices, prompts, features, shapes
-        self.blobs, self.kept, self.made_of = blobs, kept, made_of or slices.hash_of_case
-        self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept)
+        self.blobs, self.kept, self.made_of, self.grid = blobs, kept, made_of or slices.hash_of_case, grid
+        of_grid = [grid] if grid else []  # keys are what they were before there was one
+        self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept, *of_grid)
         self.folder = folder / self.key
         self._kept: OrderedDict[tuple[str, int], dict[str, MeasuredProposals]] = OrderedDict()
 
@@ -100,7 +101,7 @@ class ProposalStore:
         return self.folder / f"{case}.npz"
 
     def _write(self, case: str) -> dict[int, dict[str, MeasuredProposals]]:
-        proposer = PlaceProposer(self.features.extractor.network, self.blobs, self.kept)
+        proposer = PlaceProposer(self.features.extractor.network, self.blobs, self.kept, self.grid)
         found: dict[int, dict[str, MeasuredProposals]] = {}
         arrays: dict[str, np.ndarray] = {"made_of": np.array(self.made_of(case))}
         for index in range(self.slices.slices(case)):
@@ -150,5 +151,5 @@ class ProposalStore:
                         arrays[f"{name}_makers"].tolist(),
                     )
                 return found
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        except DAMAGED_NPZ:
             return None

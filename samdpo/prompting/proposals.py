@@ -134,15 +134,16 @@ class PlaceProposer:
         network: as published, in eval mode; it decodes.
         blobs: boxes around blobs, of all scales together.
         kept: masks of an image at most.
+        grid: sides of the grid on which proposals are decoded, where the embedding's is finer; 0 is the embedding's.
     """
 
-    def __init__(self, network: SamNetwork, blobs: int = 18, kept: int = 32) -> None:
-        self.network, self.blobs, self.kept = network, blobs, kept
+    def __init__(self, network: SamNetwork, blobs: int = 18, kept: int = 32, grid: int = 0) -> None:
+        self.network, self.blobs, self.kept, self.grid = network, blobs, kept, grid
 
     @torch.no_grad()
     def decode(
         self, features: Tensor, size: tuple[int, int], boxes: np.ndarray | None = None,
-        points: np.ndarray | None = None, maker: str = "",
+        points: np.ndarray | None = None, maker: str = "", grid: int = 0,
     ) -> Proposals:
         """What the network makes of each box, or of each point, alone: no other prompt, no text.
 
@@ -154,6 +155,7 @@ class PlaceProposer:
             boxes: (M, 4) x0, y0, x1, y1.
             points: (M, 2) x, y, where there are no boxes.
             maker: what they are called.
+            grid: of :meth:`~samdpo.networks.sam.SamNetwork.decode`; proposals are many, a person's box is one.
         """
         device = next(self.network.mask_decoder.parameters()).device
         n, of_points = len(points if boxes is None else boxes), boxes is None
@@ -171,7 +173,7 @@ class PlaceProposer:
             mask_valid=torch.zeros(n, dtype=torch.bool),
         )
         embedding = features[None].to(device).float()
-        logits, quality = self.network.decode(embedding, batch.to(device))
+        logits, quality = self.network.decode(embedding, batch.to(device), grid)
         decoded_of = np.zeros((n, 4), np.float32) if of_points else np.asarray(boxes, np.float32).reshape(-1, 4)
         return Proposals(logits.cpu(), quality.cpu(), decoded_of, [maker] * n)
 
@@ -188,7 +190,7 @@ class PlaceProposer:
         """
         size = tuple(image.shape[-2:])
         blobs = blob_boxes(image.mean(0), shape, self.blobs)
-        parts = [self.decode(features, size, boxes, maker=maker)
+        parts = [self.decode(features, size, boxes, maker=maker, grid=self.grid)
                  for maker, boxes in ((HYPOTHESIS, hypotheses), (BLOB, blobs)) if len(boxes)]
         if not parts:
             return Proposals(torch.zeros(0, *size), torch.zeros(0), np.zeros((0, 4), np.float32), [])
@@ -196,7 +198,7 @@ class PlaceProposer:
         if not len(first):
             return first
         # A mask prompted by its own box: mends a box that was too wide, or beside the structure.
-        again = self.decode(features, size, boxes_of_masks(first.masks), maker=AGAIN)
+        again = self.decode(features, size, boxes_of_masks(first.masks), maker=AGAIN, grid=self.grid)
         return distinct(Proposals.cat([first, again]), self.kept)
 
 

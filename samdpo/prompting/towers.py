@@ -22,7 +22,6 @@ COMPONENTS = 64  # of the features' basis
 _WIDTH = 48
 _DILATIONS = (1, 2, 4, 8)  # at half the feature grid: the last sees the whole slice
 _FEATURE_DROPOUT = 0.2
-_BATCH = 4
 _BACKGROUND_PER_STEP = 2  # background phrases contrasted in a step
 _WARM_UP = 0.1  # share of the steps
 _CHUNK = 8  # images of a pass without gradients
@@ -300,6 +299,7 @@ def fit_towers(
     seed: int,
     known: torch.Tensor | None = None,
     grid: int = 0,
+    batch_size: int = 4,
 ) -> Towers:
     """Fit both towers.
 
@@ -309,11 +309,12 @@ def fit_towers(
         shares: (N, S, h', w') share of each pixel of :func:`tower_size` that a structure covers, in [0, 1].
         texts: phrases of the S structures and of the background.
         dim: width of the shared space.
-        steps: gradient steps of 4 slices, each under a random affine map; the loss looks at a quarter of the pixels.
+        steps: gradient steps; the loss looks at a quarter of the pixels.
         lr: peak of AdamW's learning rate, reached after a tenth of the steps.
         seed: of weights, slices, views and phrases; the global random state is left as it was.
         known: (N, h', w') share of each pixel of which the labels say anything; None for all.
         grid: see :class:`Towers`.
+        batch_size: slices a step, each under a random affine map.
 
     Returns:
         Towers in eval mode, without gradients.
@@ -335,8 +336,8 @@ def fit_towers(
         optimizer = torch.optim.AdamW(towers.parameters(), lr=lr, weight_decay=0.05, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for _ in range(steps):
-            index = torch.randint(len(inputs), (_BATCH,), generator=generator)
-            grid = _random_grid(_BATCH, tuple(inputs.shape[-2:]), generator).to(device)
+            index = torch.randint(len(inputs), (batch_size,), generator=generator)
+            grid = _random_grid(batch_size, tuple(inputs.shape[-2:]), generator).to(device)
             view = functional.grid_sample(inputs[index].float(), grid, padding_mode="reflection", align_corners=False)
             seen = _draw_pixels(of_pixels)
             truth = functional.grid_sample(

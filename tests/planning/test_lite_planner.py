@@ -253,6 +253,8 @@ def test_slices_of_volumes_are_trained_on_under_views_of_their_own() -> None:
 
 def test_towers_of_many_structures_are_fitted_for_longer_on_a_grid_as_fine_as_the_saliency() -> None:
     assert [schedule.tower_steps(count) for count in (1, 2, 12, 100)] == [200, 320, 1520, 1600]
+    assert [schedule.tower_batch_size(count) for count in (1, 2, 12)] == [2, 4, 4]
+    assert plan().prompting.tower_batch_size == 2
     assert (plan().prompting.tower_grid,) * 2 == SALIENCY_SIZE
 
 

@@ -46,7 +46,8 @@ def test_an_old_plan_loads_value_by_value(old: Path) -> None:
     for stage in content["configurations"].values():
         stage["places"] = to_dict(PlacesPlan())  # which there was not
         stage["consistency"] |= {"encoder_lr": 0.0, "brightness": 0.1, "contrast": 0.2}  # likewise
-    content["prompting"] |= {"place": "saliency", "blobs": 18, "proposals": 32, "tower_grid": 0}  # likewise
+    content["prompting"] |= {"place": "saliency", "blobs": 18, "proposals": 32, "tower_grid": 0, "tower_batch_size": 4,
+                              "proposal_grid": 0}  # likewise
     assert to_dict(load_plans(old)) == content
 
 
