@@ -47,7 +47,7 @@ class DemoSize:
     align_epochs: int = 3
     tower_steps: int = 100
     backbone: str = "lite_medsam"
-    frozen_stages: int = 3
+    frozen_stages: int = 2
     proposal_grid: int = 32
     mirror: bool = False
 
