@@ -43,7 +43,7 @@ class DemoSize:
     cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 12, "ultrasound": 25})
     labelled: float = 0.3
     test: int = 10
-    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 2, "ultrasound": 6})
+    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 6, "ultrasound": 6})
     align_epochs: int = 3
     tower_steps: int = 100
     backbone: str = "lite_medsam"

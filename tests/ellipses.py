@@ -30,7 +30,7 @@ def of_three_channels(image: np.ndarray) -> np.ndarray:
 
 
 class EllipseNetwork(nn.Module):
-    """Stands for a :class:`~samdpo.networks.sam.SamNetwork`; ``seen`` are the prompts it was given.
+    """Stands for a :class:`~samdpo.networks.sam.SamNetwork`; ``seen`` are the prompts it was given, ``grids`` the grids.
 
     Args:
         grown: how much wider and higher than its box an ellipse is.
@@ -39,10 +39,11 @@ class EllipseNetwork(nn.Module):
     def __init__(self, grown: float = 1.0) -> None:
         super().__init__()
         self.mask_decoder, self.text_projection = nn.Linear(1, 1), nn.Linear(8, 4)
-        self.grown, self.seen = grown, []
+        self.grown, self.seen, self.grids = grown, [], []
 
-    def decode(self, embedding: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+    def decode(self, embedding: Tensor, batch: PromptBatch, grid: int = 0) -> tuple[Tensor, Tensor]:
         self.seen.append(batch)
+        self.grids.append(grid)
         masks = [self.mask_of(batch, row) for row in range(len(batch.image_index))]
         return torch.from_numpy(np.stack(masks)).float() * 16 - 8, torch.linspace(0.9, 0.5, len(masks))
 

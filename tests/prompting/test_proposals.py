@@ -186,6 +186,15 @@ def test_a_mask_is_prompted_once_more_by_its_own_box():
     assert second.tolist() == pytest.approx([70, 80, 130, 140], abs=1)
 
 
+def test_proposals_are_decoded_on_the_grid_that_the_plan_names_and_a_person_s_box_on_the_encoder_s():
+    network = EllipseNetwork()
+    proposer = PlaceProposer(network, blobs=0, grid=32)
+    box = np.array([[50, 60, 150, 160]], np.float32)
+    proposer.propose(np.zeros((3, SIZE, SIZE), np.float32), FEATURES, box, PlaceShape())
+    proposer.decode(FEATURES, (SIZE, SIZE), box)
+    assert network.grids == [32, 32, 0]
+
+
 def test_no_more_are_kept_than_wanted():
     image = np.random.default_rng(1).random((3, SIZE, SIZE)).astype(np.float32)
     found = PlaceProposer(EllipseNetwork(), blobs=60, kept=5).propose(image, FEATURES, np.zeros((0, 4)), PlaceShape())
