@@ -106,7 +106,7 @@ def read(args: argparse.Namespace, plans, slices: SliceStore, cases: list[str], 
     """
     features = slice_features(plans, slices, "cpu")
     features.prepare([(case, 0, False) for case in cases])
-    proposer = PlaceProposer(features.extractor.network)
+    proposer = PlaceProposer(features.extractor.network, grid=plans.prompting.proposal_grid)
     first = cases[:6]
     shape = PlaceShape.of([slices.label(case, 0) == label for case in first],
                           [np.asarray(slices.image(case, 0), np.float32).mean(0) for case in first])

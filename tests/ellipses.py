@@ -30,7 +30,7 @@ def of_three_channels(image: np.ndarray) -> np.ndarray:
 
 
 class EllipseNetwork(nn.Module):
-    """Stands for a :class:`~samdpo.networks.sam.SamNetwork`; ``seen`` are the prompts it was given, ``grids`` the grids.
+    """Stands for a :class:`~samdpo.networks.sam.SamNetwork`; ``seen`` and ``grids`` are what it was given.
 
     Args:
         grown: how much wider and higher than its box an ellipse is.

@@ -86,7 +86,7 @@ class AlignTrainer(UnlabelledTrainer):
         self.objective, self.proposer = self.build_objective(), self.build_proposer()
         self.answers = self.build_answers()
         self.places = self.build_places()
-        if self.places is not None and type(self.proposer) is not Proposer:
+        if type(self.places) is PlaceLearning and type(self.proposer) is not Proposer:
             raise ConfigurationError(
                 f"{type(self).__name__}.build_proposer gives a {type(self.proposer).__name__}, and the stage "
                 f"{self.stage_name} asks about places, whose masks come from prompting.blobs and prompting.proposals. "

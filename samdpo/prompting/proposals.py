@@ -173,7 +173,8 @@ class PlaceProposer:
             mask_valid=torch.zeros(n, dtype=torch.bool),
         )
         embedding = features[None].to(device).float()
-        logits, quality = self.network.decode(embedding, batch.to(device), grid)
+        of_grid = {"grid": grid} if grid else {}  # a network of one's own need not know of grids
+        logits, quality = self.network.decode(embedding, batch.to(device), **of_grid)
         decoded_of = np.zeros((n, 4), np.float32) if of_points else np.asarray(boxes, np.float32).reshape(-1, 4)
         return Proposals(logits.cpu(), quality.cpu(), decoded_of, [maker] * n)
 

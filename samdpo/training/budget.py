@@ -87,9 +87,14 @@ def saying_what_to_make_smaller(stage: StagePlan) -> Iterator[None]:
         sizes = {key: getattr(stage, key) for key in ("batch_size", "labelled_per_step")}
         sizes = {key: size for key, size in sizes.items() if stage.reads(key)}
         smaller = [f"{key}={size // 2}" for key, size in sizes.items() if size > 1]
-        advice = " ".join(smaller) or "network.train=decoder"
+        if smaller:
+            advice = "less in a step: --set " + " ".join(smaller)
+        elif stage.objective == "supervised":
+            advice = "less to train: --set network.train=decoder"
+        else:
+            advice = "a smaller backbone: samdpo_plan_and_preprocess -backbone"
         raise TrainingError(
-            f"The memory of the {'GPU' if of_gpu else 'machine'} ran out in a step of "
-            f"{' and '.join(f'{key}={size}' for key, size in sizes.items())}. Train again without --c and with less in "
-            f"a step: --set {advice}"
+            f"The memory of the {'GPU' if of_gpu else 'machine'} ran out in a step"
+            f"{' of ' if sizes else ''}{' and '.join(f'{key}={size}' for key, size in sizes.items())}. Train again "
+            f"without --c and with {advice}"
         ) from error

@@ -301,7 +301,7 @@ def join(device: torch.device | str) -> Processes:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
         found = resolve_device(device)
-        if found.index is not None:  # else pinned batches would open the first card beside it
+        if found.type == "cuda" and found.index is not None:  # else pinned batches would open the first card beside it
             torch.cuda.set_device(found)
         return Processes(found)
     if _joined is not None and _joined._active:

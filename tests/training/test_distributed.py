@@ -23,7 +23,7 @@ from samdpo.networks.device import resolve_device
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
 from samdpo.training.budget import saying_what_to_make_smaller
-from samdpo.training.distributed import Processes, device_of
+from samdpo.training.distributed import Processes, device_of, join
 
 HERE = Path(__file__).parent
 MARK = "samdpo_test_of_processes"  # a variable by which what is left of a run is found
@@ -188,6 +188,7 @@ def test_a_card_that_is_not_there_is_a_sentence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigurationError, match="cuda:7 was asked for.*2 CUDA devices.*cuda:1"):
         resolve_device("cuda:7")
+    assert join("cpu:0").device == torch.device("cpu:0"), "what has an index need not be a card of CUDA"
     assert resolve_device("cuda:1") == device_of("cuda:1", 0, 1) == torch.device("cuda:1")
     assert [device_of(name, 1, 2) for name in ("auto", "cuda")] == [torch.device("cuda:1")] * 2
     with pytest.raises(ConfigurationError, match="cuda:1 names one GPU.*2 processes.*CUDA_VISIBLE_DEVICES"):
