@@ -65,8 +65,10 @@ class Features:
         return FEATURES
 
 
-def store_in(folder, slices: Slices, shape: PlaceShape = SHAPE, blobs: int = 8, kept: int = 12) -> ProposalStore:
-    return ProposalStore(folder, slices, Prompts(), Features(), {"mass": shape}, blobs, kept)
+def store_in(
+    folder, slices: Slices, shape: PlaceShape = SHAPE, blobs: int = 8, kept: int = 12, grid: int = 0
+) -> ProposalStore:
+    return ProposalStore(folder, slices, Prompts(), Features(), {"mass": shape}, blobs, kept, grid=grid)
 
 
 def decoded(store: ProposalStore) -> int:
@@ -108,7 +110,7 @@ def test_a_replaced_image_and_a_damaged_file_are_proposed_for_anew(tmp_path):
     assert decoded(store)
 
 
-@pytest.mark.parametrize("other", [{"blobs": 4}, {"kept": 5}, {"shape": PlaceShape(radii=(10.0,))}])
+@pytest.mark.parametrize("other", [{"blobs": 4}, {"kept": 5}, {"shape": PlaceShape(radii=(10.0,))}, {"grid": 32}])
 def test_other_settings_lie_beside_each_other(tmp_path, other):
     one, two = store_in(tmp_path, Slices()), store_in(tmp_path, Slices(), **other)
     one.get("a", 0), two.get("a", 0)
