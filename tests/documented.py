@@ -150,6 +150,7 @@ for file in pathlib.Path(os.environ["nnUNet_preprocessed"]).glob("*/*.json"):
         continue
     plan["network"].update(backbone="tiny_sam", frozen_stages=0)
     plan["prompting"]["tower_steps"] = 10
+    plan["prompting"]["tower_batch_size"] = 4
     for stage in plan["configurations"].values():
         if "inherits_from" not in stage:
             stage["epochs"] = 1

@@ -205,7 +205,7 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
             plan_and_preprocess(NUMBER, labelled=0.4)
             content = read_json(made.preprocessed / "samdpoPlans.json")
             content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
-            content["prompting"] |= {"tower_steps": 10, "cross_fit_folds": 2}
+            content["prompting"] |= {"tower_steps": 10, "tower_batch_size": 4, "cross_fit_folds": 2}
             for stage in content["configurations"].values():
                 stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
             content["configurations"]["align"]["places"] = {"refit": 0}  # six more fits; tests of it ask for it
