@@ -29,6 +29,10 @@ class TrainingError(SamdpoError):
     """Training cannot start or go on: nothing labelled, nothing unlabelled, an earlier stage missing."""
 
 
+class OutOfMemoryError(SamdpoError):
+    """The memory of the GPU or of the machine is used up: names what to make smaller."""
+
+
 def few(items: Sequence[object], most: int = 5) -> str:
     """``a, b, c, d, e and 7 more``: what a sentence can bear of a list."""
     rest = len(items) - most

@@ -91,7 +91,7 @@ class NextStageTrainer(Trainer):
         """Embeddings (B, C, h, w) of a batch, float32: kept ones, or computed for views that are not kept."""
         if not self.features.has(batch):
             return super().embeddings(batch)
-        return self.features.get(batch).to(self.device).float()
+        return self.features.get(batch).float()
 
     def decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Kept embeddings of a batch and the logits (N, H, W) of the network that is trained."""

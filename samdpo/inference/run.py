@@ -25,6 +25,7 @@ from samdpo.model.dicom_seg import check_dicom_seg
 from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.model.predictor import Predictor
+from samdpo.networks.device import saying_what_to_make_smaller
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import number_of
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
@@ -341,8 +342,12 @@ def _load(settings: _Settings) -> Predictor:
 def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
     try:
         origin = {"made_by": settings.made_by, "input_hash": _hash_if_readable(case)}
-        predictor.set_image(case.images)
-        prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
+        with saying_what_to_make_smaller(
+            f"at {case.identifier}, with inference_batch_size={predictor.batch_size}",
+            f"Lower 'inference_batch_size' in {settings.model / 'plans.json'}, or take another device with -device.",
+        ):
+            predictor.set_image(case.images)
+            prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
         mask = write_prediction(
             prediction, settings.output, case.identifier, predictor.plans, settings.save_probabilities,
             settings.dicom_seg, origin,

@@ -1,10 +1,13 @@
-"""Which device a name means, with a sentence where this machine has no such device."""
+"""Which device a name means, and whether its memory is used up: a sentence where it is missing or too small."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from samdpo.errors import ConfigurationError
+from samdpo.errors import ConfigurationError, OutOfMemoryError
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
@@ -29,3 +32,31 @@ def resolve_device(device: torch.device | str) -> torch.device:
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigurationError("-device mps was asked for, but PyTorch finds no MPS device. Use -device cpu.")
     return found
+
+
+def memory_that_ran_out(error: BaseException) -> str | None:
+    """``GPU`` or ``machine`` where ``error`` says that its memory is used up; None of every other error."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "GPU"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return "machine"
+    return None
+
+
+@contextmanager
+def saying_what_to_make_smaller(doing: str, advice: str) -> Iterator[None]:
+    """Around work that needs much memory: where it runs out, that becomes a sentence.
+
+    Args:
+        doing: what it ran out in, such as ``in a step of batch_size=8``.
+        advice: a sentence of what to type.
+
+    Raises:
+        OutOfMemoryError: says both.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if (whose := memory_that_ran_out(error)) is None:
+            raise
+        raise OutOfMemoryError(f"The memory of the {whose} ran out {doing}. {advice}") from error

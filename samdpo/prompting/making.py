@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from samdpo.files import hash_of, remove_abandoned, temporary_beside
-from samdpo.networks.device import resolve_device
+from samdpo.networks.device import resolve_device, saying_what_to_make_smaller
 from samdpo.parallel import Executor, map_cases
 from samdpo.paths import preprocessed_folder
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
@@ -85,7 +86,28 @@ def make_prompts_of(
 
     Returns:
         the store, whole but for the unlabelled cases that are not ``judged``; its ``located`` is whole.
+
+    Raises:
+        OutOfMemoryError: of the device, or of the machine.
     """
+    with _saying_which_key(plans):
+        return _make(plans, target, labelled, val, unlabelled, device, executor, judged)
+
+
+def _saying_which_key(plans: Plans) -> AbstractContextManager[None]:
+    sizes = {name: stage.inference_batch_size for name, stage in plans.configurations.items()}
+    said = ", ".join(f"{size} in {name}" for name, size in sizes.items())
+    return saying_what_to_make_smaller(
+        "where prompts are made",
+        f"Make 'inference_batch_size' smaller, which is {said}: the smallest of them counts. Edit "
+        f"{plans.plans_name}.json, or take another device with -device.",
+    )
+
+
+def _make(
+    plans: Plans, target: Path, labelled: Sequence[str], val: Sequence[str], unlabelled: Sequence[str], device: str,
+    executor: Executor | None, judged: Sequence[str] | None,
+) -> PromptStore:
     others = sorted({*unlabelled, *val} - set(labelled))
     if plans.prompting.place == "saliency":
         return locate(plans, target, labelled, others, device, executor, unlabelled)

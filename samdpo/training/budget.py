@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 import torch
 
-from samdpo.errors import TrainingError
+from samdpo.networks.device import saying_what_to_make_smaller
 from samdpo.plans import StagePlan
 
 
@@ -71,30 +70,33 @@ class Budget:
         return time.perf_counter()
 
 
-@contextmanager
-def saying_what_to_make_smaller(stage: StagePlan) -> Iterator[None]:
-    """Around the steps of a stage: memory that runs out in them becomes a sentence.
+def in_a_step(stage: StagePlan) -> AbstractContextManager[None]:
+    """Around the steps of a stage: where memory runs out in them, that becomes a sentence with the keys to change.
 
     Raises:
-        TrainingError: names the keys of the stage to change.
+        OutOfMemoryError: by the block inside.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        of_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-        if not of_gpu and not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        sizes = {key: getattr(stage, key) for key in ("batch_size", "labelled_per_step")}
-        sizes = {key: size for key, size in sizes.items() if stage.reads(key)}
-        smaller = [f"{key}={size // 2}" for key, size in sizes.items() if size > 1]
-        if smaller:
-            advice = "less in a step: --set " + " ".join(smaller)
-        elif stage.objective == "supervised":
-            advice = "less to train: --set network.train=decoder"
-        else:
-            advice = "a smaller backbone: samdpo_plan_and_preprocess -backbone"
-        raise TrainingError(
-            f"The memory of the {'GPU' if of_gpu else 'machine'} ran out in a step"
-            f"{' of ' if sizes else ''}{' and '.join(f'{key}={size}' for key, size in sizes.items())}. Train again "
-            f"without --c and with {advice}"
-        ) from error
+    sizes = {key: getattr(stage, key) for key in ("batch_size", "labelled_per_step") if stage.reads(key)}
+    smaller = [f"{key}={size // 2}" for key, size in sizes.items() if size > 1]
+    if smaller:
+        advice = "less in a step: --set " + " ".join(smaller)
+    elif stage.objective == "supervised":
+        advice = "less to train: --set network.train=decoder"
+    else:
+        advice = "a smaller backbone: samdpo_plan_and_preprocess -backbone"
+    what = f" of {' and '.join(f'{key}={size}' for key, size in sizes.items())}" if sizes else ""
+    return saying_what_to_make_smaller(f"in a step{what}", f"Train again without --c and with {advice}")
+
+
+def beside_the_steps(stage: StagePlan) -> AbstractContextManager[None]:
+    """Around what a stage computes without training: features that are kept, confidence, validation.
+
+    Raises:
+        OutOfMemoryError: by the block inside.
+    """
+    size = stage.inference_batch_size
+    if size > 1:
+        advice = f"Type the same command with --set inference_batch_size={size // 2}"
+    else:
+        advice = "Take a smaller backbone: samdpo_plan_and_preprocess -backbone"
+    return saying_what_to_make_smaller(f"where nothing is trained, with inference_batch_size={size}", advice)

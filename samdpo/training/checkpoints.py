@@ -20,7 +20,7 @@ from samdpo.networks.weights import load_weights, save_weights
 __all__ = ["BEST", "FINAL", "LATEST", "changed_settings", "load_latest", "remove_latest", "save_latest"]
 
 _ANEW = "Start the training again without --c."
-_MAY_CHANGE = ("epochs", "minutes")  # settings of how long to go on
+_MAY_CHANGE = ("epochs", "minutes", "inference_batch_size")  # how long to go on, and how much at once beside steps
 _WITH_LENGTH = ("lr_halving_epochs",)  # and what follows the number of epochs
 
 
@@ -70,7 +70,7 @@ def remove_latest(fold: Path) -> None:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], every: bool = True) -> list[str]:
-    """Names of the settings that were others before, but for how long to go on.
+    """Names of the settings that were others before, but for how long to go on and how much at once beside steps.
 
     Args:
         before: as a file keeps them.

@@ -30,7 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
-from samdpo.networks.device import resolve_device
+from samdpo.networks.device import memory_that_ran_out, resolve_device
 
 log = logging.getLogger(__name__)
 
@@ -375,8 +375,7 @@ def ending_together() -> Iterator[None]:
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
-        of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
-        lost = isinstance(error, RuntimeError) and not of_memory and _is_of_gloo(error)
+        lost = isinstance(error, RuntimeError) and not memory_that_ran_out(error) and _is_of_gloo(error)
         if lost:
             _give_time_to_say_why(_joined)
             error = TrainingError(f"The connection to another process of the training is lost: it has ended or was "

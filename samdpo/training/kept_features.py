@@ -127,7 +127,14 @@ class FeatureCache:
         )
 
     def get(self, batch: Batch) -> torch.Tensor:
-        """Features of a batch's slices under its views, float16; computed where the disk had no room for them."""
+        """Features of a batch's slices under its views, float16 on the device; computed where the disk had no room for
+        them. A GPU does not wait for them."""
+        features = self._get(batch)
+        if self.device.type == "cuda":
+            return features.pin_memory().to(self.device, non_blocking=True)
+        return features.to(self.device)
+
+    def _get(self, batch: Batch) -> torch.Tensor:
         names = [self.name(s.key, s.view) for s in batch.samples]
         kept = [None if name in self._not_kept else self.store.find(name) for name in names]
         rows = [row for row, array in enumerate(kept) if array is None]

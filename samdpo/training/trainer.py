@@ -41,7 +41,7 @@ from samdpo.preferences.losses import segmentation_loss
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import keys_where, to_dict
 from samdpo.training import checkpoints, manifest
-from samdpo.training.budget import Budget, saying_what_to_make_smaller
+from samdpo.training.budget import Budget, beside_the_steps, in_a_step
 from samdpo.training.distributed import Replica, join, on_this_machine
 from samdpo.training.fold_data import FoldData, data_hashes, own_prompts
 from samdpo.training.kept_features import FeatureCache
@@ -144,12 +144,14 @@ class Trainer:
                 self._check_settings_of_finished()
                 log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", fold)
             else:
-                self._train(resume)
+                with beside_the_steps(self.stage):
+                    self._train(resume)
             # Nothing is computed together any more, and the others need not wait for the predictions.
             processes.leave()
             if processes.is_main:
                 self._check_own_prompts()
-                self.perform_actual_validation(save_probabilities)
+                with beside_the_steps(self.stage):
+                    self.perform_actual_validation(save_probabilities)
                 log.info("The model is in %s\n%s", self.folder, self.next_step())
 
     def _train(self, resume: bool) -> None:
@@ -310,7 +312,7 @@ class Trainer:
                          self.num_epochs)
                 break
             self.on_epoch_start(epoch)
-            with saying_what_to_make_smaller(self.stage):
+            with in_a_step(self.stage):
                 steps = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
                 outputs = self.fetched(steps)
                 validation = [self.validation_step(batch) for batch in self.validation_batches()]

@@ -16,13 +16,12 @@ import torch
 from several_processes import EQUAL, gradients
 from trained_models import Phantoms, copied
 
-from samdpo.errors import ConfigurationError, TrainingError
+from samdpo.errors import ConfigurationError
 from samdpo.files import read_json
 from samdpo.model.views import View
 from samdpo.networks.device import resolve_device
 from samdpo.networks.weights import load_weights
 from samdpo.training import checkpoints
-from samdpo.training.budget import saying_what_to_make_smaller
 from samdpo.training.distributed import Processes, device_of, join
 
 HERE = Path(__file__).parent
@@ -195,19 +194,6 @@ def test_a_card_that_is_not_there_is_a_sentence(monkeypatch):
         device_of("cuda:1", 0, 2)
     with pytest.raises(ConfigurationError, match="3 processes.*2 GPUs.*--nproc_per_node 2"):
         device_of("auto", 2, 3)
-
-
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_memory_that_runs_out_names_the_key_to_change(planned, error):
-    trainer = planned.trainer("finetune", "batch_size=8")
-    with (pytest.raises(TrainingError, match="ran out in a step of batch_size=8.*--set batch_size=4") as said,
-          saying_what_to_make_smaller(trainer.stage)):
-        raise error
-    stage, advice = trainer.stage, str(said.value).partition("--set ")[2].split()
-    assert planned.trainer("finetune", *advice).stage.batch_size == 4, "what is advised is taken"
-    with pytest.raises(RuntimeError, match="something else"), saying_what_to_make_smaller(stage):
-        raise RuntimeError("something else")
 
 
 def test_steps_without_any_prompt_end_without_nan(finetuned):

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from samdpo.errors import ConfigurationError
-from samdpo.networks.device import resolve_device
+from samdpo.networks.device import resolve_device, saying_what_to_make_smaller
 from samdpo.networks.precision import has_bf16
 from samdpo.prompting.wording import one_line
 
@@ -75,22 +75,19 @@ class MedVInT:
         """One answer for each pair of RGB image and question, in one batch.
 
         Raises:
-            ConfigurationError: the batch does not fit the device's memory.
+            OutOfMemoryError: the batch does not fit into the device's memory.
         """
         pixels = torch.stack([_pixels(image) for image in images]).to(self.device)
         prompts = [self.tokenizer(PROMPT.format(question=question))["input_ids"] for question in questions]
         ids = [torch.tensor(prompt, device=self.device) for prompt in prompts]
-        try:
+        with saying_what_to_make_smaller(
+            f"with {len(images)} questions to MedVInT-TD at once", "Lower 'prompting.vlm_batch_size' of the plan."
+        ):
             embeddings, mask = self.network.prefixed(pixels, ids)
             made = self.network.llamacasual.generate(
                 inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=self.max_new_tokens, do_sample=False,
                 pad_token_id=_PAD, eos_token_id=list(_ENDS),
             )
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigurationError(
-                f"MedVInT-TD runs out of memory on {self.device} with {len(images)} questions at once. Lower "
-                "'prompting.vlm_batch_size' of the plan."
-            ) from error
         texts = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         cut = [len(row) >= self.max_new_tokens and not set(row.tolist()) & set(_ENDS) for row in made]
         return [one_line(text, was_cut) for text, was_cut in zip(texts, cut)]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from samdpo.errors import ConfigurationError
-from samdpo.networks.device import resolve_device
+from samdpo.networks.device import resolve_device, saying_what_to_make_smaller
 from samdpo.networks.precision import has_bf16
 from samdpo.prompting.wording import one_line
 
@@ -50,18 +50,17 @@ class ImageTextToText:
         """One answer for each pair of RGB image and question, in one batch.
 
         Raises:
-            ConfigurationError: the batch does not fit the device's memory, or the processor takes no such input.
+            ConfigurationError: the processor takes no such input.
+            OutOfMemoryError: the batch does not fit into the device's memory.
         """
         inputs = self._inputs(images, questions).to(self.device, self.model.dtype)
-        try:
+        with saying_what_to_make_smaller(
+            f"with {len(images)} questions to {self.name} at once",
+            "Lower 'prompting.vlm_batch_size' of the plan, or take a smaller model.",
+        ):
             made = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
             )
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigurationError(
-                f"{self.name} runs out of memory on {self.device} with {len(images)} questions at once. Lower "
-                "'prompting.vlm_batch_size' of the plan, or take a smaller model."
-            ) from error
         if not self.model.config.is_encoder_decoder:
             made = made[:, inputs["input_ids"].shape[1] :]
         cut = [len(ids) >= self.max_new_tokens and not self._ended(ids) for ids in made]

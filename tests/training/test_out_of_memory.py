@@ -1,0 +1,79 @@
+"""Memory that runs out, wherever it does, is a sentence with a key to change, and what is advised is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samdpo.errors import DatasetError, OutOfMemoryError
+from samdpo.inference.run import predict_folder
+from samdpo.model.predictor import Predictor
+from samdpo.prompting import making
+from samdpo.training.kept_features import FeatureCache
+from samdpo.training.trainer import Trainer
+
+RAN_OUT = (torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+           RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+ADVISED = "nothing is trained, with inference_batch_size=4.*same command with --set inference_batch_size=2$"
+
+
+def raising(error: BaseException):
+    def fails(*arguments, **named):
+        raise error
+
+    return fails
+
+
+@pytest.mark.parametrize("error", RAN_OUT)
+def test_in_a_step(planned, monkeypatch, error):
+    monkeypatch.setattr(Trainer, "timed_train_step", raising(error))
+    with pytest.raises(OutOfMemoryError, match="ran out in a step of batch_size=8.*--set batch_size=4$") as said:
+        planned.train("finetune", "batch_size=8")
+    advice = str(said.value).partition("--set ")[2].split()
+    assert planned.trainer("finetune", *advice).stage.batch_size == 4, "what is advised is taken"
+
+
+@pytest.mark.parametrize("error", RAN_OUT)
+def test_where_features_are_kept_and_where_a_trained_fold_is_validated(finetuned, monkeypatch, error):
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError, match=ADVISED):
+        patch.setattr(FeatureCache, "compute", raising(error))
+        finetuned.train("align_self_training")
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError, match=ADVISED):
+        patch.setattr(Predictor, "predict_prepared", raising(error))
+        finetuned.trainer("finetune").train(only_validate=True)
+
+
+def test_a_training_goes_on_with_what_is_advised(planned, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError, match="--set inference_batch_size=2$"):
+        patch.setattr(Trainer, "measure_confidence", raising(MemoryError()))
+        planned.train("finetune")
+    trained = planned.train("finetune", "inference_batch_size=2", resume=True)
+    assert trained.current_epoch == 2 and (trained.fold_folder / "checkpoint_final.safetensors").is_file()
+
+
+def test_where_prompts_are_made(planned, monkeypatch):
+    monkeypatch.setattr(making, "locate", raising(MemoryError()))
+    with pytest.raises(OutOfMemoryError, match="prompts are made.*4 in finetune.*the smallest.*samdpoPlans.json"):
+        planned.trainer("finetune")
+
+
+def test_a_case_too_large_to_predict_does_not_stop_the_others(finetuned, monkeypatch, tmp_path):
+    images, set_image = finetuned.raw / "imagesTs", Predictor.set_image
+    large = sorted(images.iterdir())[0]
+
+    def set_or_fail(predictor, image):
+        if image[0] == large:
+            raise MemoryError
+        set_image(predictor, image)
+
+    monkeypatch.setattr(Predictor, "set_image", set_or_fail)
+    with pytest.raises(DatasetError, match="(?s)1 cases.*machine ran out at .*inference_batch_size=4") as said:
+        predict_folder(images, tmp_path, finetuned.finetuned, device="cpu")
+    assert str(finetuned.finetuned / "plans.json") in str(said.value), "the key is looked for there"
+    assert len(list(tmp_path.glob("*.png"))) == len(list(images.iterdir())) - 1
+
+
+def test_another_error_stays_what_it_is(planned, monkeypatch):
+    monkeypatch.setattr(Trainer, "timed_train_step", raising(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        planned.train("finetune")
