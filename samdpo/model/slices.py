@@ -79,9 +79,10 @@ def predict_slices(
         probabilities = [view.at(places).sigmoid() for view in views]
         mean = (probabilities[0] + probabilities[1].flip(-1)) / 2 if mirror else probabilities[0]
         flat = [(row, prompt) for row, of in zip(rows, present) for prompt in of]
-        for i, ((row, prompt), probability) in enumerate(zip(flat, mean.cpu().numpy())):
+        # Fetched at once, so that a GPU is not waited for at every prompt.
+        found = zip(flat, mean.cpu().numpy(), places.tolist())
+        for i, ((row, prompt), probability, place) in enumerate(found):
             result[row, order[prompt.structure]] = probability
-            place = int(places[i])
             if place > 0:
                 prompt = replace(prompt, boxes=views[0].boxes[i][place - 1 : place], points=prompt.points[:0])
             used[row].append(prompt)
