@@ -6,7 +6,7 @@ worker processes and inside other programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,14 +143,6 @@ def draw_prompts(
         )
     points = np.asarray(points if points is not None else []).reshape(-1, 2)
     axes.scatter(points[:, 0], points[:, 1], s=42, c=colour, edgecolors="black", linewidths=1.0, zorder=5)
-
-
-def draw_candidates(axes: Axes, candidates: np.ndarray, order: Sequence[int] | None = None) -> None:
-    """Outline candidates (K, H, W), the best in the first colour; ``order`` lists indices best first."""
-    order = range(len(candidates)) if order is None else [int(i) for i in order]
-    # The best last, so that it lies on top.
-    for place, index in reversed(list(enumerate(order))):
-        draw_mask(axes, candidates[index], structure_colour(place), width=2.2 if place == 0 else 1.4)
 
 
 def save_overlay(

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from samdpo.errors import ConfigurationError
 from samdpo.files import atomic_path, remove_abandoned, write_text
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class EmbeddingStore:
         store = EmbeddingStore(folder, hash_of(weights, plan))
         if not store.has("case_1", 0, "flip"):
             store.put("case_1", 0, "flip", features)
-        batch = store.get([("case_1", 0, "flip"), ("case_2", 0, "flip")])  # (2, C, h, w)
+        features = store.find(("case_1", 0, "flip"))  # (C, h, w)
     """
 
     def __init__(self, folder: Path | str, key: str, most_gib: float | None = None) -> None:
@@ -125,49 +124,20 @@ class EmbeddingStore:
         A damaged one is dropped, to be made again.
         """
         parts = name if isinstance(name, tuple) else (name,)
-        try:
-            return self._mapped(parts)
-        except KeyError:
-            return None
-        except ConfigurationError:
-            log.warning("%s is damaged, is dropped and is computed again.", self._file(parts))
-            with suppress(OSError):  # a folder that is only read
-                self._file(parts).unlink(missing_ok=True)
-            return None
-
-    def get(self, *key: Any) -> torch.Tensor:
-        """Kept arrays as float16 on the CPU.
-
-        Args:
-            key: one name in parts gives its array; a list of names gives their arrays stacked.
-
-        Raises:
-            KeyError: there is no array of this name.
-            ConfigurationError: a file is damaged.
-        """
-        if len(key) == 1 and isinstance(key[0], list):
-            return self._stacked(key[0])
-        return torch.from_numpy(np.array(self._mapped(key)))
-
-    def _stacked(self, names: Sequence[Key]) -> torch.Tensor:
-        arrays = [self._mapped(name if isinstance(name, tuple) else (name,)) for name in names]
-        # Mapped files are copied once, straight into the batch.
-        return torch.from_numpy(np.stack(arrays))
-
-    def _mapped(self, key: Sequence[str | int]) -> np.ndarray:
-        file = self._file(key)
+        file = self._file(parts)
         try:
             if file.name not in self._sound:
                 _verify(file)
                 self._sound.add(file.name)
             return np.load(file, mmap_mode="r", allow_pickle=False)  # it does not look at what follows the array
         except FileNotFoundError:
-            raise KeyError(f"{self.folder} has no array of the name {key}") from None
-        except (ValueError, EOFError) as error:
+            return None
+        except (ValueError, EOFError):
             self._sound.discard(file.name)
-            raise ConfigurationError(
-                f"{file} is damaged ({error}). Remove the folder {self.folder}; it is computed again when needed."
-            ) from error
+            log.warning("%s is damaged, is dropped and is computed again.", file)
+            with suppress(OSError):  # a folder that is only read
+                file.unlink(missing_ok=True)
+            return None
 
     def _file(self, key: Sequence[str | int]) -> Path:
         # quote() escapes + and /, so different names never meet in one file.

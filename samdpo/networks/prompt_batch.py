@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,25 +57,6 @@ class PromptBatch:
     def select(self, index: torch.Tensor | slice) -> PromptBatch:
         """Some of the prompts, by indices, bool mask or slice; ``image_index`` still counts in the same images."""
         return self._map(lambda tensor: tensor[index])
-
-    @staticmethod
-    def cat(batches: Sequence[PromptBatch], n_images: Sequence[int] | None = None) -> PromptBatch:
-        """Join prompts.
-
-        Args:
-            batches: with the same numbers of boxes K, points P and text dimension D.
-            n_images: number of images behind each of ``batches`` where their images are joined as well, so that
-                ``image_index`` counts on; None where all of them belong to the same images.
-        """
-        if any(b.points_inside is not None for b in batches):
-            every = [torch.ones_like(b.points_valid) if b.points_inside is None else b.points_inside for b in batches]
-            batches = [dataclasses.replace(b, points_inside=inside) for b, inside in zip(batches, every)]
-        names = [name for name, tensor in vars(batches[0]).items() if tensor is not None]
-        joined = {name: torch.cat([getattr(b, name) for b in batches]) for name in names}
-        if n_images is not None:
-            starts = [sum(n_images[:i]) for i in range(len(batches))]
-            joined["image_index"] = torch.cat([b.image_index + start for b, start in zip(batches, starts)])
-        return PromptBatch(**joined)
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PromptBatch:
         return PromptBatch(**{name: change(tensor) for name, tensor in vars(self).items() if tensor is not None})

@@ -12,33 +12,21 @@ from samdpo.plans import ChannelNormalization, PreprocessingPlan
 _SAMPLED = 1_000_000  # voxels from which percentiles of a larger volume are taken
 
 
-def normalize(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarray:
-    """Normalise and map to three channels.
+def iterate_channels(volume: np.ndarray, plan: PreprocessingPlan) -> Iterator[np.ndarray]:
+    """The channels that the network is shown, normalised, each once: see :func:`distinct_channels`.
+
+    A grey image shown to three input channels is thus computed, resized and stored once, and of a large volume only
+    one channel is in memory beside it.
 
     Args:
         volume: (C, Z, Y, X), intensities as read.
         plan: one ``normalization`` a channel, and ``channel_mapping``.
 
-    Returns:
-        (3, Z, Y, X) float32 in [0, 1].
+    Yields:
+        (Z, Y, X) float32 in [0, 1].
 
     Raises:
         DatasetError: the image does not have as many channels as the plan.
-    """
-    _, index = distinct_channels(plan.channel_mapping)
-    return normalize_channels(volume, plan)[index]
-
-
-def normalize_channels(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarray:
-    """As :func:`normalize`, but each source channel that is used only once: (C', Z, Y, X), C' from 1 to 3."""
-    return np.stack(list(iterate_channels(volume, plan)))
-
-
-def iterate_channels(volume: np.ndarray, plan: PreprocessingPlan) -> Iterator[np.ndarray]:
-    """The channels of :func:`normalize_channels` one after another: (Z, Y, X) float32 each.
-
-    A grey image shown to three input channels is thus computed, resized and stored once, and of a large volume only
-    one channel is in memory beside it.
     """
     if len(volume) != len(plan.normalization):
         raise DatasetError(

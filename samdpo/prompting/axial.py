@@ -97,7 +97,7 @@ class AxialMap:
         Arguments as of :meth:`position`.
         """
         evidence, shown = self._evidence(scores), self._shown()
-        at = _at(_slide(shown, evidence, spacing), evidence.shape[1], spacing, shown.shape[1])
+        at = _at(self.position(scores, spacing), evidence.shape[1], spacing, shown.shape[1])
         found = evidence + logit(np.minimum(shown[:, at], _MOST)) > 0
         there = _there(shown[:, at], evidence) * min(1.0, spacing / _ALIKE) + logit(1 - _REMOVED) > 0
         return dict(zip(self.places, found & there[:, None]))

@@ -46,11 +46,6 @@ def pack(prompts: Sequence[StructurePrompt]) -> dict[str, Any]:
     return packed
 
 
-def unpack(packed: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
-    """The arrays of one row, by field name of :class:`StructurePrompt`."""
-    return PackedPrompts(packed).arrays(row)
-
-
 class PackedPrompts:
     """Packed prompts of a case as they are held in memory: regions are squeezed, to a hundredth of their size.
 

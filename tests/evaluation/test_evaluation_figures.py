@@ -10,11 +10,7 @@ import pytest
 
 from samdpo.drawing import (
     STRUCTURE_COLOURS,
-    draw_candidates,
-    draw_image,
     fullest_slice,
-    new_figure,
-    save_figure,
     save_overlay,
     to_display,
 )
@@ -86,15 +82,6 @@ def test_an_overlay_is_as_wide_as_its_image_and_shows_the_structures_colour(tmp_
 def test_an_overlay_without_any_structure_says_so_and_is_drawn(tmp_path):
     save_overlay(tmp_path / "none.png", np.ones((20, 90)), np.zeros((20, 90), int), {"lung": 1})
     assert (tmp_path / "none.png").is_file()
-
-
-def test_candidates_are_outlined_whatever_their_number(tmp_path):
-    figure = new_figure(3, 3)
-    axes = figure.add_axes((0, 0, 1, 1))
-    draw_image(axes, np.zeros((64, 64)))
-    draw_candidates(axes, np.stack([disc(30, 20 + 5 * k) for k in range(5)]), order=[4, 3, 2, 1, 0])
-    save_figure(figure, tmp_path / "candidates.png")
-    assert (tmp_path / "candidates.png").is_file()
 
 
 def test_images_of_any_layout_and_range_become_rgb_between_0_and_1():

@@ -124,7 +124,8 @@ def test_more_room_for_boxes_and_points_changes_nothing(tiny, prompts):
 def test_a_prompt_gives_the_same_alone_and_in_a_batch(tiny, prompts):
     kinds = ((1, 0, True), (2, 3, False), (0, 2, True))
     varied = [prompts(1, boxes=boxes, points=points, text=text, seed=points) for boxes, points, text in kinds]
-    batch = PromptBatch.cat(varied)
+    names = [name for name, tensor in vars(varied[0]).items() if tensor is not None]
+    batch = PromptBatch(**{name: torch.cat([getattr(one, name) for one in varied]) for name in names})
     embeddings = torch.randn(2, *tiny.embedding_shape)
     together = tiny.decode(embeddings, batch)[0]
     for row, prompt in enumerate(varied):

@@ -7,7 +7,7 @@ import pytest
 
 from samdpo.errors import DatasetError
 from samdpo.plans import ChannelNormalization, PreprocessingPlan
-from samdpo.preprocessing.normalization import normalize, normalize_channels
+from samdpo.preprocessing.normalization import distinct_channels, iterate_channels
 
 MINMAX = ChannelNormalization("minmax", 0, 100)
 WINDOW = ChannelNormalization("window", -160, 240)
@@ -16,6 +16,12 @@ PERCENTILE = ChannelNormalization("percentile", 0.5, 99.5)
 
 def plan(*channels: ChannelNormalization, mapping: tuple[int, int, int] = (0, 0, 0)) -> PreprocessingPlan:
     return PreprocessingPlan(normalization=list(channels), channel_mapping=mapping)
+
+
+def normalize(volume: np.ndarray, plan: PreprocessingPlan) -> np.ndarray:
+    """(C, Z, Y, X) -> (3, Z, Y, X), what the network's three channels show."""
+    _, shown = distinct_channels(plan.channel_mapping)
+    return np.stack(list(iterate_channels(volume, plan)))[shown]
 
 
 @pytest.mark.parametrize("scheme", [MINMAX, WINDOW, PERCENTILE, ChannelNormalization("none", 0, 1)])
@@ -52,7 +58,8 @@ def test_an_image_of_one_value_becomes_0_without_a_division_by_0(scheme: Channel
 
 
 def test_a_grey_channel_is_computed_once_for_three() -> None:
-    assert normalize_channels(np.zeros((1, 1, 4, 4), np.float32), plan(MINMAX)).shape == (1, 1, 4, 4)
+    (channel,) = iterate_channels(np.zeros((1, 1, 4, 4), np.float32), plan(MINMAX))
+    assert channel.shape == (1, 4, 4)
 
 
 def test_channels_go_where_the_plan_says() -> None:

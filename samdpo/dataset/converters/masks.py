@@ -74,11 +74,6 @@ class MaskRule:
     colours: Mapping[Colour, int] = field(default_factory=dict)
     separate: bool = False
 
-    @property
-    def reads_lossy(self) -> bool:
-        """Whether JPEG is read: a threshold says honestly what becomes of its losses."""
-        return self.threshold is not None
-
     def read(self, members: Sequence[Member], values: Sequence[int]) -> ReadMask:
         """What the files of one case become.
 
