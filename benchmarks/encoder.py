@@ -94,7 +94,7 @@ def main() -> None:
             forward_of(encoder, image)
 
     def case_now() -> None:
-        FrozenEncoder._kept = frozen_encoder._Kept(frozen_encoder.KEPT_BYTES)  # as of a case never seen before
+        FrozenEncoder._kept = frozen_encoder.kept_activations()  # as of a case never seen before
         encoders[0](images)
         encoders[1](images)
         encoders[1](images.flip(-1))

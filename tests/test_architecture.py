@@ -21,8 +21,8 @@ PACKAGE = REPOSITORY / "samdpo"
 # directly in samdpo/. Imports inside functions and under TYPE_CHECKING count. The one way up is a name as text, in the
 # table of samdpo/extensions.py.
 FLOORS = (
-    ("errors", "names", "schema", "files", "paths", "json_index", "plan_sections", "plans", "extensions", "parallel",
-     "dask_cluster", "drawing"),
+    ("errors", "names", "schema", "files", "paths", "caches", "json_index", "plan_sections", "plans", "extensions",
+     "parallel", "dask_cluster", "drawing"),
     ("dataset",),
     ("preprocessing",),
     ("planning",),

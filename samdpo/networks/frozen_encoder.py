@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import weakref
-from collections import OrderedDict
+from operator import attrgetter
 from typing import ClassVar
 
 import torch
 
+from samdpo.caches import LruCache
 from samdpo.networks.encoder_parts import encoder_parts, has_parts
 from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
@@ -24,28 +24,9 @@ from samdpo.networks.weights import weights_hash
 KEPT_BYTES = 256 * 1024**2  # of activations; an embedding of LiteMedSAM is 4 MiB
 
 
-class _Kept:
-    """Activations by name, the least recently used dropped first; safe for threads."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes, self._bytes = most_bytes, 0
-        self._tensors: OrderedDict[tuple[bytes, bytes], torch.Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: tuple[bytes, bytes]) -> torch.Tensor | None:
-        with self._lock:
-            if name in self._tensors:
-                self._tensors.move_to_end(name)
-            return self._tensors.get(name)
-
-    def put(self, name: tuple[bytes, bytes], tensor: torch.Tensor) -> None:
-        with self._lock:
-            if name in self._tensors:
-                return
-            self._tensors[name] = tensor
-            self._bytes += tensor.nbytes
-            while self._bytes > self.most_bytes:
-                self._bytes -= self._tensors.popitem(last=False)[1].nbytes
+def kept_activations(room: int = KEPT_BYTES) -> LruCache[tuple[bytes, bytes], torch.Tensor]:
+    """Activations by stage and slice, in at most ``room`` bytes."""
+    return LruCache(room, attrgetter("nbytes"))
 
 
 class FrozenEncoder:
@@ -63,7 +44,7 @@ class FrozenEncoder:
     """
 
     _alive: ClassVar[weakref.WeakSet[FrozenEncoder]] = weakref.WeakSet()
-    _kept: ClassVar[_Kept] = _Kept(KEPT_BYTES)
+    _kept: ClassVar[LruCache[tuple[bytes, bytes], torch.Tensor]] = kept_activations()
 
     def __init__(self, network: SamNetwork, device: torch.device, precision: str) -> None:
         self.network, self.device, self.precision = network, device, precision

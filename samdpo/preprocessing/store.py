@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from samdpo.caches import LruCache
 from samdpo.errors import ConfigurationError, DatasetError, SamdpoError
 from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.json_index import JsonIndex
@@ -52,9 +53,10 @@ class SliceStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._arrays: dict[Path, Any] = {}
+        self._arrays: LruCache[Path, Any] = LruCache(_OPEN)
         self._hashes: dict[str, str] = {}
-        self._properties: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # of each case, and its checksums
+        # Of each case its properties and its checksums.
+        self._properties: LruCache[str, tuple[dict[str, Any], dict[str, Any]]] = LruCache(_KEPT)
         self._unread: dict[Path, bytearray] = {}  # of each file 1 for every slice that was not compared yet
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
@@ -296,42 +298,42 @@ class SliceStore:
 
     def _load(self, case: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Properties and checksums; the latter are {} in stores of older versions."""
-        if case not in self._properties:
-            while len(self._properties) >= _KEPT:
-                self._properties.pop(next(iter(self._properties)))
+        found = self._properties.get(case)
+        if found is None:
             content = read_json(
                 self._file(case), error=DatasetError, remedy=f"The case {case} is not preprocessed. {self._remedy}"
             )
             own = content.pop(_OWN, None) if isinstance(content, dict) else ""
             if own is not None and own != hash_of(content):
                 raise DatasetError(f"{self._file(case)} is damaged: it is not as it was written. {self._remedy}")
-            self._properties[case] = content, content.pop(_CHECKSUMS, {})
-        return self._properties[case]
+            found = content, content.pop(_CHECKSUMS, {})
+            self._properties.put(case, found)
+        return found
 
     def _forget(self, case: str) -> None:
-        self._properties.pop(case, None)
+        self._properties.drop(case)
         self._hashes.clear()
         for file in (self.image_file(case), self.label_file(case)):
-            self._arrays.pop(file, None)
+            self._arrays.drop(file)
             self._unread.pop(file, None)
 
     def _read(self, file: Path, case: str, index: int) -> np.ndarray:
         n_slices = self.n_slices(case)
         if not 0 <= index < n_slices:
             raise IndexError(f"{case} has the slices 0 to {n_slices - 1}, found {index}")
-        if file not in self._arrays:
-            while len(self._arrays) >= _OPEN:
-                self._arrays.pop(next(iter(self._arrays)))
-            self._arrays[file] = self._open(file)
+        array = self._arrays.get(file)
+        if array is None:
+            array = self._open(file)
+            self._arrays.put(file, array)
         try:
-            values = np.asarray(self._arrays[file][index])
+            values = np.asarray(array[index])
         except (RuntimeError, ValueError) as error:
             raise self._damaged(file) from error
         unread = self._unread.setdefault(file, bytearray(b"\1" * n_slices))
         if unread[index]:
             expected = self._load(case)[1].get("image" if file == self.image_file(case) else "label", {}).get("slices")
             if expected is not None and expected[8 * index : 8 * index + 8] != _checksum(values):
-                self._arrays.pop(file)
+                self._arrays.drop(file)
                 raise self._damaged(file, f": slice {index} is not as it was written")
             unread[index] = 0
         return values

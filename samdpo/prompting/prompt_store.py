@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from samdpo.caches import LruCache
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.json_index import JsonIndex
@@ -129,11 +131,11 @@ class PromptStore:
         self.folder, self.key, self.otherwise = Path(folder), key, otherwise
         self.located = located or self
         self._known: dict[str, tuple[bool, str | None]] = {}  # of cases that are read as new ones
-        self._recent: dict[str, _KeptCase] = {}
+        self._recent: LruCache[str, _KeptCase] = LruCache(_KEPT, attrgetter("packed.nbytes"))
         self._index = JsonIndex(self.folder, _summary, _INDEX_VERSION)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}, "_known": {}}  # other processes read what they need
+        return {**self.__dict__, "_known": {}}  # other processes read what they need
 
     @cached_property
     def as_new(self) -> PromptStore:
@@ -245,7 +247,7 @@ class PromptStore:
         }
         # The JSON comes last: a case counts only when both files are whole.
         write_json(meta, {**content, "checksum": hash_of(content)})
-        self._recent.pop(case, None)
+        self._recent.drop(case)
         if "as_new" in self.__dict__:
             self.as_new._known.pop(case, None)
 
@@ -257,19 +259,16 @@ class PromptStore:
         """
         if self.otherwise is not None and not self._is_known(case):
             return self.otherwise.get(case, index)
-        if case not in self._recent:
-            read = self._read(case)
-            room = _KEPT - read.packed.nbytes
-            while self._recent and sum(kept.packed.nbytes for kept in self._recent.values()) > room:
-                self._recent.pop(next(iter(self._recent)))
-            self._recent[case] = read
-        prompts = self._recent[case].slices
-        if not 0 <= index < len(prompts):
+        kept = self._recent.get(case)
+        if kept is None:
+            kept = self._read(case)
+            self._recent.put(case, kept)
+        if not 0 <= index < len(kept.slices):
             raise ConfigurationError(
-                f"{self.folder / case}.npz has prompts for {len(prompts)} slices, slice {index} was asked for. "
+                f"{self.folder / case}.npz has prompts for {len(kept.slices)} slices, slice {index} was asked for. "
                 "Delete the file and type: samdpo_prompt DATASET FOLD"
             )
-        return self._recent[case].prompts(index)
+        return kept.prompts(index)
 
     def _is_known(self, case: str) -> bool:
         """Whether the case has prompts of its own here; else they are those of ``otherwise``.

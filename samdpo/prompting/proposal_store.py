@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from samdpo.caches import LruCache
 from samdpo.files import DAMAGED_NPZ, atomic_path, hash_of, remove_abandoned
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.frozen_features import SliceFeatures
@@ -77,7 +77,7 @@ class ProposalStore:
         of_grid = [grid] if grid else []  # keys are what they were before there was one
         self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept, *of_grid)
         self.folder = folder / self.key
-        self._kept: OrderedDict[tuple[str, int], dict[str, MeasuredProposals]] = OrderedDict()
+        self._kept: LruCache[tuple[str, int], dict[str, MeasuredProposals]] = LruCache(_KEPT)
 
     def prepare(self, cases: Sequence[str]) -> None:
         """Make what is missing of some cases, with a progress bar."""
@@ -89,13 +89,12 @@ class ProposalStore:
 
     def get(self, case: str, index: int) -> dict[str, MeasuredProposals]:
         """The proposals of a slice by structure; a structure that cannot be elsewhere, or is absent, has none."""
-        if (case, index) not in self._kept:
+        found = self._kept.get((case, index))
+        if found is None:
             read = self._read(case, index)
-            self._kept[case, index] = (self._write(case) if read is None else read).get(index, {})
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end((case, index))
-        return self._kept[case, index]
+            found = (self._write(case) if read is None else read).get(index, {})
+            self._kept.put((case, index), found)
+        return found
 
     def _file(self, case: str) -> Path:
         return self.folder / f"{case}.npz"

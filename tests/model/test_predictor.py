@@ -98,7 +98,7 @@ def test_several_folds_are_averaged(aligned):
 
 
 def test_folds_whose_encoders_are_the_same_encode_a_slice_once(aligned, monkeypatch):
-    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder._Kept(64 * 1024**2))
+    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder.kept_activations(64 * 1024**2))
     second_fold(aligned)
     predictor = Predictor.from_model_folder(aligned.finetuned, device="cpu")
     first, second = predictor.folds

@@ -23,7 +23,7 @@ ACROSS, DOWN = 256 / 112, 256 / 96  # pixels of the slice for one of the image
 
 @pytest.fixture
 def predictor(finetuned, monkeypatch):
-    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder._Kept(64 * 1024**2))  # nothing of other tests
+    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder.kept_activations(64 * 1024**2))  # nothing of other tests
     return Predictor.from_model_folder(finetuned.finetuned, device="cpu")
 
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
     gc.collect()  # encoders of other tests
-    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder._Kept(64 * 1024**2))
+    monkeypatch.setattr(FrozenEncoder, "_kept", frozen_encoder.kept_activations(64 * 1024**2))
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_a_changed_slice_is_another_one(images):
 
 
 def test_what_is_kept_has_a_limit(images, monkeypatch):
-    kept = frozen_encoder._Kept(64 * 64 * 64 * 4 * 2)  # two embeddings of the tiny network
+    kept = frozen_encoder.kept_activations(64 * 64 * 64 * 4 * 2)  # two embeddings of the tiny network
     monkeypatch.setattr(FrozenEncoder, "_kept", kept)
     encode = FrozenEncoder(tiny(), CPU, "fp32")
     encode(images)
-    assert len(kept._tensors) == 2
+    assert len(kept) == 2
     seen = counted(encode.network)
     encode(images[2:])
     encode(images[1:2])

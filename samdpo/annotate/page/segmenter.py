@@ -17,6 +17,7 @@ import torch
 
 from samdpo.annotate.page.item_views import Candidates
 from samdpo.annotate.page.ranking_page import NoSegmenterError
+from samdpo.caches import LruCache
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import content_hash
 from samdpo.model.given_prompts import GivenPrompts
@@ -62,7 +63,7 @@ class ModelSegmenter:
     def __init__(self, load: Callable[[], Predictor], candidates: Candidates, published: bool = False) -> None:
         self._load, self._candidates, self._published = load, candidates, published
         self._model: Future[Predictor] = Future()
-        self._seen: OrderedDict[tuple[str, int], Future[_Seen]] = OrderedDict()
+        self._seen: LruCache[tuple[str, int], Future[_Seen]] = LruCache(KEPT)
         self._waiting: OrderedDict[tuple[str, int], Item] = OrderedDict()  # the last one is next
         self._lock = threading.Condition()
         self._encoding = threading.Lock()
@@ -126,17 +127,15 @@ class ModelSegmenter:
             future = self._seen.get(place)
             mine = future is None
             if future is None:
-                future = self._seen[place] = Future()
-                while len(self._seen) > KEPT:
-                    self._seen.popitem(last=False)
-            self._seen.move_to_end(place)
+                future = Future()
+                self._seen.put(place, future)
         if mine:
             try:
                 with self._encoding:
                     future.set_result(self._look_at(item))
             except BaseException as error:  # whoever waits for it is told too, and the next one tries again
                 with self._lock:
-                    self._seen.pop(place, None)
+                    self._seen.drop(place)
                 future.set_exception(error)
         return future.result()
 
