@@ -20,7 +20,7 @@ from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.errors import TrainingError
 from samdpo.extensions import find
 from samdpo.files import read_json, write_json
-from samdpo.model.slice_labels import SliceKey, known_part
+from samdpo.model.slice_labels import known_part
 from samdpo.model.views import view_mask
 from samdpo.paths import number_of, plans_option
 from samdpo.preferences.agreement import mean_tau, scores_of
@@ -31,7 +31,7 @@ from samdpo.preferences.page_annotator import PageAnnotator, own_order
 from samdpo.preferences.recorded import RecordedAnnotator
 from samdpo.preferences.records import CandidateSet, Judgement
 from samdpo.preferences.stored_candidates import StoredCandidates
-from samdpo.preprocessing.store import IGNORED
+from samdpo.preprocessing.store import IGNORED, SliceKey
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from samdpo.model.batches import Batch, Recipe
-from samdpo.model.slice_labels import SliceKey
+from samdpo.preprocessing.store import SliceKey
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from samdpo.align.proposer import EncodedBatch, Proposer
 from samdpo.align.reference import ReferenceModel
 from samdpo.files import content_hash, hash_of, remove_abandoned
 from samdpo.model.batches import Batch, Sample, SliceSamples
-from samdpo.model.slice_labels import SliceKey
 from samdpo.paths import CANDIDATES, PLANS_NAME
 from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.schema import as_before, to_dict
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run import get_trainer

@@ -15,11 +15,11 @@ from samdpo.align.batches import AlignBatch, AlignMaker, AlignRecipe, endless
 from samdpo.errors import TrainingError
 from samdpo.model.batches import Batch, SliceSamples
 from samdpo.model.description import check_fold, read_description
-from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept, kept_views
 from samdpo.networks.published.loading import load_file
 from samdpo.paths import model_folder, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans
+from samdpo.preprocessing.store import SliceKey
 from samdpo.training import checkpoints, manifest
 from samdpo.training.finetune import batch_dice
 from samdpo.training.kept_features import FeatureCache

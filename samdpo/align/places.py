@@ -28,7 +28,6 @@ from samdpo.align.reference import ReferenceModel
 from samdpo.files import hash_of
 from samdpo.model.batches import Batch, SliceSamples
 from samdpo.model.places import decode_places
-from samdpo.model.slice_labels import SliceKey
 from samdpo.model.slices import predict_slices
 from samdpo.model.views import view_mask
 from samdpo.networks.frozen_encoder import FrozenEncoder
@@ -40,6 +39,7 @@ from samdpo.preferences.page_annotator import NAME as VIRTUAL
 from samdpo.preferences.recorded import scores
 from samdpo.preferences.records import Item, Judgement
 from samdpo.preferences.stored_candidates import ItemCandidates, StoredCandidates
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.fitting import MAX_SLICES, of_labelled_patients, prompted_as
 from samdpo.prompting.judge import (
     SAME_PLACE,

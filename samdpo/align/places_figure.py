@@ -19,8 +19,7 @@ from samdpo.drawing import (
     save_figure,
     structure_colour,
 )
-from samdpo.model.slice_labels import SliceKey
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 

@@ -28,10 +28,11 @@ from samdpo.align.reference import ReferenceModel
 from samdpo.errors import ConfigurationError
 from samdpo.files import hash_of, link_file, temporary_beside
 from samdpo.model.batches import Batch, SliceSamples
-from samdpo.model.slice_labels import SliceKey, known_part
+from samdpo.model.slice_labels import known_part
 from samdpo.plans import StagePlan
 from samdpo.preferences.annotators import iou
 from samdpo.preferences.losses import best_candidate_target
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.fitting import fit_prompter, of_labelled_patients
 from samdpo.prompting.frozen_features import slice_features
 from samdpo.prompting.making import write_prompts

@@ -24,12 +24,12 @@ from samdpo.errors import ConfigurationError
 from samdpo.extensions import find
 from samdpo.files import content_hash
 from samdpo.model.batches import Batch
-from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import IDENTITY
 from samdpo.paths import number_of
 from samdpo.preferences.annotators import Ranking
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import StoredCandidates
+from samdpo.preprocessing.store import SliceKey
 from samdpo.schema import to_dict
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData, own_prompts

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from samdpo.model.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.model.slice_labels import counted_rows, learnable, read_image, read_truth
 from samdpo.model.views import IDENTITY, View, view_prompts
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.plans import AugmentationPlan, Plans
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 

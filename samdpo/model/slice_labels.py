@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from samdpo.model.views import View, view_image, view_values
-from samdpo.preprocessing.store import IGNORED, SliceStore
-
-SliceKey = tuple[str, int]  # case identifier, slice index
+from samdpo.preprocessing.store import IGNORED, SliceKey, SliceStore
 
 
 def learnable(slices: SliceStore, cases: Sequence[str]) -> list[SliceKey]:

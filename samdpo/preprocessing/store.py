@@ -24,6 +24,8 @@ from samdpo.names import check_name
 from samdpo.paths import PLANS_NAME
 from samdpo.preprocessing.slicing import SliceGeometry, with_neighbours
 
+SliceKey = tuple[str, int]  # case identifier, slice index
+
 IGNORED = -1  # in stored labels: pixels of dataset.json's label ``ignore``, of which nothing is known
 _OPEN = 64  # arrays and property files kept open: training comes back to the same cases
 _KEPT = 4096  # properties kept in memory: a few kB each

@@ -11,7 +11,7 @@ from scipy.special import expit
 from skimage.transform import resize
 
 from samdpo.files import atomic_path
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 
@@ -20,7 +20,7 @@ _HYPOTHESIS = "#ffffff"
 _TRUTH = "#7dff6b"
 
 
-def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[tuple[str, int]]:
+def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[SliceKey]:
     """``count`` slices spread evenly over the cases; of a volume the one with most coarse mask."""
     cases = sorted(set(store.cases()) & set(prompts.cases()))
     at = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)) if cases else []
@@ -32,7 +32,7 @@ def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[
 
 
 def write_prompt_figure(
-    store: SliceStore, prompts: PromptStore, slices: Sequence[tuple[str, int]], path: Path
+    store: SliceStore, prompts: PromptStore, slices: Sequence[SliceKey], path: Path
 ) -> None:
     """Draw the prompts of some slices.
 

@@ -20,7 +20,7 @@ from samdpo.errors import TrainingError
 from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
 from samdpo.plans import Plans, StructurePlan
-from samdpo.preprocessing.store import IGNORED
+from samdpo.preprocessing.store import IGNORED, SliceKey
 from samdpo.prompting.axial import AxialMap, LabelledVolume, fit_axial_maps
 from samdpo.prompting.calibration import (
     StructureCalibration,
@@ -292,7 +292,7 @@ def prompted_as(store: SliceStore, case: str, patients: Mapping[str, str], group
     return hash_of(image, groups.get(case, case)) if image and case in patients else image
 
 
-def choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[tuple[str, int]]:
+def choose_slices(store: SliceStore, cases: Sequence[str], labels: Labels, seed: int) -> list[SliceKey]:
     """Labelled slices, at most ``MAX_SLICES``; evenly by case, so that no volume crowds out the others."""
     generator = np.random.default_rng(seed)
     share = max(1, MAX_SLICES // len(cases))
@@ -324,7 +324,7 @@ class _LabelledSlices:
     def read(
         cls,
         store: SliceStore,
-        drawn: Sequence[tuple[str, int]],
+        drawn: Sequence[SliceKey],
         features: Features,
         labels: Labels,
         plans: Plans,

@@ -26,10 +26,9 @@ from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.fingerprint import load_case_groups
 from samdpo.planning.splits import fold_of, load_splits
 from samdpo.plans import Plans, PromptingPlan
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.answers.answerer import asks_a_model
 from samdpo.prompting.answers.asking import edited_cases, keep_answers
-from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.descriptions import with_descriptions
 from samdpo.prompting.fitting import FittedPrompters, Labels, fit_prompter, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features

@@ -25,7 +25,7 @@ from samdpo.paths import preprocessed_folder
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.subsets import usual_cases
 from samdpo.plans import Plans
-from samdpo.preprocessing.store import IGNORED, SliceStore
+from samdpo.preprocessing.store import IGNORED, SliceKey, SliceStore
 from samdpo.prompting.assemble import prompt_at
 from samdpo.prompting.fitting import anything_known, of_labelled_patients, prompted_as
 from samdpo.prompting.frozen_features import SliceFeatures, frozen_key, slice_features
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 _VERSION = 4  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 
-Key = tuple[str, int]  # case, slice
 Place = tuple[str, int, str]  # case, slice, structure
 Unseen = dict[str, dict[str, PlaceJudge]]  # structure -> group -> judge that has not seen the group's outlines
 
@@ -100,7 +99,7 @@ class OutlineJudges:
         return slice_features(self.plans, self.slices, self.device)
 
     @cached_property
-    def outlines(self) -> list[Key]:
+    def outlines(self) -> list[SliceKey]:
         """Slices of the labelled cases that are not ignored all over, in order."""
         shown = sorted(self.located.shown(self.labelled_cases))
         return [key for key in shown if anything_known(self.slices.label(*key))]
@@ -247,7 +246,7 @@ class OutlineJudges:
         return prompter.with_texts(known, images, slices), as_new
 
     def _judged_slice(
-        self, key: Key, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
+        self, key: SliceKey, prompter: Prompter, unseen: Unseen, meant: Mapping[Place, np.ndarray]
     ) -> list[tuple[StructurePrompt | None, StructurePrompt]]:
         """Of each structure the prompt at the place that is known, None where none is, and at the judge's choice."""
         several = self.proposals.get(*key) if prompter.judges else {}
@@ -285,7 +284,7 @@ class OutlineJudges:
             return (meant[place], True) if place in meant else None
         return self.outline(place)
 
-    def _of_its_box(self, key: Key, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _of_its_box(self, key: SliceKey, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""
         box = boxes_of_masks(torch.from_numpy(known)[None])
         decoded = PlaceProposer(self.features.extractor.network).decode(self.features(*key), known.shape, box)

@@ -18,6 +18,7 @@ from samdpo.caches import LruCache
 from samdpo.errors import ConfigurationError, SamdpoError
 from samdpo.files import atomic_path, hash_of, read_json, sha256_of_file, write_json
 from samdpo.json_index import JsonIndex
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.prompt import StructurePrompt
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class PromptStore:
     def _fits(one: PromptsSummary, other: PromptsSummary | None) -> bool:
         return other is not None and (one.key, one.case_key) == (other.key, other.case_key)
 
-    def shown(self, cases: Sequence[str]) -> set[tuple[str, int]]:
+    def shown(self, cases: Sequence[str]) -> set[SliceKey]:
         """The slices of ``cases`` in which at least one structure is present.
 
         Raises:

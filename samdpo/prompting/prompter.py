@@ -15,8 +15,8 @@ from samdpo.errors import ModelFolderError
 from samdpo.files import read_json, write_json
 from samdpo.networks.device import resolve_device
 from samdpo.plans import NetworkPlan, PromptingPlan, StructurePlan
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.answers.asking import with_model_answers
-from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.assemble import assemble_prompt, prompt_at, with_text_embeddings
 from samdpo.prompting.axial import AxialMap
 from samdpo.prompting.calibration import StructureCalibration, presence_scores

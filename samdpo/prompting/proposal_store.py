@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from samdpo.caches import LruCache
 from samdpo.files import DAMAGED_NPZ, atomic_path, hash_of, remove_abandoned
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.frozen_features import SliceFeatures
 from samdpo.prompting.judge import measure
 from samdpo.prompting.prompt import StructurePrompt
@@ -77,7 +77,7 @@ class ProposalStore:
         of_grid = [grid] if grid else []  # keys are what they were before there was one
         self.key = hash_of("proposals", VERSION, features.extractor.key, prompts.key, shapes, blobs, kept, *of_grid)
         self.folder = folder / self.key
-        self._kept: LruCache[tuple[str, int], dict[str, MeasuredProposals]] = LruCache(_KEPT)
+        self._kept: LruCache[SliceKey, dict[str, MeasuredProposals]] = LruCache(_KEPT)
 
     def prepare(self, cases: Sequence[str]) -> None:
         """Make what is missing of some cases, with a progress bar."""

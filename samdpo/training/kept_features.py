@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from samdpo.files import hash_of, remove_abandoned, write_text
 from samdpo.model.batches import Batch
-from samdpo.model.slice_labels import SliceKey, read_image
+from samdpo.model.slice_labels import read_image
 from samdpo.model.views import FLIPPED, IDENTITY, View
 from samdpo.networks.embedding_store import EmbeddingStore
 from samdpo.networks.encoder_parts import in_leading_parts
@@ -22,6 +22,7 @@ from samdpo.networks.precision import autocast
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import weights_hash
 from samdpo.paths import EMBEDDINGS, MODEL_SEPARATOR, preprocessed_folder
+from samdpo.preprocessing.store import SliceKey
 from samdpo.schema import as_before
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData

@@ -30,8 +30,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from samdpo.errors import ConfigurationError, SamdpoError, TrainingError
-from samdpo.model.slice_labels import SliceKey
 from samdpo.plans import StagePlan
+from samdpo.preprocessing.store import SliceKey
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from samdpo.model.folder import FoldModel
 from samdpo.model.masks import confidence_of
 from samdpo.model.places import decode_places
 from samdpo.model.predictor import Predictor
-from samdpo.model.slice_labels import SliceKey, known_part
+from samdpo.model.slice_labels import known_part
 from samdpo.model.views import FLIPPED, IDENTITY, View, draw_view
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
@@ -38,6 +38,7 @@ from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, number_of, plans_option
 from samdpo.plans import NetworkPlan, Plans, PromptingPlan
 from samdpo.preferences.losses import segmentation_loss
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.schema import keys_where, to_dict
 from samdpo.training import checkpoints, manifest

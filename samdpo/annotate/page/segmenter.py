@@ -23,6 +23,7 @@ from samdpo.files import content_hash
 from samdpo.model.given_prompts import GivenPrompts
 from samdpo.model.predictor import Predictor
 from samdpo.preferences.records import Box, CandidateSet, Item, Point
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.proposals import PlaceProposer
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ class ModelSegmenter:
     def __init__(self, load: Callable[[], Predictor], candidates: Candidates, published: bool = False) -> None:
         self._load, self._candidates, self._published = load, candidates, published
         self._model: Future[Predictor] = Future()
-        self._seen: LruCache[tuple[str, int], Future[_Seen]] = LruCache(KEPT)
-        self._waiting: OrderedDict[tuple[str, int], Item] = OrderedDict()  # the last one is next
+        self._seen: LruCache[SliceKey, Future[_Seen]] = LruCache(KEPT)
+        self._waiting: OrderedDict[SliceKey, Item] = OrderedDict()  # the last one is next
         self._lock = threading.Condition()
         self._encoding = threading.Lock()
         self._closed = False

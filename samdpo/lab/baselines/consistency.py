@@ -18,10 +18,10 @@ import torch
 from samdpo.align.batches import AlignBatch
 from samdpo.align.trainer import AlignTrainer
 from samdpo.model.batches import Batch, SliceSamples
-from samdpo.model.slice_labels import SliceKey
 from samdpo.model.views import View, draw_kept
 from samdpo.networks.freezing import set_trainable
 from samdpo.plans import AugmentationPlan
+from samdpo.preprocessing.store import SliceKey
 from samdpo.training.trainer import Metrics, Trainer
 
 

@@ -10,11 +10,11 @@ import torch
 
 from samdpo.errors import TrainingError
 from samdpo.model.batches import Recipe, on_device, stacked
-from samdpo.model.slice_labels import SliceKey, counted_rows, learnable, read_image, read_truth
+from samdpo.model.slice_labels import counted_rows, learnable, read_image, read_truth
 from samdpo.model.views import IDENTITY, View
 from samdpo.networks.precision import autocast
 from samdpo.networks.prompt_free import PromptFreeNetwork
-from samdpo.preprocessing.store import SliceStore
+from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.training.trainer import Trainer
 
 

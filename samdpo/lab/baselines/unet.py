@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from samdpo.lab.baselines.prompt_free import MaskBatch, PromptFreeTrainer
-from samdpo.model.slice_labels import SliceKey
 from samdpo.networks.prompt_free import PromptFreeNetwork, structures_of
 from samdpo.plans import NetworkPlan
+from samdpo.preprocessing.store import SliceKey
 from samdpo.training.finetune import batch_dice
 from samdpo.training.loading import EpochSlices
 from samdpo.training.trainer import Metrics

@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from samdpo.plans import PromptingPlan
-from samdpo.prompting.answers.cache import AnswerCache, SliceKey, cache_file, image_key
+from samdpo.preprocessing.store import SliceKey
+from samdpo.prompting.answers.cache import AnswerCache, cache_file, image_key
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ import numpy as np
 from samdpo.errors import PlansError
 from samdpo.paths import folder_of, preprocessed_root
 from samdpo.plans import Plans, PromptingPlan, StructurePlan
+from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.answers.answerer import Answerer, answerer_of, asks_a_model
-from samdpo.prompting.answers.cache import SliceKey
 from samdpo.prompting.prompt import StructurePrompt
 
 if TYPE_CHECKING:

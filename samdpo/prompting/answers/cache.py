@@ -17,10 +17,9 @@ import numpy as np
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import locked, read_json, write_json
+from samdpo.preprocessing.store import SliceKey
 
 log = logging.getLogger(__name__)
-
-SliceKey = tuple[str, int]  # case identifier, slice number
 
 _EVERY = 16  # answers between two writes
 _WRITING_SHARE = 0.05  # of the time may go into writing: a large file is written less often
