@@ -45,7 +45,8 @@ from samdpo.prompting.judge import (
     learn_from_answers,
     measure,
 )
-from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks
+from samdpo.prompting.regions import mask_iou
 
 SHOWN, GAP, BOX_ERROR = 6, 0.04, 0.04
 COMPARED = "+ boxes, anchored"  # with which the others are compared, draw by draw
@@ -115,17 +116,17 @@ def read(args: argparse.Namespace, plans, slices: SliceStore, cases: list[str], 
         image, embedding = np.asarray(slices.image(case, 0), np.float32), features(case, 0)
         truth = torch.from_numpy(slices.label(case, 0) == label)[None]
         made = proposer.propose(image, embedding, none, shape)
-        overlap = overlaps(made.masks, truth)[:, 0].numpy()
+        overlap = mask_iou(made.masks, truth)[:, 0].numpy()
         drawn = boxes_of_masks(truth)
         box = proposer.decode(embedding, truth.shape[-2:], drawn)
         sides = np.tile(drawn[:, 2:] - drawn[:, :2], 2)
         off = drawn + np.random.default_rng(len(found)).normal(0, BOX_ERROR, drawn.shape) * sides
         said = proposer.decode(embedding, truth.shape[-2:], off.astype(np.float32))
         found.append({
-            "meant": overlaps(made.masks, said.masks)[:, 0].numpy(),
+            "meant": mask_iou(made.masks, said.masks)[:, 0].numpy(),
             "case": case, "overlap": overlap, "small": made.small, "best": overlap.max(initial=0.0),
             "measured": measure(image, embedding, np.zeros((64, 64)), np.zeros(truth.shape[-2:], bool), made),
-            "box": float(overlaps(box.masks, truth)[0, 0]),
+            "box": float(mask_iou(box.masks, truth)[0, 0]),
         })
     print(f"{len(cases)} images, {np.mean([len(one['overlap']) for one in found]):.1f} proposals each, "
           f"{(time.process_time() - started) / len(cases):.2f} CPU s each without the encoder; {shape}")

@@ -54,7 +54,8 @@ from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import MeasuredProposals
-from samdpo.prompting.proposals import PlaceProposer, overlaps
+from samdpo.prompting.proposals import PlaceProposer
+from samdpo.prompting.regions import mask_iou
 from samdpo.training.distributed import Processes
 from samdpo.training.fold_data import FoldData, own_prompts
 from samdpo.training.measures import evenly
@@ -243,7 +244,7 @@ class PlaceLearning:
 
     def _other_places(self, own: Tensor, score: np.ndarray, several: MeasuredProposals) -> Tensor:
         masks = torch.from_numpy(several.masks)
-        unlike = (overlaps(masks, own)[:, 0] < SHOWN_DUPLICATE).numpy().nonzero()[0]
+        unlike = (mask_iou(masks, own)[:, 0] < SHOWN_DUPLICATE).numpy().nonzero()[0]
         chosen = diverse_first(score[unlike], several.small[unlike], self.stage.places.shown - 1)
         return masks[unlike[chosen]]
 
@@ -252,7 +253,7 @@ class PlaceLearning:
         masks = [torch.from_numpy(prompt.coarse_mask), *(probability > cut for cut in (0.3, 0.7, 0.15, 0.85))]
         kept = [probability > 0.5]
         for mask in masks:
-            if mask.any() and all(float(overlaps(mask[None], one[None])) < 0.95 for one in kept):
+            if mask.any() and all(float(mask_iou(mask[None], one[None])) < 0.95 for one in kept):
                 kept.append(mask)
         return torch.stack(kept[1:]) if len(kept) > 1 else probability[None][:0] > 1
 
@@ -335,7 +336,7 @@ class PlaceLearning:
         pool = torch.from_numpy(several.masks)
         if said.judgement.verdict == "ranked":
             # Each shown mask is a proposal, or nearly one of refitted towers, or the model's own, which no judge sees.
-            same = overlaps(torch.from_numpy(said.masks), pool)
+            same = mask_iou(torch.from_numpy(said.masks), pool)
             worth = np.full(len(several), np.nan)
             enough, shown = 0.99 if outlines is self.outlines else SHOWN_DUPLICATE, scores(said.judgement, len(same))
             for row in same.amax(1).argsort(stable=True).tolist():  # of two that are nearly one the nearer counts
@@ -343,7 +344,7 @@ class PlaceLearning:
                     worth[int(same[row].argmax())] = shown[row]
             better, worse = np.nonzero(worth[:, None] > worth[None])  # comparisons with NaN are False
         else:
-            overlap = overlaps(pool, torch.from_numpy(meant.mask)[None])[:, 0].numpy()
+            overlap = mask_iou(pool, torch.from_numpy(meant.mask)[None])[:, 0].numpy()
             better, worse = np.nonzero(overlap[:, None] > overlap[None] + GAP)
         if not len(better):
             return None
@@ -660,7 +661,7 @@ class PlaceLearning:
             for judge, of in ((self.judges.get(name), self.outlines), (after, outlines)):
                 one = of.proposals.get(case, index).get(name)
                 if judge is not None and one is not None and len(one):
-                    overlap = overlaps(torch.from_numpy(one.masks), truth)[:, 0].numpy()
+                    overlap = mask_iou(torch.from_numpy(one.masks), truth)[:, 0].numpy()
                     row += [overlap[judge.judge(one.measured, one.small).first], overlap.max()]
             if len(row) == 4:
                 found.append([row[0], row[2], row[3]])
@@ -693,7 +694,7 @@ def agreed(of: Sequence[Chosen]) -> Chosen:
     if len(meant) == 1:
         return Chosen(masks[0], meant[0].weight, seconds)
     stack = torch.from_numpy(np.stack(masks))
-    same = overlaps(stack, stack)
+    same = mask_iou(stack, stack)
     pairs = same[~torch.eye(len(masks), dtype=torch.bool)]
     majority = np.mean(masks, 0) > 0.5
     if float(pairs.mean()) < SAME_PLACE or not majority.any():
@@ -713,7 +714,7 @@ def agreement(masks: Mapping[Place, np.ndarray], held_back: Mapping[Place, Chose
 
 def _agreements(masks: Mapping[Place, np.ndarray], known: Mapping[Place, Chosen], enough: float) -> np.ndarray:
     """Of each known place what :func:`agreement` is the mean of."""
-    both = [overlaps(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
+    both = [mask_iou(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
             for place, one in known.items()]
     return np.array([min(float(overlap), enough) for overlap in both])
 

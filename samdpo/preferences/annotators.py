@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samdpo.errors import PlansError
 from samdpo.plans import AnnotatorPlan
+from samdpo.prompting.regions import mask_iou
 
 Scoring = Literal["ranking", "rating", "best"]
 
@@ -118,8 +119,4 @@ class VirtualAnnotator:
 
 def iou(candidates: Tensor, truth: Tensor) -> Tensor:
     """IoU of every candidate (N, K, H, W) with the truth (N, H, W) -> (N, K) float; 1 where both are empty."""
-    truth = truth.bool()[:, None]
-    candidates = candidates.bool()
-    inside = (candidates & truth).sum((2, 3))
-    union = (candidates | truth).sum((2, 3))
-    return torch.where(union == 0, 1.0, inside / union.clamp(min=1))
+    return mask_iou(candidates.bool(), truth.bool()[:, None], both_empty=1.0)[..., 0]

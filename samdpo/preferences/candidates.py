@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samdpo.errors import PlansError
 from samdpo.plans import CandidatePlan
+from samdpo.prompting.regions import mask_iou
 
 DUPLICATE_IOU = 0.95  # two candidates that overlap more than this look the same to an annotator
 TRIES = 8  # draws in place of near-duplicates; what is still one after them stays
@@ -115,11 +116,7 @@ def without_near_duplicates(masks: Tensor, draw: Callable[[], Tensor], tries: in
 
 def pairwise_iou(masks: Tensor) -> Tensor:
     """(..., K, H, W) bool -> (..., K, K) IoU of every pair; 1 where both are empty."""
-    flat = masks.flatten(-2).float()
-    inside = flat @ flat.transpose(-1, -2)
-    area = flat.sum(-1)
-    union = area[..., :, None] + area[..., None, :] - inside
-    return torch.where(union == 0, 1.0, inside / union.clamp(min=1))
+    return mask_iou(masks, masks, both_empty=1.0)
 
 
 def disagreement(masks: Tensor) -> float:

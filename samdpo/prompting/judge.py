@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from samdpo.errors import ModelFolderError
 from samdpo.files import atomic_path
-from samdpo.prompting.proposals import SMALL, PlaceShape, Proposals, boxes_of_masks, overlaps
+from samdpo.prompting.proposals import SMALL, PlaceShape, Proposals, boxes_of_masks
+from samdpo.prompting.regions import mask_iou
 
 COMPONENTS = 16  # of the mask-pooled embedding
 HIDDEN = 64
@@ -77,7 +78,7 @@ def measure(
     slope = torch.from_numpy(np.hypot(*np.gradient(ndimage.gaussian_filter(grey.numpy(), 1.0)))).float()
     outline = (masks & ~_eroded(masks)).float()
     probability = _resized(proposals.logits.float(), SMALL).sigmoid()
-    same = overlaps(masks, masks)
+    same = mask_iou(masks, masks)
     same.fill_diagonal_(0)
 
     def mean(of: Tensor, where: Tensor, pixels: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def measure(
         "edge": mean(slope, outline, outline.sum((1, 2)).clamp(min=1)),
         "votes": same.mean(1), "neighbours": (same > SAME_PLACE).float().sum(1).sqrt(),
         "saliency_inside": glow_inside, "saliency_ring": glow_ring, "saliency_contrast": glow_inside - glow_ring,
-        "coarse_overlap": overlaps(masks, solid[None])[:, 0],
+        "coarse_overlap": mask_iou(masks, solid[None])[:, 0],
         "at_border": ((x0 <= 0) | (y0 <= 0) | (x1 >= 1) | (y1 >= 1)).float(),
     }
     relative = [measured[name] - measured[name].max() for name in RELATIVE]
@@ -194,7 +195,7 @@ class PlaceJudge(nn.Module):
         self.eval()
         score = self(torch.from_numpy(measured))
         first = int(score.argmax())
-        here = overlaps(small[first][None], small)[0] >= SAME_PLACE
+        here = mask_iou(small[first][None], small)[0] >= SAME_PLACE
         return Judged(score.numpy(), first, float(score.softmax(0)[here].sum()))
 
     def set_scale(self, every: Tensor) -> None:
@@ -397,7 +398,7 @@ def diverse_first(score: np.ndarray, small: Tensor, count: int) -> list[int]:
     if not len(score):
         return []
     spread = max(float(np.std(score)), 1e-6)
-    worth, same = (score - score.max()) / (4 * spread), overlaps(small, small).numpy()
+    worth, same = (score - score.max()) / (4 * spread), mask_iou(small, small).numpy()
     chosen = [int(score.argmax())]
     while len(chosen) < min(count, len(score)):
         gain = worth - same[:, chosen].max(1)

@@ -43,7 +43,8 @@ from samdpo.prompting.prompt_store import PromptStore
 from samdpo.prompting.prompter import Prompter
 from samdpo.prompting.proposal_store import VERSION as PROPOSALS_VERSION
 from samdpo.prompting.proposal_store import ProposalStore
-from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks, overlaps
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape, boxes_of_masks
+from samdpo.prompting.regions import mask_iou
 from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class OutlineJudges:
         one = self.proposals.get(*place[:2]).get(place[2])
         if one is None or not len(one):
             return []
-        overlap = overlaps(torch.from_numpy(one.masks & counted), torch.from_numpy(known)[None])[:, 0].numpy()
+        overlap = mask_iou(torch.from_numpy(one.masks & counted), torch.from_numpy(known)[None])[:, 0].numpy()
         return [Outlined(one.measured, overlap, self.groups.get(place[0], place[0]))]
 
     def usual(self, name: str) -> np.ndarray | None:
@@ -288,7 +289,7 @@ class OutlineJudges:
         """What the published network makes of a known mask's box, (H, W) bool, and its (64, 64) logits."""
         box = boxes_of_masks(torch.from_numpy(known)[None])
         decoded = PlaceProposer(self.features.extractor.network).decode(self.features(*key), known.shape, box)
-        there = float(overlaps(decoded.masks, torch.from_numpy(known)[None])) >= SAME_PLACE
+        there = float(mask_iou(decoded.masks, torch.from_numpy(known)[None])) >= SAME_PLACE
         return (decoded.masks[0].numpy() if there else known), decoded.saliency[0]
 
 
@@ -302,5 +303,5 @@ def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int |
     """
     if not known.any():
         return int(score.argmax())
-    there = overlaps(torch.from_numpy(masks), torch.from_numpy(known)[None])[:, 0].numpy() >= SAME_PLACE
+    there = mask_iou(torch.from_numpy(masks), torch.from_numpy(known)[None])[:, 0].numpy() >= SAME_PLACE
     return int(np.where(there, score, -np.inf).argmax()) if there.any() else None

@@ -22,6 +22,7 @@ from torch import Tensor
 from samdpo.networks.prompt_batch import PromptBatch
 from samdpo.networks.sam import SamNetwork
 from samdpo.plan_sections import LARGEST_IMAGE
+from samdpo.prompting.regions import mask_iou
 from samdpo.prompting.saliency import SALIENCY_SIZE
 
 HYPOTHESIS, BLOB, AGAIN = "hypothesis", "blob", "again"
@@ -262,18 +263,10 @@ def thinned(masks: Tensor) -> Tensor:
     return masks[:, ::step, ::step].contiguous()
 
 
-def overlaps(masks: Tensor, others: Tensor) -> Tensor:
-    """IoU of every mask (M, H, W) with every other (K, H, W), bool -> (M, K) float32; 0 where both are empty."""
-    one, other = masks.flatten(1).float(), others.flatten(1).float()
-    inside = one @ other.T
-    union = one.sum(1)[:, None] + other.sum(1)[None] - inside
-    return inside / union.clamp(min=1)
-
-
 def distinct(proposals: Proposals, count: int, duplicate: float = 0.9) -> Proposals:
     """The first ``count`` that are neither specks nor overlap (IoU) an earlier one by ``duplicate`` or more."""
     small = proposals.small
-    share, same = small.flatten(1).float().mean(1), overlaps(small, small) >= duplicate
+    share, same = small.flatten(1).float().mean(1), mask_iou(small, small) >= duplicate
     kept: list[int] = []
     for row in range(len(proposals)):
         if SPECK <= float(share[row]) <= _MOST_SHARE and not (kept and bool(same[row, kept].any())):

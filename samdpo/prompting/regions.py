@@ -7,7 +7,9 @@ that a box's area is the number of pixels it covers.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 _EIGHT = np.ones((3, 3), bool)  # neighbours by edge or corner
 _PEAK = 98  # percentile of a component's saliency: one bright pixel does not decide
@@ -95,6 +97,23 @@ def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1)
     other = np.prod(np.clip(others[:, 2:] - others[:, :2], 0, None), axis=-1)
     return (intersection / np.maximum(area[:, None] + other[None] - intersection, 1e-6)).astype(np.float32)
+
+
+def mask_iou(masks: Tensor, others: Tensor, both_empty: float = 0.0) -> Tensor:
+    """Intersection over union of every mask with every other.
+
+    Args:
+        masks: (..., M, H, W) bool.
+        others: (..., K, H, W) bool.
+        both_empty: what two masks without a pixel are given.
+
+    Returns:
+        (..., M, K) float32.
+    """
+    one, other = masks.flatten(-2).float(), others.flatten(-2).float()
+    inside = one @ other.transpose(-1, -2)
+    union = one.sum(-1)[..., :, None] + other.sum(-1)[..., None, :] - inside
+    return torch.where(union == 0, both_empty, inside / union.clamp(min=1))
 
 
 def box_hypotheses(

@@ -24,7 +24,8 @@ from samdpo.networks.weights import load_weights, save_weights
 from samdpo.plans import StagePlan
 from samdpo.preferences.records import item_id
 from samdpo.prompting.outline_judges import OutlineJudges, best_there
-from samdpo.prompting.proposals import PlaceProposer, Proposals, boxes_of_masks, overlaps
+from samdpo.prompting.proposals import PlaceProposer, Proposals, boxes_of_masks
+from samdpo.prompting.regions import mask_iou
 from samdpo.training.checkpoints import FINAL
 from samdpo.training.distributed import Processes
 
@@ -126,11 +127,11 @@ def test_every_unlabelled_image_is_shown_at_different_places_the_model_s_own_fir
     for item in stored.items:
         masks = torch.from_numpy(stored.masks(item))
         assert 2 <= len(masks) <= trainer.stage.places.shown
-        assert overlaps(masks[1:], masks[:1]).max() < module.SHOWN_DUPLICATE, "none is the model's own again"
+        assert mask_iou(masks[1:], masks[:1]).max() < module.SHOWN_DUPLICATE, "none is the model's own again"
     masks = trainer.places.masks_of(
         trainer.network, trainer.data, [(item.case, item.slice_index, item.structure) for item in stored.items],
         trainer.mask_cut, trainer.precision)
-    assert np.mean([float(overlaps(torch.from_numpy(stored.masks(item)[:1]), torch.from_numpy(
+    assert np.mean([float(mask_iou(torch.from_numpy(stored.masks(item)[:1]), torch.from_numpy(
         masks[item.case, item.slice_index, item.structure])[None])) for item in stored.items]) > 0.5
 
 
@@ -165,7 +166,7 @@ def test_an_accepted_mask_is_the_label_and_its_likeness_is_preferred(asked, stor
     assert np.array_equal(chosen.mask, stored.masks(item)[1]) and chosen.weight == 1
     (preferred,) = answered.preferred["lung"]
     several = places.outlines.proposals.get(item.case, item.slice_index)["lung"]
-    worth = overlaps(torch.from_numpy(several.masks), torch.from_numpy(chosen.mask)[None])[:, 0].numpy()
+    worth = mask_iou(torch.from_numpy(several.masks), torch.from_numpy(chosen.mask)[None])[:, 0].numpy()
     assert (worth[preferred.better] > worth[preferred.worse] + module.GAP).all()
     assert preferred.weight.sum() == pytest.approx(1) and worth.argmax() in preferred.better
     assert answered.counts["accepted"] == 1 and answered.seconds == said.seconds
@@ -179,7 +180,7 @@ def test_an_order_is_learned_pair_by_pair_and_its_first_is_half_a_label(asked, s
     assert np.array_equal(chosen.mask, stored.masks(item)[-1]) and chosen.weight == 0.5
     (preferred,) = answered.preferred["lung"]
     several = torch.from_numpy(places.outlines.proposals.get(item.case, item.slice_index)["lung"].masks)
-    same = overlaps(several, torch.from_numpy(stored.masks(item)))
+    same = mask_iou(several, torch.from_numpy(stored.masks(item)))
     row = {number: int(of.argmax()) for number, of in enumerate(same) if of.max() > 0.99}
     shown = item.candidates - 1  # the model's own is no proposal
     assert len(preferred.better) >= shown * (shown - 1) // 2
@@ -241,7 +242,7 @@ def test_two_people_who_accept_other_places_give_no_label_and_both_are_heard(ask
 
 def far_apart(masks: np.ndarray) -> tuple[int, int] | None:
     """Two of some masks that are not at one place."""
-    same = overlaps(torch.from_numpy(masks), torch.from_numpy(masks))
+    same = mask_iou(torch.from_numpy(masks), torch.from_numpy(masks))
     rows, columns = np.nonzero((same[1:, 1:] < 0.3).numpy())  # the first is the model's own and no proposal
     return (int(rows[0]) + 1, int(columns[0]) + 1) if len(rows) else None
 

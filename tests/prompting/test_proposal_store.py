@@ -15,7 +15,8 @@ from samdpo.prompting.calibration import StructureCalibration
 from samdpo.prompting.judge import JudgeSettings, PlaceJudge, measure, n_measures
 from samdpo.prompting.prompter import Prompter, PrompterSettings
 from samdpo.prompting.proposal_store import ProposalStore
-from samdpo.prompting.proposals import PlaceProposer, PlaceShape, overlaps
+from samdpo.prompting.proposals import PlaceProposer, PlaceShape
+from samdpo.prompting.regions import mask_iou
 
 CHANNELS = 20
 FEATURES = torch.zeros(CHANNELS, 16, 16)
@@ -150,7 +151,7 @@ def test_the_prompt_goes_where_the_judge_likes_it_best():
     image, before = of_three_channels(picture(THERE)), prompt_of(ELSEWHERE)
     after = judged_prompter(EllipseNetwork()).judged(before, image, FEATURES, np.random.default_rng(0))
     mask = torch.from_numpy(after.coarse_mask)[None]
-    assert overlaps(mask, torch.from_numpy(THERE)[None]) > 0.6 > overlaps(mask, torch.from_numpy(ELSEWHERE)[None])
+    assert mask_iou(mask, torch.from_numpy(THERE)[None]) > 0.6 > mask_iou(mask, torch.from_numpy(ELSEWHERE)[None])
     x0, y0, x1, y1 = after.boxes[0]
     assert x0 < 170 < x1 and y0 < 90 < y1 and len(after.boxes) == 1
     assert all(THERE[int(y), int(x)] for x, y in after.points[:1]) and len(after.points) == PROMPTING.n_points

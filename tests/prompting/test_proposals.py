@@ -22,8 +22,8 @@ from samdpo.prompting.proposals import (
     blob_boxes,
     boxes_of_masks,
     distinct,
-    overlaps,
 )
+from samdpo.prompting.regions import mask_iou
 from samdpo.schema import from_dict, to_dict
 
 FEATURES = torch.zeros(4, 16, 16)
@@ -143,7 +143,7 @@ def test_boxes_of_masks_end_just_outside_and_are_zero_where_nothing_is():
 def test_overlaps_are_iou_and_zero_where_both_are_empty():
     masks = torch.zeros(3, 4, 10, dtype=torch.bool)
     masks[0, :, :6], masks[1, :, 3:] = True, True
-    found = overlaps(masks, masks)
+    found = mask_iou(masks, masks)
     assert found[0, 1] == pytest.approx(3 / 10) and torch.equal(found, found.T)
     assert found.diagonal().tolist() == [1, 1, 0]
 
@@ -168,8 +168,8 @@ def test_proposals_come_from_every_maker_and_no_two_are_alike():
     proposer = PlaceProposer(EllipseNetwork(grown=0.8), blobs=18, kept=32)
     found = proposer.propose(image, FEATURES, hypotheses, PlaceShape())
     assert set(found.makers) == {HYPOTHESIS, BLOB, AGAIN} and found.makers.count(HYPOTHESIS) == 1
-    assert overlaps(found.masks, torch.from_numpy(disc)[None]).max() > 0.6
-    same = overlaps(found.small, found.small).fill_diagonal_(0)
+    assert mask_iou(found.masks, torch.from_numpy(disc)[None]).max() > 0.6
+    same = mask_iou(found.small, found.small).fill_diagonal_(0)
     assert same.max() < 0.9
     shares = found.small.flatten(1).float().mean(1)
     assert shares.min() >= SPECK and len(found) <= 32
