@@ -19,7 +19,7 @@ from samdpo.files import hash_of, read_json, write_json
 from samdpo.names import check_name, same_text
 from samdpo.paths import FOLD_ALL
 from samdpo.planning.fingerprint import load_case_groups, read_fingerprint, warn_once
-from samdpo.planning.subsets import check_fractions, choose_labelled, choose_unlabelled, nested_subsets
+from samdpo.planning.subsets import cases_by_group, check_fractions, choose_labelled, choose_unlabelled, nested_subsets
 from samdpo.schema import from_dict
 
 log = logging.getLogger(__name__)
@@ -156,9 +156,7 @@ def _rest(
 
 def validation_parts(cases: Sequence[str], groups: Mapping[str, str], n_folds: int = N_FOLDS) -> list[list[str]]:
     """Cases dealt into the validation parts of the folds; one part where there is a single group."""
-    members: dict[str, list[str]] = {}
-    for case in sorted(cases):
-        members.setdefault(groups.get(case, case), []).append(case)
+    members = cases_by_group(cases, groups)
     n_folds = max(1, min(n_folds, len(members)))
     # numpy's RandomState(seed).shuffle over sorted ids in equal runs is what sklearn's KFold(5, shuffle, 12345) does.
     order = np.arange(len(members))

@@ -33,6 +33,14 @@ def check_fractions(labelled: float, unlabelled: float | None) -> None:
         )
 
 
+def cases_by_group(cases: Sequence[str], groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group -> its cases, sorted; a case without a group is one of its own."""
+    members: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        members.setdefault(groups.get(case, case), []).append(case)
+    return members
+
+
 def nested_subsets(train: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, list[str]]:
     """"0.1", "0.2", "0.5", "1.0" -> sorted cases; each list holds the one before.
 
@@ -90,9 +98,7 @@ def _target(share: float, n_train: int) -> int:
 
 
 def _shuffled_groups(cases: Sequence[str], groups: Mapping[str, str], seed: int) -> dict[str, list[str]]:
-    members: dict[str, list[str]] = {}
-    for case in sorted(cases):
-        members.setdefault(groups.get(case, case), []).append(case)
+    members = cases_by_group(cases, groups)
     names = sorted(members)
     np.random.RandomState(seed).shuffle(names)
     return {name: members[name] for name in names}

@@ -19,6 +19,7 @@ import torch.nn.functional as functional
 from samdpo.errors import TrainingError
 from samdpo.files import hash_of
 from samdpo.networks.device import resolve_device
+from samdpo.planning.subsets import cases_by_group
 from samdpo.plans import Plans, StructurePlan
 from samdpo.preprocessing.store import IGNORED, SliceKey
 from samdpo.prompting.axial import AxialMap, LabelledVolume, fit_axial_maps
@@ -251,9 +252,7 @@ def structure_phrases(phrase: str) -> list[str]:
 
 def cross_fit_folds(cases: Sequence[str], groups: Mapping[str, str], n_folds: int, seed: int) -> dict[str, int]:
     """Case -> fold. Groups stay together; the largest groups are dealt first, each to the smallest fold."""
-    members: dict[str, list[str]] = {}
-    for case in sorted(cases):
-        members.setdefault(groups.get(case, case), []).append(case)
+    members = cases_by_group(cases, groups)
     names = sorted(members)
     np.random.default_rng(seed).shuffle(names)
     names.sort(key=lambda name: -len(members[name]))

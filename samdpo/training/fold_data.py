@@ -15,6 +15,7 @@ from samdpo.model.batches import SliceSamples
 from samdpo.paths import number_of, preprocessed_folder
 from samdpo.planning.fingerprint import FINGERPRINT_FILE, load_case_groups
 from samdpo.planning.splits import Fold, fold_of, load_splits
+from samdpo.planning.subsets import cases_by_group
 from samdpo.plans import AugmentationPlan, Plans, save_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.making import make_prompts
@@ -106,9 +107,7 @@ class FoldData:
             seed: of the choice.
         """
         labelled = sorted(self.split.labelled)
-        by_group: dict[str, list[str]] = {}
-        for case in labelled:
-            by_group.setdefault(self.groups.get(case, case), []).append(case)
+        by_group = cases_by_group(labelled, self.groups)
         groups = sorted(by_group)
         wanted = min(round(share * len(labelled)), len(labelled) - 1)
         held: list[str] = []
