@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from samdpo.dataset.orientation import Turn
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.model.export import write_prediction
-from samdpo.model.predictor import Predictor
+from samdpo.model.predictor import Prediction, Predictor
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
@@ -49,22 +50,43 @@ def validate_fold(
     if prompts is None:
         fitted = PromptStore(own) if own.is_dir() else data.prompts
         prompts = fitted.as_new if isinstance(fitted, PromptStore) else fitted
-    output = model_folder / f"fold_{data.fold}" / folder
-    cases = [c for c in data.split.val if data.slices.has_label(c)]
-    for case in tqdm(cases, desc="validation", unit="case"):
-        properties = data.slices.properties(case)
-        prediction = predictor.predict_prepared(
+
+    def predict(case: str, properties: Mapping[str, Any]) -> Prediction:
+        return predictor.predict_prepared(
             data.slices.geometry(case),
-            lambda index, case=case: data.slices.seen_image(case, index),
-            lambda _, index, __, case=case: prompts.get(case, index),
+            lambda index: data.slices.seen_image(case, index),
+            lambda _, index, __: prompts.get(case, index),
             properties["spacing"], properties["image_properties"], save_probabilities,
             Turn.of(properties),
         )
+
+    return write_validation(predict, data, model_folder, folder, save_probabilities)
+
+
+def write_validation(
+    predict: Callable[[str, Mapping[str, Any]], Prediction], data: FoldData, model_folder: Path, folder: str,
+    save_probabilities: bool,
+) -> dict[str, Any]:
+    """Write masks, reports and ``summary.json`` of a fold's validation cases to ``fold_X/FOLDER/``.
+
+    Args:
+        predict: case, and its properties in the slice store -> prediction.
+        data: the fold.
+        model_folder: ``TRAINER__PLANS__STAGE``.
+        folder: name of the folder that is written.
+        save_probabilities: beside the masks.
+
+    Returns:
+        the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
+    """
+    output = model_folder / f"fold_{data.fold}" / folder
+    cases = [case for case in data.split.val if data.slices.has_label(case)]
+    for case in tqdm(cases, desc=folder, unit="case"):
+        prediction = predict(case, data.slices.properties(case))
         write_prediction(prediction, output, case, data.plans, save_probabilities)
     truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
-    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases,
-                              processes=data.processes)
+    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases, processes=data.processes)
     mean = summary["foreground_mean"]
-    log.info("Validation of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", data.fold,
-             len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")
+    log.info("%s of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", folder.capitalize(),
+             data.fold, len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")
     return summary

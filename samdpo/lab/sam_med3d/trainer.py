@@ -6,33 +6,29 @@ into the truth.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from samdpo.dataset.orientation import Turn
 from samdpo.errors import TrainingError
-from samdpo.evaluation.summary import evaluate_folder
 from samdpo.lab.sam_med3d.cubes import Cubes, DrawnPatch, PatchBatch, PatchSamples, innermost
 from samdpo.lab.sam_med3d.network import SamMed3d, shape_of
 from samdpo.lab.sam_med3d.predictor import Clicks, VolumePredictor
-from samdpo.model.export import write_prediction
 from samdpo.model.masks import confidence_of
+from samdpo.model.predictor import Prediction
 from samdpo.networks.precision import autocast
-from samdpo.paths import number_of, preprocessed_folder
+from samdpo.paths import number_of
 from samdpo.plans import Plans
 from samdpo.training.finetune import batch_dice
 from samdpo.training.fold_data import FoldData
 from samdpo.training.measures import confidence_thresholds, dice_at_cuts, evenly
 from samdpo.training.trainer import Metrics, Trainer
-
-log = logging.getLogger(__name__)
+from samdpo.training.validation import write_validation
 
 CLICKS = 11  # a step (the published training script)
 WEIGHT_DECAY = 0.1  # likewise
@@ -238,7 +234,7 @@ def validate_volumes(
     predictor: VolumePredictor, data: FoldData, model_folder: Path, folder: str,
     clicks_of: Callable[[str], Clicks] | None = None, save_probabilities: bool = False,
 ) -> dict[str, Any]:
-    """Predict and evaluate; writes masks, reports and ``summary.json`` to ``fold_X/FOLDER/``.
+    """Predict and evaluate volumes; see :func:`samdpo.training.validation.write_validation`.
 
     Args:
         predictor: of the fold's model.
@@ -247,26 +243,16 @@ def validate_volumes(
         folder: name of the folder that is written.
         clicks_of: case -> where to click; by default where the structures lie in the training cases.
         save_probabilities: beside the masks.
-
-    Returns:
-        the summary; see :func:`samdpo.evaluation.summary.evaluate_folder`.
     """
-    output = model_folder / f"fold_{data.fold}" / folder
-    cases = [case for case in data.split.val if data.slices.has_label(case)]
-    for case in tqdm(cases, desc=folder, unit="case"):
-        properties = data.slices.properties(case)
-        prediction = predictor.predict_prepared(
-            data.slices.geometry(case), lambda index, case=case: data.slices.image(case, index), None,
+
+    def predict(case: str, properties: Mapping[str, Any]) -> Prediction:
+        return predictor.predict_prepared(
+            data.slices.geometry(case), lambda index: data.slices.image(case, index), None,
             properties["spacing"], properties["image_properties"], save_probabilities,
             Turn.of(properties), None if clicks_of is None else clicks_of(case),
         )
-        write_prediction(prediction, output, case, data.plans, save_probabilities)
-    truth = preprocessed_folder(data.plans.dataset_name) / "gt_segmentations"
-    summary = evaluate_folder(truth, output, model_folder / "dataset.json", cases=cases, processes=data.processes)
-    mean = summary["foreground_mean"]
-    log.info("%s of fold %s on %d cases: Dice %.4f, IoU %.4f, surface Dice %.4f. Written: %s", folder, data.fold,
-             len(cases), mean["Dice"], mean["IoU"], mean["SurfaceDice"], output / "summary.json")
-    return summary
+
+    return write_validation(predict, data, model_folder, folder, save_probabilities)
 
 
 def truth_clicks(cubes: Cubes, plans: Plans) -> dict[str, list[float]]:
