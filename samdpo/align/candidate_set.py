@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from samdpo.paths import CANDIDATES, PLANS_NAME
 from samdpo.preferences.candidates import disagreement, without_near_duplicates
 from samdpo.preferences.records import CandidateSet
 from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates, StoredCandidates
-from samdpo.preprocessing.store import SliceKey, SliceStore
+from samdpo.preprocessing.store import SliceKey
 from samdpo.schema import as_before, to_dict
 from samdpo.training.fold_data import FoldData
 from samdpo.training.run import get_trainer
@@ -99,15 +100,14 @@ def describe_set(data: FoldData, stage: str, proposer: Proposer, model: Path) ->
 
 
 @dataclass(frozen=True)
-class CandidateMaker:
-    """Makes what is missing of a candidate set.
+class SetMaker:
+    """Makes what is missing of a set, whatever it is of.
 
     Attributes:
         described: the set.
         data: the fold.
         samples: its slices under the prompts of the plan.
         keys: unlabelled slices.
-        proposer: proposes.
         prepare: called with the slices to come, before the first of them is encoded; gives their reference model.
         encode: batch -> embeddings (B, C, h, w) float32.
     """
@@ -116,13 +116,48 @@ class CandidateMaker:
     data: FoldData
     samples: SliceSamples
     keys: Sequence[SliceKey]
-    proposer: Proposer
     prepare: Callable[[Sequence[SliceKey]], ReferenceModel]
     encode: Callable[[Batch], torch.Tensor]
 
+    def write_case(
+        self, writer: CandidateWriter, case: str, hashes: Mapping[str, str], items: Sequence[ItemCandidates]
+    ) -> None:
+        """The items of a case, and its slices that have some: as people see them and, if they see more, as encoders."""
+        slices, indices = self.data.slices, sorted({item.slice_index for item in items})
+        images = {index: _one_channel(slices.image(case, index)) for index in indices}
+        seen = {index: slices.seen_image(case, index) for index in indices} if slices.neighbours(case) else {}
+        writer.put(case, hashes[case], images, items, seen)
+
+    def finish(self, writer: CandidateWriter, proposer: str, settings: Mapping[str, Any]) -> None:
+        """The list of all cases, which makes a set of them."""
+        plans = self.data.plans
+        writer.finish(self.described, {
+            "proposer": proposer, "settings": settings,
+            "labels": {name: one.label for name, one in plans.structures.items()},
+            "data_identifier": plans.preprocessing.data_identifier,
+        })
+
+    def finished(self) -> StoredCandidates:
+        """The whole set."""
+        stored = StoredCandidates.open(self.described.folder)
+        log.info("%d items to judge on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
+                 len({case for case, _ in self.keys}), stored.folder)
+        return stored
+
+
+@dataclass(frozen=True)
+class CandidateMaker(SetMaker):
+    """Makes candidates, which people rank.
+
+    Attributes:
+        proposer: proposes.
+    """
+
+    proposer: Proposer
+
     def run(self) -> StoredCandidates:
         """The whole set, on disk."""
-        folder, plans = Path(self.described.folder), self.data.plans
+        folder = Path(self.described.folder)
         remove_abandoned(folder, recursive=True)
         writer, slices = CandidateWriter(folder), self.data.slices
         by_case: dict[str, list[SliceKey]] = {}
@@ -138,17 +173,10 @@ class CandidateMaker:
                     sample = self.samples.sample(key, with_truth=False)
                     of_slice = self._items(sample, reference)
                     items += of_slice
-                writer.put(case, hashes[case], *_written(slices, case, items))
+                self.write_case(writer, case, hashes, items)
         by = self.proposer.describe()
-        writer.finish(self.described, {
-            "proposer": by["class"], "settings": by["settings"],
-            "labels": {name: one.label for name, one in plans.structures.items()},
-            "data_identifier": plans.preprocessing.data_identifier,
-        })
-        stored = StoredCandidates.open(folder)
-        log.info("%d items to rank on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
-                 len(by_case), stored.folder)
-        return stored
+        self.finish(writer, by["class"], by["settings"])
+        return self.finished()
 
     @torch.no_grad()
     def _items(self, sample: Sample, reference: ReferenceModel) -> list[ItemCandidates]:
@@ -178,38 +206,25 @@ class CandidateMaker:
 
 
 @dataclass(frozen=True)
-class PlaceSetMaker:
+class PlaceSetMaker(SetMaker):
     """Makes a set of places: what the model and the judge of the outlines show, in the order of work.
 
     All cases that are missing are made at once, since the order is over their items; what is dear of it, the proposals,
     is kept.
 
     Attributes:
-        described: the set.
-        data: the fold.
-        samples: its slices under the prompts of the plan.
-        keys: unlabelled slices.
         places: proposals and judges.
-        prepare: called with the slices, before the first of them is encoded; gives their reference model.
-        encode: batch -> embeddings (B, C, h, w) float32.
         cut: probability above which a pixel belongs to the model's own mask.
     """
 
-    described: CandidateSet
-    data: FoldData
-    samples: SliceSamples
-    keys: Sequence[SliceKey]
     places: PlaceLearning
-    prepare: Callable[[Sequence[SliceKey]], ReferenceModel]
-    encode: Callable[[Batch], torch.Tensor]
     cut: float
 
     def run(self) -> StoredCandidates:
         """The whole set, on disk. All processes that train together call it; one of them writes."""
-        folder, slices, processes = Path(self.described.folder), self.data.slices, self.places.processes
-        writer = CandidateWriter(folder)
+        writer, processes = CandidateWriter(Path(self.described.folder)), self.places.processes
         cases = sorted({case for case, _ in self.keys})
-        hashes = {case: slices.hash_of_case(case) for case in cases}
+        hashes = {case: self.data.slices.hash_of_case(case) for case in cases}
         # What was shown stays as it is, since judgements may be about it: images added since come as they are. Of a set
         # that was never finished nothing was shown, and the order is over all of it.
         missing = set(processes.once(
@@ -221,10 +236,7 @@ class PlaceSetMaker:
             self.places.prepare(self.keys)
             reference = self.prepare(keys)
         processes.once(lambda: self._write(writer, keys, hashes, reference))
-        stored = StoredCandidates.open(folder)
-        log.info("%d items to judge on %d slices of %d unlabelled cases, in %s", len(stored.items), len(self.keys),
-                 len(cases), stored.folder)
-        return stored
+        return self.finished()
 
     @torch.no_grad()
     def _write(
@@ -233,7 +245,6 @@ class PlaceSetMaker:
     ) -> None:
         """The items of some slices in the order of work, and the list of all."""
         remove_abandoned(writer.folder, recursive=True)
-        slices = self.data.slices
         shown: list[tuple[str, ItemCandidates, float, np.ndarray]] = []
         for key in tqdm(keys, desc="candidates", unit="slice", disable=not keys):
             batch = self.samples.collate([self.samples.sample(key, with_truth=False)])
@@ -249,22 +260,8 @@ class PlaceSetMaker:
         for row, (case, item, _, _) in enumerate(shown):
             by_case[case].append(dataclasses.replace(item, disagreement=position[row]))
         for case, items in by_case.items():
-            writer.put(case, hashes[case], *_written(slices, case, items))
-        plans = self.data.plans
-        writer.finish(self.described, {
-            "proposer": "places", "settings": to_dict(self.places.stage.places),
-            "labels": {name: one.label for name, one in plans.structures.items()},
-            "data_identifier": plans.preprocessing.data_identifier,
-        })
-
-
-def _written(
-    slices: SliceStore, case: str, items: Sequence[ItemCandidates]
-) -> tuple[dict[int, np.ndarray], Sequence[ItemCandidates], dict[int, np.ndarray]]:
-    """Slices that have items as people see them, the items, and these slices as encoders see them if they see more."""
-    indices = sorted({item.slice_index for item in items})
-    seen = {index: slices.seen_image(case, index) for index in indices} if slices.neighbours(case) else {}
-    return {index: _one_channel(slices.image(case, index)) for index in indices}, items, seen
+            self.write_case(writer, case, hashes, items)
+        self.finish(writer, "places", to_dict(self.places.stage.places))
 
 
 def _one_channel(image: np.ndarray) -> np.ndarray:

@@ -171,10 +171,10 @@ class AlignTrainer(UnlabelledTrainer):
             return ReferenceModel(self.starting_network(), self.plans, memory_gib=0)
 
         if self.places is not None:
-            return PlaceSetMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.places,
-                                 prepare, self.embeddings, self.mask_cut).run()
-        return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, self.proposer,
-                              prepare, self.embeddings).run()
+            return PlaceSetMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, prepare,
+                                 self.embeddings, self.places, self.mask_cut).run()
+        return CandidateMaker(self.candidate_set(), self.data, self.samples, self.unlabelled_keys, prepare,
+                              self.embeddings, self.proposer).run()
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
