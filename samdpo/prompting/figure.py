@@ -5,15 +5,19 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
 from skimage.transform import resize
 
-from samdpo.files import atomic_path
+from samdpo.drawing import new_figure, save_figure
 from samdpo.preprocessing.store import SliceKey, SliceStore
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLOURS = ("#ff5a36", "#2ab7ff", "#ffd21f", "#42d67c", "#c77dff", "#ff9ecb")
 _HYPOTHESIS = "#ffffff"
@@ -31,9 +35,7 @@ def slices_to_show(store: SliceStore, prompts: PromptStore, count: int) -> list[
     return chosen
 
 
-def write_prompt_figure(
-    store: SliceStore, prompts: PromptStore, slices: Sequence[SliceKey], path: Path
-) -> None:
+def write_prompt_figure(store: SliceStore, prompts: PromptStore, slices: Sequence[SliceKey], path: Path) -> None:
     """Draw the prompts of some slices.
 
     Columns: image with the truth's contour where there is a label; saliency probability; coarse masks with boxes
@@ -46,22 +48,15 @@ def write_prompt_figure(
         slices: (case, slice) of each row.
         path: of the picture; its ending chooses the format. Written atomically.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     titles = ("image, truth's contour", "saliency", "coarse mask, boxes, points", "hypotheses")
-    figure, axes = plt.subplots(
-        len(slices), len(titles), figsize=(3.1 * len(titles), 3.35 * len(slices)), squeeze=False, layout="constrained"
-    )
+    figure = new_figure(3.1 * len(titles), 3.35 * len(slices), dpi=110)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(len(slices), len(titles), squeeze=False)
     for row, (case, index) in enumerate(slices):
         _draw_row(axes[row], store, prompts.get(case, index), prompts.located.get(case, index), case, index)
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _draw_row(
@@ -95,12 +90,12 @@ def _draw_row(
     axes[2].set_xlabel("\n".join(textwrap.wrap(text, 52)[:4]), fontsize=6)
 
 
-def _rectangle(axis: object, box: np.ndarray, colour: str, width: float) -> None:
+def _rectangle(axis: Axes, box: np.ndarray, colour: str, width: float) -> None:
     from matplotlib.patches import Rectangle
 
     x0, y0, x1, y1 = (float(v) - 0.5 for v in box)  # a pixel's middle is at its index
     style = "-" if width > 1 else "--"
-    axis.add_patch(  # type: ignore[attr-defined]
+    axis.add_patch(
         Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width, linestyle=style)
     )
 
