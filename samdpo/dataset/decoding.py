@@ -78,12 +78,8 @@ def check_size(path: Path, shape: Sequence[int], stored: int | None = None) -> N
 
 
 @contextmanager
-def decoding(path: Path, remedy: str = DAMAGED) -> Iterator[None]:
+def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises inside into a DatasetError with a sentence about ``path``.
-
-    Args:
-        path: what is read.
-        remedy: what to do about a file that is damaged.
 
     Raises:
         DatasetError: see above; a disk that fills up while something is unpacked stays an OSError.
@@ -102,6 +98,6 @@ def decoding(path: Path, remedy: str = DAMAGED) -> Iterator[None]:
             raise
         if error.errno not in (None, errno.EINVAL):  # the system's; decoders have no number, or seek out of the file
             raise DatasetError(unreadable(path, error)) from error
-        raise DatasetError(f"{path} cannot be read ({error}). {remedy}") from error
+        raise DatasetError(f"{path} cannot be read ({error}). {DAMAGED}") from error
     except Exception as error:  # struct.error, zlib.error, RecursionError, OverflowError, classes of their own, …
-        raise DatasetError(f"{path} cannot be read ({type(error).__name__}: {error}). {remedy}") from error
+        raise DatasetError(f"{path} cannot be read ({type(error).__name__}: {error}). {DAMAGED}") from error

@@ -76,11 +76,6 @@ class SliceGeometry:
                 native[structure, index] = resize_plane(plane, self.slice_shape)
         return np.ascontiguousarray(np.moveaxis(native, 1, self.axis + 1))
 
-    def label_to_native(self, label: np.ndarray) -> np.ndarray:
-        """Labels (S, size, size) -> (Z, Y, X) in the same dtype; nearest neighbour."""
-        rows, columns = (_nearest(self.image_size, n) for n in self.slice_shape)
-        return np.ascontiguousarray(np.moveaxis(label[:, rows[:, None], columns[None]], 0, self.axis))
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {

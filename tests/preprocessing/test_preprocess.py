@@ -12,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
+from test_slicing import native_label
 
 from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
@@ -85,7 +86,7 @@ def test_stored_slices_are_those_of_a_new_image(store: SliceStore, plans: Plans,
 
 def test_the_label_finds_its_way_back(store: SliceStore, tiny_dataset: Path) -> None:
     case = RawDataset.open(tiny_dataset).labelled[0]
-    native = store.geometry(case.identifier).label_to_native(store.label(case.identifier, 0)[None])
+    native = native_label(store.geometry(case.identifier), store.label(case.identifier, 0)[None])
     assert np.array_equal(native, read_label(case.label))
 
 
@@ -202,7 +203,7 @@ def test_a_volume_is_cut_into_slices(roots) -> None:
     assert store.n_slices(case) == 12
     cut = np.stack([store.label(case, i) for i in range(12)])
     native = read_label(store.properties(case)["label_file"])
-    assert np.array_equal(store.geometry(case).label_to_native(cut), native)
+    assert np.array_equal(native_label(store.geometry(case), cut), native)
     for name, slices in store.properties(case)["slices_of"].items():
         assert slices == [i for i in range(12) if (native[i] == plans.structures[name].label).any()]
 
@@ -288,7 +289,7 @@ def test_truths_follow_the_content_of_labels_whose_time_does_not_change(
     truth = store.folder.parent / "gt_segmentations" / label.name
     assert np.array_equal(read_label(truth)[0], pixels)
     assert truth.read_bytes() == label.read_bytes()
-    assert np.array_equal(store.geometry(case).label_to_native(store.label(case, 0)[None])[0], pixels)
+    assert np.array_equal(native_label(store.geometry(case), store.label(case, 0)[None])[0], pixels)
     truth.write_bytes(truth.read_bytes()[:50])
     preprocess_dataset(901, plans)
     assert truth.read_bytes() == label.read_bytes()

@@ -147,9 +147,9 @@ class CubeStore:
         return Cubes(image, grid.label_to_cubes(np.stack([self.slices.label(case, i) for i in indices])), grid)
 
 
-def cut_patch(volume: torch.Tensor, start: Sequence[int], size: int, fill: float = 0.0) -> torch.Tensor:
-    """The cube (size, size, size) of a volume (X, Y, Z) that begins at ``start``; ``fill`` where it reaches beyond."""
-    patch = volume.new_full((size,) * 3, fill)
+def cut_patch(volume: torch.Tensor, start: Sequence[int], size: int) -> torch.Tensor:
+    """The cube (size, size, size) of a volume (X, Y, Z) that begins at ``start``; 0 where it reaches beyond."""
+    patch = volume.new_zeros((size,) * 3)
     inner, outer = overlap(volume.shape, start, size)
     patch[inner] = volume[outer]
     return patch
