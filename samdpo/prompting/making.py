@@ -80,7 +80,7 @@ def make_prompts_of(
         val: cases that are only prompted.
         unlabelled: likewise; what is usual is learned from them.
         device: ``cpu``, ``cuda`` …; ``auto`` takes a GPU where there is one.
-        executor: see :func:`locate`; judges choose in this process.
+        executor: see :func:`locate`; it makes proposals too, of which judges choose in this process.
         judged: of the unlabelled cases, those at whose proposals the judges look now, which is dear; None for all.
 
     Returns:
@@ -113,12 +113,12 @@ def _make(
     located = locate(plans, target / "located", labelled, others, device, executor, unlabelled)
     chosen = set(others) if judged is None else {*val, *judged}
     wanted = [case for case in others if case in chosen]
-    return _judge(plans, located, target, labelled, wanted, unlabelled, device)
+    return _judge(plans, located, target, labelled, wanted, unlabelled, device, executor)
 
 
 def _judge(
     plans: Plans, located: PromptStore, target: Path, labelled: Sequence[str], others: Sequence[str],
-    unlabelled: Sequence[str], device: str,
+    unlabelled: Sequence[str], device: str, executor: Executor | None,
 ) -> PromptStore:
     """Prompts at the places that the judges of the outlines choose; judges that are there are kept."""
     plans = with_descriptions(plans)
@@ -140,7 +140,7 @@ def _judge(
         remove_abandoned(target)
         remove_abandoned(prompts.prompter_folder)
     start = time.perf_counter()
-    outlines.prepare(missing)
+    outlines.prepare(missing, executor)
     if made:
         prompter = Prompter.load(prompts.prompter_folder, outlines.device)
         outlines.judges = prompter.judges

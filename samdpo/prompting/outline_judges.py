@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 
 from samdpo.files import hash_of
+from samdpo.parallel import Executor, map_cases
 from samdpo.paths import preprocessed_folder
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.subsets import usual_cases
@@ -118,15 +121,27 @@ class OutlineJudges:
     @cached_property
     def proposals(self) -> ProposalStore:
         """Of the fold's slices, kept beside the prompts they start from."""
-        plans = self.plans
-        folder = self.kept_in or preprocessed_folder(plans.dataset_name) / f"{plans.plans_name}_proposals"
-        return ProposalStore(folder, self.slices, self.located, self.features, self.shapes, plans.prompting.blobs,
-                             plans.prompting.proposals, self.made_of, plans.prompting.proposal_grid)
+        folder = self.kept_in or preprocessed_folder(self.plans.dataset_name) / f"{self.plans.plans_name}_proposals"
+        return _proposals(folder, self.plans, self.slices, self.located, self.features, self.shapes, self.made_of)
 
-    def prepare(self, cases: Sequence[str] = ()) -> None:
-        """Make the proposals that the judges are fitted to, and those of some cases, where they are missing."""
-        if self.movable:
-            self.proposals.prepare(sorted({*self.labelled_cases, *self.usual_cases, *cases}))
+    def prepare(self, cases: Sequence[str] = (), executor: Executor | None = None) -> None:
+        """Make the proposals that the judges are fitted to, and those of some cases, where they are missing.
+
+        Args:
+            cases: beside those of the fit.
+            executor: whose processes make them; None makes them here.
+        """
+        if not self.movable:
+            return
+        wanted = sorted({*self.labelled_cases, *self.usual_cases, *cases})
+        if executor is None:
+            self.proposals.prepare(wanted)
+            return
+        work = _Work(self.plans, self.located.folder, self.located.key, self.proposals.folder.parent, self.shapes,
+                     str(self.device))
+        items = [_Case(case, self.made_of(case)) for case in self.proposals.lacks(wanted)]
+        for _ in map_cases(partial(_propose_by_path, work), items, executor, "Proposals", per_process=1):
+            pass
 
     @cached_property
     def judges(self) -> dict[str, PlaceJudge]:
@@ -291,6 +306,61 @@ class OutlineJudges:
         decoded = PlaceProposer(self.features.extractor.network).decode(self.features(*key), known.shape, box)
         there = float(mask_iou(decoded.masks, torch.from_numpy(known)[None])) >= SAME_PLACE
         return (decoded.masks[0].numpy() if there else known), decoded.saliency[0]
+
+
+def _proposals(
+    folder: Path, plans: Plans, slices: SliceStore, located: PromptStore, features: SliceFeatures,
+    shapes: dict[str, PlaceShape], made_of: Callable[[str], str],
+) -> ProposalStore:
+    plan = plans.prompting
+    return ProposalStore(folder, slices, located, features, shapes, plan.blobs, plan.proposals, made_of,
+                         plan.proposal_grid)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process needs to know to make proposals; small, since it is sent."""
+
+    plans: Plans
+    located: Path
+    located_key: str | None
+    folder: Path
+    shapes: dict[str, PlaceShape]
+    device: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case, and what its prompts are of."""
+
+    identifier: str
+    made_of: str
+
+
+class _Proposing:
+    """What a process keeps while it makes proposals of case after case."""
+
+    def __init__(self, work: _Work) -> None:
+        slices = SliceStore(preprocessed_folder(work.plans.dataset_name) / work.plans.preprocessing.data_identifier)
+        self.work, self.made_of = work, dict[str, str]()
+        self.proposals = _proposals(
+            work.folder, work.plans, slices, PromptStore(work.located, work.located_key),
+            slice_features(work.plans, slices, work.device), work.shapes, self.made_of.__getitem__,
+        )
+
+
+_proposing: _Proposing | None = None
+_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
+
+
+def _propose_by_path(work: _Work, case: _Case) -> None:
+    """In another process: the case is read, and its proposals written there."""
+    global _proposing
+    with _ONE_AT_A_TIME:
+        if _proposing is None or _proposing.work != work:
+            _proposing = _Proposing(work)
+        _proposing.made_of[case.identifier] = case.made_of
+        _proposing.proposals.make(case.identifier)
 
 
 def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int | None:

@@ -81,11 +81,20 @@ class ProposalStore:
 
     def prepare(self, cases: Sequence[str]) -> None:
         """Make what is missing of some cases, with a progress bar."""
-        remove_abandoned(self.folder)
-        missing = [case for case in cases if self._read(case) is None]
-        self.features.prepare([(case, i, False) for case in missing for i in range(self.slices.slices(case))])
+        missing = self.lacks(cases)
+        self._see(missing)
         for case in tqdm(missing, desc="Proposals", unit="case", disable=not missing):
             self._write(case)
+
+    def lacks(self, cases: Sequence[str]) -> list[str]:
+        """The cases of which nothing is kept that can be read and is of their images; what was half written is gone."""
+        remove_abandoned(self.folder)
+        return [case for case in cases if self._read(case) is None]
+
+    def make(self, case: str) -> None:
+        """Make the proposals of a case, whether they are there or not."""
+        self._see([case])
+        self._write(case)
 
     def get(self, case: str, index: int) -> dict[str, MeasuredProposals]:
         """The proposals of a slice by structure; a structure that cannot be elsewhere, or is absent, has none."""
@@ -95,6 +104,9 @@ class ProposalStore:
             found = (self._write(case) if read is None else read).get(index, {})
             self._kept.put((case, index), found)
         return found
+
+    def _see(self, cases: Sequence[str]) -> None:
+        self.features.prepare([(case, i, False) for case in cases for i in range(self.slices.slices(case))])
 
     def _file(self, case: str) -> Path:
         return self.folder / f"{case}.npz"

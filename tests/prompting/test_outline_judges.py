@@ -17,6 +17,7 @@ from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import hash_of
 from samdpo.model.batches import SliceSamples
 from samdpo.model.predictor import Predictor
+from samdpo.parallel import Processes
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import making, outline_judges
 from samdpo.prompting.judge import PlaceJudge, learn_from_answers
@@ -101,6 +102,29 @@ def test_where_the_structure_is_known_the_prompt_is_there_and_a_judge_who_has_no
         if first is not None:
             np.testing.assert_array_equal(found.saliency, several.saliency[first])
         assert len(found.hypotheses) == 0, "nobody is to look elsewhere"
+
+
+def test_processes_of_an_executor_make_the_proposals_that_are_made_here_and_only_those_that_are_missing(judged):
+    data = fold(judged)
+    store, wanted = judges_of(data).proposals, sorted({*data.split.labelled, *data.split.val})
+    there = sorted(store.folder.glob("*.npz"))
+    here = {file.name: arrays_of(file) for file in there}
+    kept, *missing = there
+    for file in missing:
+        file.unlink()
+    before = kept.stat().st_mtime_ns
+    judges_of(data).prepare(wanted, Processes(2))
+    assert kept.stat().st_mtime_ns == before
+    assert {f"{case}.npz" for case in wanted} <= {file.name for file in there}
+    for file in (file for file in missing if file.stem in wanted):
+        for name, array in arrays_of(file).items():
+            np.testing.assert_array_equal(array, here[file.name][name])
+    assert store.lacks(wanted) == []
+
+
+def arrays_of(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def test_what_is_measured_on_labelled_cases_is_prompted_where_a_judge_who_has_not_seen_them_chooses(judged):
