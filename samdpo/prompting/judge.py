@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ ANSWER_STEPS, ANSWER_LR = 300, 1e-3
 TEMPERATURE = 0.1  # of overlaps: a proposal .1 better has e times the share of the target
 BETA = 0.5
 ANCHOR = 1.0  # weight of the outlines while answers are learnt
+_NEVER = -1e9  # score of a proposal that an image does not have
 SAME_PLACE = 0.5  # IoU from which two masks are at one place
 MEASURES = (
     "quality", "stability", "confidence", "log_area", "x", "y", "width", "height", "log_aspect", "fill",
@@ -180,9 +182,17 @@ class PlaceJudge(nn.Module):
 
     def forward(self, measured: Tensor) -> Tensor:
         """(M, columns) of one image -> (M,) scores."""
+        return self.scored(self.seen(measured))
+
+    def seen(self, measured: Tensor) -> Tensor:
+        """(M, columns) of one image -> (M, inputs) of the layers, which do not change while they learn."""
         standard = ((measured - self.mean) / self.scale).clamp(-6, 6)
         pooled = standard[:, self.table :] @ self.axes / self.spread
-        return self.layers(torch.cat([standard[:, : self.table], pooled.clamp(-6, 6)], 1))[:, 0]
+        return torch.cat([standard[:, : self.table], pooled.clamp(-6, 6)], 1)
+
+    def scored(self, seen: Tensor) -> Tensor:
+        """(..., inputs) -> (...) scores."""
+        return self.layers(seen)[..., 0]
 
     @torch.no_grad()
     def judge(self, measured: np.ndarray, small: Tensor) -> Judged:
@@ -266,7 +276,7 @@ def fit_to_outlines(
         judge.set_scale(torch.from_numpy(np.concatenate([one.measured for one in useful]) if scale is None else scale))
         optimizer = torch.optim.AdamW(judge.layers.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        data = [(torch.from_numpy(one.measured), _target(one.overlap)) for one in useful]
+        data = _Outlines.of(judge, useful)
         judge.train()
         for _ in range(steps):
             optimizer.zero_grad()
@@ -296,22 +306,15 @@ def learn_from_answers(
         torch.manual_seed(seed)
         policy = PlaceJudge(said[0].measured.shape[1])
         policy.load_state_dict(judge.state_dict())
-        judge.eval()
-        pairs = []
-        for one in said:
-            measured = torch.from_numpy(one.measured)
-            with torch.no_grad():
-                reference = judge(measured)
-            pairs.append((measured, reference, torch.from_numpy(one.better), torch.from_numpy(one.worse),
-                          torch.from_numpy(one.weight.astype(np.float32))))
-        anchors = [(torch.from_numpy(one.measured), _target(one.overlap)) for one in outlined
-                   if len(one.overlap) > 1 and np.ptp(one.overlap) > 0]
+        pairs = _Pairs.of(judge.eval(), said)
+        useful = [one for one in outlined if len(one.overlap) > 1 and np.ptp(one.overlap) > 0]
+        anchors = _Outlines.of(judge, useful) if useful else None
         optimizer = torch.optim.AdamW(policy.layers.parameters(), lr=ANSWER_LR, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         policy.train()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss = torch.stack([_preference(policy, *one) for one in _drawn(pairs, 16)]).mean()
+            loss = _preference(policy, _drawn(pairs, 16))
             if anchors:
                 loss = loss + ANCHOR * _listwise(policy, _drawn(anchors, 8))
             loss.backward()
@@ -411,22 +414,67 @@ def _target(overlap: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(overlap, np.float32) / TEMPERATURE).softmax(0)
 
 
-def _drawn(data: Sequence, count: int) -> list:
-    """``count`` of the data, drawn by torch's generator; all of them where there are fewer."""
-    if len(data) <= count:
-        return list(data)
-    return [data[row] for row in torch.randperm(len(data))[:count].tolist()]
+class _Outlines(NamedTuple):
+    """Images on which a structure is outlined, as one batch: N of at most M proposals; zeros stand for the others."""
+
+    seen: Tensor  # (N, M, inputs)
+    there: Tensor  # (N, M) bool
+    target: Tensor  # (N, M) share of each proposal, softmax of the overlaps
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, judge: PlaceJudge, outlined: Sequence[Outlined]) -> _Outlines:
+        """As a judge sees them, whose scale does not change any more."""
+        targets = [_target(one.overlap) for one in outlined]
+        return cls(
+            _padded([judge.seen(torch.from_numpy(one.measured)) for one in outlined]),
+            _padded([torch.ones(len(target), dtype=torch.bool) for target in targets]), _padded(targets),
+        )
 
 
-def _listwise(judge: PlaceJudge, data: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.stack([-(target * F.log_softmax(judge(measured), 0)).sum() for measured, target in data]).mean()
+class _Pairs(NamedTuple):
+    """What was said of N images, as one batch, of at most M proposals and P pairs; those beyond weigh nothing."""
+
+    seen: Tensor  # (N, M, inputs)
+    reference: Tensor  # (N, M) scores of the judge before
+    better: Tensor  # (N, P)
+    worse: Tensor  # (N, P)
+    weight: Tensor  # (N, P)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, reference: PlaceJudge, said: Sequence[Preferred]) -> _Pairs:
+        """As the judge of the outlines sees and scores them; it is in eval mode."""
+        seen = _padded([reference.seen(torch.from_numpy(one.measured)) for one in said])
+        weights = [torch.from_numpy(one.weight.astype(np.float32)) for one in said]
+        return cls(seen, reference.scored(seen), _padded([torch.from_numpy(one.better) for one in said]),
+                   _padded([torch.from_numpy(one.worse) for one in said]), _padded(weights))
 
 
-def _preference(
-    policy: PlaceJudge, measured: Tensor, reference: Tensor, better: Tensor, worse: Tensor, weight: Tensor
-) -> Tensor:
-    reward = BETA * (policy(measured) - reference)
-    return (weight * -F.logsigmoid(reward[better] - reward[worse])).sum()
+Batched = TypeVar("Batched", _Outlines, _Pairs)
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def _drawn(data: Batched, count: int) -> Batched:
+    """``count`` of the images, drawn by torch's generator; all of them where there are fewer."""
+    if len(data.seen) <= count:
+        return data
+    rows = torch.randperm(len(data.seen))[:count]
+    return type(data)(*(tensor[rows] for tensor in data))
+
+
+def _listwise(judge: PlaceJudge, data: _Outlines) -> Tensor:
+    score = judge.scored(data.seen).masked_fill(~data.there, _NEVER)
+    return -(data.target * score.log_softmax(1)).sum(1).mean()
+
+
+def _preference(policy: PlaceJudge, data: _Pairs) -> Tensor:
+    reward = BETA * (policy.scored(data.seen) - data.reference)
+    apart = reward.gather(1, data.better) - reward.gather(1, data.worse)
+    return (data.weight * -F.logsigmoid(apart)).sum(1).mean()
 
 
 def _resized(maps: Tensor, side: int) -> Tensor:

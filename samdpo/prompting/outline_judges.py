@@ -52,7 +52,7 @@ from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
-_VERSION = 4  # raise when the code makes other judges from the same settings
+_VERSION = 5  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 
 Place = tuple[str, int, str]  # case, slice, structure

@@ -18,6 +18,7 @@ from samdpo.prompting.judge import (
     Outlined,
     PlaceJudge,
     Preferred,
+    _Pairs,
     _preference,
     cross_fitted,
     diverse_first,
@@ -140,10 +141,8 @@ def test_one_patient_cannot_be_held_out():
 
 def test_the_loss_of_every_order_is_ln_2_before_anything_is_learned(judge):
     for one in NEW[:5]:
-        said, measured = prefers(one, one.measured[:, LIKED]), torch.from_numpy(one.measured)
         with torch.no_grad():
-            loss = _preference(judge, measured, judge(measured), *map(torch.from_numpy, (said.better, said.worse)),
-                               torch.from_numpy(said.weight.astype(np.float32)))
+            loss = _preference(judge, _Pairs.of(judge, [prefers(one, one.measured[:, LIKED])]))
         assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
 
 
