@@ -26,13 +26,13 @@ from typing import Any
 PHANTOMS = {
     "xray": ["--labelled", "10", "--unlabelled", "2", "--test", "2", "--size", "96", "112"],
     "ultrasound": ["--labelled", "10", "--unlabelled", "2", "--test", "2", "--size", "96", "112"],
-    "ct": ["--labelled", "6", "--test", "1", "--size", "12", "64", "64"],
+    "ct": ["--labelled", "6", "--unlabelled", "1", "--test", "1", "--size", "12", "64", "64"],
 }
 NUMBERS = {"xray": 901, "ultrasound": 902, "ct": 903}
 STAGES = ("finetune", "align", "unet", "mean_teacher")
 SMALL = ["network.backbone=tiny_sam", "network.frozen_stages=0", "prompting.tower_steps=10",
-         "prompting.cross_fit_folds=2", "epochs=2", "lr=3e-3", "encoder_lr=3e-3", "batch_size=2"]
-SMALL_UNET = ["epochs=2", "slices_per_epoch=8"]
+         "prompting.cross_fit_folds=2", "epochs=2", "lr=3e-3", "batch_size=2"]
+OF_STAGES = {"finetune": [*SMALL, "encoder_lr=3e-3"], "unet": ["epochs=2", "slices_per_epoch=8"]}  # others: SMALL
 BINARY = (".safetensors", ".npz", ".b2nd", ".png", ".gz", ".tif")
 FIGURES = ("progress.png", "places.png")
 DESCRIBING = ("summary.json", "splits_final.json", "model.json")
@@ -90,7 +90,7 @@ def phantoms(root: Path, kind: str, stages: list[str]) -> dict[str, str]:
     typed("plan_and_preprocess", "-d", number, "--labelled", 0.4, "-np", 1)
     raw = next((root / "nnUNet_raw").glob(f"Dataset{number}_*"))
     for stage in stages:
-        typed("train", number, stage, 0, "-np", 1, "--set", *(SMALL_UNET if stage == "unet" else SMALL))
+        typed("train", number, stage, 0, "-np", 1, "--set", *OF_STAGES.get(stage, SMALL))
         typed("predict", "-i", raw / "imagesTs", "-o", root / "predicted" / kind / stage, "-d", number, "-c", stage,
               "-f", 0, "--save_probabilities")
     return hashes(root, raw.name) | hashes_of(root / "predicted" / kind, f"{kind}/predicted")

@@ -17,7 +17,8 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -327,7 +328,16 @@ def _announced(kind: str, data: Path | None = None) -> Mapping[str, importlib.me
         place = Path(str(package.locate_file(""))).resolve()
         return place != Path.cwd().resolve() and (data is None or not _is_in(place, data))
 
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group(kind)) if is_installed(entry)}
+    there = _listed(importlib.metadata.entry_points, group(kind), tuple(sys.path), Path.cwd())
+    return {entry.name: entry for entry in there if is_installed(entry)}
+
+
+@lru_cache(maxsize=64)
+def _listed(
+    read: Callable[..., Iterable[importlib.metadata.EntryPoint]], of: str, path: tuple[str, ...], folder: Path
+) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """The entry points of a group, which are looked for in a file of every package on Python's path."""
+    return tuple(read(group=of))
 
 
 def _installed(entry: importlib.metadata.EntryPoint) -> Any:

@@ -8,6 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -34,7 +35,7 @@ def from_dict(
     """
     if not isinstance(data, dict):
         raise PlansError(f"{source}: {where or 'the whole file'} must be an object {{...}}, found {_kind(data)}.")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data if not others_too else ():
         if key not in fields:
@@ -52,6 +53,12 @@ def from_dict(
         return cls(**values)
     except ValueError as error:
         raise PlansError(f"{source}: {where + ': ' if where else ''}{error}") from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields; each annotation is a text that is compiled."""
+    return get_type_hints(cls)
 
 
 def read_checked(cls: type, file: Path, *, error: type[SamdpoError], remedy: str) -> dict[str, Any]:

@@ -482,7 +482,10 @@ def _resized(maps: Tensor, side: int) -> Tensor:
 
 
 def _ring(mask: Tensor, width: int) -> Tensor:
-    grown = F.max_pool2d(mask[None, None].float(), 2 * width + 1, stride=1, padding=width)[0, 0] > 0
+    """Pixels (h, w) bool at most ``width`` beside or above a mask's, which are a square's rows and then its columns."""
+    side = 2 * width + 1
+    wide = F.max_pool2d(mask[None, None].float(), (1, side), stride=1, padding=(0, width))
+    grown = F.max_pool2d(wide, (side, 1), stride=1, padding=(width, 0))[0, 0] > 0
     return grown & ~mask
 
 

@@ -205,6 +205,7 @@ def test_forward_and_backward_repeat_bit_for_bit(tiny, prompts, precision):
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
+@pytest.mark.slow
 def test_the_full_network_repeats_bit_for_bit(lite, prompts, embeddings):
     """In the precision in which it trains here: bfloat16 without instructions for it takes minutes."""
     from samdpo.networks.precision import autocast, resolve_precision

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from trained_models import short_fits
 
 from samdpo.errors import ModelFolderError
@@ -20,6 +21,7 @@ from samdpo.prompting.judge import (
     Preferred,
     _Pairs,
     _preference,
+    _ring,
     cross_fitted,
     diverse_first,
     doubtful_below,
@@ -264,6 +266,13 @@ def test_what_is_seen_of_a_mask_tells_the_right_place_from_others():
     assert by["quality"].tolist() == pytest.approx([0.9, 0.65, 0.4])
     relative = found[:, len(MEASURES) : len(MEASURES) + len(RELATIVE)]
     assert (relative <= 0).all() and (relative.max(0) == 0).all()
+
+
+@pytest.mark.parametrize("width", [1, 5, 31])
+def test_the_ring_round_a_mask_is_a_square_s_width(width):
+    mask = np.random.default_rng(width).random((64, 64)) > 0.98
+    grown = ndimage.binary_dilation(mask, np.ones((2 * width + 1,) * 2))
+    np.testing.assert_array_equal(_ring(torch.from_numpy(mask), width).numpy(), grown & ~mask)
 
 
 def test_a_mask_as_large_as_the_slice_or_of_a_pixel_is_measured_too():
