@@ -32,6 +32,7 @@ class DemoSize:
         labelled: share of the fold's training cases whose annotation is used; the others are unlabelled.
         test: unseen phantoms of each kind predicted at the end.
         finetune_epochs: of stage 1.
+        warm_up_steps: of stage 1, whose epoch has two or three steps.
         align_epochs: of stage 2.
         tower_steps: of the image-text model's fit.
         backbone: of the plan.
@@ -43,7 +44,8 @@ class DemoSize:
     cases: Mapping[str, int] = field(default_factory=lambda: {"xray": 12, "ultrasound": 25})
     labelled: float = 0.3
     test: int = 10
-    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 6, "ultrasound": 6})
+    finetune_epochs: Mapping[str, int] = field(default_factory=lambda: {"xray": 3, "ultrasound": 6})
+    warm_up_steps: int = 6
     align_epochs: int = 3
     tower_steps: int = 100
     backbone: str = "lite_medsam"
@@ -108,6 +110,8 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     for stage in STAGES:
         log.info("== %s: %s ==", name, stage)
         settings = [*everywhere, f"epochs={epochs[stage]}"]
+        if stage == "finetune":
+            settings.append(f"lr_warm_up_steps={size.warm_up_steps}")
         if stage == "align":  # embeddings of the mirror images would take as long as everything else
             settings.append("augmentation.flip=false")
         trainer = get_trainer(name, stage, 0, overrides=settings, processes=processes)

@@ -40,8 +40,8 @@ READ_BY = {
     **dict.fromkeys(("consistency.ramp_up", "consistency.ema_decay"), ("mean_teacher",)),
     **dict.fromkeys(("consistency.confidence", "consistency.feature_dropout"), ("fixmatch",)),
     **dict.fromkeys(
-        ("slices_per_epoch", "batch_size", "lr", "lr_halving_epochs", "grad_clip", "precision", "mask_cut",
-         "save_every"), _OF_OURS,
+        ("slices_per_epoch", "batch_size", "lr", "lr_halving_epochs", "lr_warm_up_steps", "grad_clip", "precision",
+         "mask_cut", "save_every"), _OF_OURS,
     ),
     "encoder_lr": (*_STAGE_1, "SelfPromptTrainer", "SamMed3dTrainer"),  # those that train an encoder
     "keep_features": (*_STAGE_1, "SelfPromptTrainer"),
@@ -389,6 +389,7 @@ class StagePlan:
     lr: float = 1e-4
     encoder_lr: float = 5e-5
     lr_halving_epochs: int = 4
+    lr_warm_up_steps: int = 0  # first steps over which both rates rise; 0: they are whole from the first (paper)
     grad_clip: float = 1.0
     prompt_rounds: int = 0  # align: rounds of refitting the image-text model to the places that were ranked best
     labelled_per_step: int = 2  # align: labelled images of the anchor, beside batch_size unlabelled ones
@@ -410,6 +411,8 @@ class StagePlan:
         for name in ("batch_size", "inference_batch_size", "lr_halving_epochs", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' is {getattr(self, name)}; expected 1 or more")
+        if self.lr_warm_up_steps < 0:
+            raise ValueError(f"'lr_warm_up_steps' is {self.lr_warm_up_steps}; expected 0 or more")
         asks_where = self.candidates.kind == "places"
         if (self.objective in _CHOSEN and not asks_where) or (self.objective in _RANKING and asks_where):
             raise ValueError(
@@ -429,8 +432,11 @@ class StagePlan:
         every = to_dict(self)
         if self.objective in _CONSISTENCY:  # without keys that older versions had not, so that what they began goes on
             every["consistency"] = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
+        # As older versions had it, which could neither refit nor begin slowly.
         if not self.places.refit:
-            del every["places"]["refit"]  # as older versions had it, which could not refit
+            del every["places"]["refit"]
+        if not self.lr_warm_up_steps:
+            del every["lr_warm_up_steps"]
         return keys_where(every, self.reads)
 
     def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:

@@ -97,6 +97,7 @@ class Trainer:
         self.scaler = gradient_scaler(self.device, self.precision)
         fast_matrix_products(self.device)
         self.num_epochs, self.current_epoch = self.stage.epochs, 0
+        self.steps_taken = 0  # by the optimiser, in all epochs
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
@@ -528,14 +529,24 @@ class Trainer:
         self.scaler.scale(loss).backward()
 
     def apply_gradients(self) -> None:
-        """Average gradients over processes where backward has not done so already, clip, step."""
+        """Average gradients over processes where backward has not done so already, clip, step.
+
+        The first ``lr_warm_up_steps`` are smaller ones: with few gradients to average, Adam moves every weight by the
+        whole rate, whatever its gradient.
+        """
         if not self._averaged:
             self.processes.average_gradients([p for p in self.network.parameters() if p.requires_grad])
         self._averaged = False
         trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
+        self.steps_taken += 1
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= min(1.0, self.steps_taken / max(1, self.stage.lr_warm_up_steps))
         self.scaler.step(self.optimizer)
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
         self.scaler.update()
 
     def validation_batches(self) -> Iterator[Batch]:
@@ -750,7 +761,7 @@ class Trainer:
             "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
             "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": self.settings(),
             "computed_seconds": self.budget.seconds, "scaler": self.scaler.state_dict(),
-            "processes": self.processes.world, "begun": hash_of(self.begun),
+            "processes": self.processes.world, "begun": hash_of(self.begun), "steps_taken": self.steps_taken,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -760,6 +771,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.current_epoch, self.best_metric = int(state["epoch"]), float(state["best_metric"])
         self.mask_cut, self.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
+        self.steps_taken = state.get("steps_taken", 0)
         self.run_log = RunLog(self.fold_folder, dict(state["history"]), writes=self.processes.is_main)
 
     def load_checkpoint(self) -> bool:

@@ -8,7 +8,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from trained_models import FITS_SHORTLY, REFIT, UNSEEN, Phantoms, _as_current, copied, interrupt, short_fits
 
 from samdpo.cli.train import main
@@ -56,6 +58,27 @@ def test_a_killed_training_that_is_continued_ends_with_the_same_bytes(located, t
     assert uninterrupted.fold_folder != fold
     assert (fold / FINAL).read_bytes() == (uninterrupted.fold_folder / FINAL).read_bytes()
     assert read_json(fold / "model.json") == read_json(uninterrupted.fold_folder / "model.json")
+
+
+def test_the_rates_rise_over_the_first_steps_also_of_a_training_that_was_stopped_meanwhile(planned, monkeypatch):
+    settings, rates, step = ("epochs=3", "lr_warm_up_steps=5"), [], torch.optim.Adam.step
+
+    def noted(self, *arguments, **named):
+        rates.append([group["lr"] / group["initial_lr"] for group in self.param_groups])
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    whole = planned.train("finetune", *settings)
+    wanted = [[min(1.0, n / 5)] * 2 for n in range(1, len(rates) + 1)]
+    assert len(rates) > 5
+    np.testing.assert_allclose(rates, wanted)
+    assert whole.run_log.history["lr"] == [whole.stage.lr] * 3, "what is logged is the whole rate"
+    expected = (whole.fold_folder / FINAL).read_bytes()
+    rates.clear()
+    interrupt(planned, "finetune", *settings, after=1)
+    planned.train("finetune", *settings, resume=True)
+    np.testing.assert_allclose(rates, wanted)
+    assert (whole.fold_folder / FINAL).read_bytes() == expected
 
 
 def test_ctrl_c_ends_with_a_sentence_and_c_continues(planned):
