@@ -76,11 +76,13 @@ def main() -> None:
     scale = np.concatenate([image["measured"] for image in images if len(image["overlap"])])
     for count in args.outlines:
         rows: dict[str, list[float]] = {}
+        started = time.process_time()
         for draw in range(args.draws):
             for name, value in of_draw(images, count, args.answered, draw, scale, args.rows).items():
                 rows.setdefault(name, []).append(value)
-        tested = len(images) - count - args.answered
-        print(f"\n{count} outlines, {args.answered} answered, {tested} tested, {args.draws} draws: Dice, mean ± sd")
+        tested, seconds = len(images) - count - args.answered, (time.process_time() - started) / args.draws
+        print(f"\n{count} outlines, {args.answered} answered, {tested} tested, {args.draws} draws, "
+              f"{seconds:.1f} CPU s each: Dice, mean ± sd")
         for name, values in rows.items():
             print(f"  {name:18} {np.mean(values):.3f} ± {np.std(values):.3f}   "
                   + " ".join(f"{value:.3f}" for value in values))

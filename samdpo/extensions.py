@@ -321,23 +321,36 @@ def _announced(kind: str, data: Path | None = None) -> Mapping[str, importlib.me
     so is what lies below ``data``.
     """
 
+    folder = _here()
+    here = Path(folder).resolve() if folder else None
+
     def is_installed(entry: importlib.metadata.EntryPoint) -> bool:
         package = getattr(entry, "dist", None)
         if package is None:
             return True
         place = Path(str(package.locate_file(""))).resolve()
-        return place != Path.cwd().resolve() and (data is None or not _is_in(place, data))
+        return place != here and (data is None or not _is_in(place, data))
 
-    there = _listed(importlib.metadata.entry_points, group(kind), tuple(sys.path), Path.cwd())
+    there = _listed(importlib.metadata.entry_points, group(kind), tuple(sys.path), folder)
     return {entry.name: entry for entry in there if is_installed(entry)}
 
 
 @lru_cache(maxsize=64)
 def _listed(
-    read: Callable[..., Iterable[importlib.metadata.EntryPoint]], of: str, path: tuple[str, ...], folder: Path
+    read: Callable[..., Iterable[importlib.metadata.EntryPoint]], of: str, path: tuple[str, ...], folder: str
 ) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """The entry points of a group, which are looked for in a file of every package on Python's path."""
+    """The entry points of a group, which are looked for in a file of every package on Python's path.
+
+    A package that is installed while the process runs is found by the next one.
+    """
     return tuple(read(group=of))
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
 
 
 def _installed(entry: importlib.metadata.EntryPoint) -> Any:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from samdpo.errors import ConfigurationError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = TypeVar("Work")
+Kept = TypeVar("Kept")
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,26 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], threa
     """``function(item)`` of every item, in order, for what waits for the disk: no process is worth starting."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return list(pool.map(function, items))
+
+
+_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
+_kept: list[tuple[Any, Any]] = []  # of this process: what the last work was, and what was made for it
+
+
+@contextmanager
+def kept_for(work: Work, make: Callable[[Work], Kept]) -> Iterator[Kept]:
+    """What a process keeps from item to item of one work, such as a network; what it kept for another one is let go.
+
+    Args:
+        work: what items have in common; one that is equal to the last finds what is kept. It names the run where what
+            is kept depends on more than it says.
+        make: called where nothing is kept for it.
+    """
+    with _ONE_AT_A_TIME:
+        if not _kept or _kept[0][0] != work:
+            _kept.clear()
+            _kept.append((work, make(work)))
+        yield _kept[0][1]
 
 
 class Processes(Executor):

@@ -54,6 +54,7 @@ READ_BY = {
     "augmentation.box_jitter": (*_STAGE_1, "AlignTrainer", *_CONSISTENT),  # the peers inherit that of align
     "augmentation.prompt_corruption": _STAGE_1,
 }
+LATER_STAGE_KEYS = {"lr_warm_up_steps": 0}  # not in settings where they are so: older versions had not these keys
 _ONCE_EVERYWHERE = {"augmentation", "segmentation_loss", "candidates", "annotator", "loss"}
 
 
@@ -432,11 +433,11 @@ class StagePlan:
         every = to_dict(self)
         if self.objective in _CONSISTENCY:  # without keys that older versions had not, so that what they began goes on
             every["consistency"] = as_before(self.consistency, "encoder_lr", "brightness", "contrast")
-        # As older versions had it, which could neither refit nor begin slowly.
         if not self.places.refit:
-            del every["places"]["refit"]
-        if not self.lr_warm_up_steps:
-            del every["lr_warm_up_steps"]
+            del every["places"]["refit"]  # as older versions had it, which could not refit
+        for key, usual in LATER_STAGE_KEYS.items():
+            if every[key] == usual:
+                del every[key]
         return keys_where(every, self.reads)
 
     def unread(self, written: dict[str, Any], first: StagePlan | None = None) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +24,7 @@ from samdpo.model.export import DICOM_RESULT_ENDING, write_prediction
 from samdpo.model.folder import read_plans, trained_folds
 from samdpo.model.predictor import Predictor
 from samdpo.networks.device import saying_what_to_make_smaller
-from samdpo.parallel import Executor, map_cases
+from samdpo.parallel import Executor, kept_for, map_cases
 from samdpo.paths import number_of
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.plans import Plans
@@ -344,7 +342,8 @@ def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
         origin = {"made_by": settings.made_by, "input_hash": _hash_if_readable(case)}
         with saying_what_to_make_smaller(
             f"at {case.identifier}, with inference_batch_size={predictor.batch_size}",
-            f"Lower 'inference_batch_size' in {settings.model / 'plans.json'}, or take another device with -device.",
+            f"Lower 'inference_batch_size' in {settings.model / 'plans.json'} where it is above 1, or take another "
+            "device with -device.",
         ):
             predictor.set_image(case.images)
             prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
@@ -359,11 +358,8 @@ def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
     return _Outcome(mask, prediction.report["look_at"])
 
 
-_kept = functools.lru_cache(maxsize=1)(_load)  # of a process that predicts many cases
-_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
-
 
 def _predict_by_path(settings: _Settings, case: Case) -> _Outcome:
     """In another process: the case is read, predicted and written there."""
-    with _ONE_AT_A_TIME:
-        return _predict(_kept(settings), settings, case)
+    with kept_for(settings, _load) as predictor:
+        return _predict(predictor, settings, case)

@@ -9,6 +9,8 @@ import torch
 
 from samdpo.errors import ConfigurationError, OutOfMemoryError
 
+_RAN_OUT = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # as PyTorch says it
+
 
 def resolve_device(device: torch.device | str) -> torch.device:
     """``auto`` is a CUDA GPU where there is one, else the CPU; ``cpu``, ``cuda``, ``cuda:1``, ``mps`` are themselves.
@@ -38,9 +40,12 @@ def memory_that_ran_out(error: BaseException) -> str | None:
     """``GPU`` or ``machine`` where ``error`` says that its memory is used up; None of every other error."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "GPU"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if isinstance(error, MemoryError):
         return "machine"
-    return None
+    said = str(error)
+    if not isinstance(error, RuntimeError) or not any(words in said for words in _RAN_OUT):
+        return None
+    return "GPU" if any(words in said for words in ("CUDA", "CUBLAS", "CUDNN", "MPS")) else "machine"
 
 
 @contextmanager

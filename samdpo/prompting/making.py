@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from samdpo.files import hash_of, remove_abandoned, temporary_beside
 from samdpo.networks.device import resolve_device, saying_what_to_make_smaller
-from samdpo.parallel import Executor, map_cases
+from samdpo.parallel import Executor, kept_for, map_cases
 from samdpo.paths import preprocessed_folder
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.fingerprint import load_case_groups
@@ -98,8 +97,8 @@ def _saying_which_key(plans: Plans) -> AbstractContextManager[None]:
     said = ", ".join(f"{size} in {name}" for name, size in sizes.items())
     return saying_what_to_make_smaller(
         "where prompts are made",
-        f"Make 'inference_batch_size' smaller, which is {said}: the smallest of them counts. Edit "
-        f"{plans.plans_name}.json, or take another device with -device.",
+        f"The smallest 'inference_batch_size' of {plans.plans_name}.json counts, which is {said}: lower it where it is "
+        "above 1, or take another device with -device.",
     )
 
 
@@ -140,7 +139,7 @@ def _judge(
         remove_abandoned(target)
         remove_abandoned(prompts.prompter_folder)
     start = time.perf_counter()
-    outlines.prepare(missing, executor)
+    outlines.prepare(missing, executor, device)
     if made:
         prompter = Prompter.load(prompts.prompter_folder, outlines.device)
         outlines.judges = prompter.judges
@@ -257,7 +256,11 @@ def fit_towers_of(
     features.prepare([*wanted, *mirrored])
     log.info("Image features: %.0f s.", time.perf_counter() - start)
     start = time.perf_counter()
-    fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device, labels=labels)
+    with saying_what_to_make_smaller(
+        "in the fit of the towers", f"Lower 'prompting.tower_batch_size' of {plans.plans_name}.json, or take another "
+        "device with -device.",
+    ):
+        fitted = fit_prompter(plans, store, labelled, features, groups, features.extractor, device, labels=labels)
     log.info("Towers on %d labelled cases: %.0f s.", len(labelled), time.perf_counter() - start)
     return fitted
 
@@ -344,17 +347,10 @@ class _Prompting:
         return self.fitted[name]
 
 
-_prompting: _Prompting | None = None
-_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
-
-
 def _prompt_by_path(work: _Work, case: _Case) -> None:
     """In another process: the case is read, prompted and its prompts written there."""
-    global _prompting
-    with _ONE_AT_A_TIME:
-        if _prompting is None or _prompting.work.prompters != work.prompters:
-            _prompting = _Prompting(work)
-        kept, name = _prompting, case.identifier
+    with kept_for(work, _Prompting) as kept:
+        name = case.identifier
         made = _prompt_cases(kept.of(case.prompter), kept.store, kept.features, [name])
         kept.prompts.put(name, made[name], case.hash)
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
 
 from samdpo.files import hash_of
-from samdpo.parallel import Executor, map_cases
+from samdpo.parallel import Executor, kept_for, map_cases
 from samdpo.paths import preprocessed_folder
 from samdpo.plan_sections import LATER_PROMPTING_KEYS
 from samdpo.planning.subsets import usual_cases
@@ -52,7 +52,7 @@ from samdpo.schema import as_before
 
 log = logging.getLogger(__name__)
 
-_VERSION = 5  # raise when the code makes other judges from the same settings
+_VERSION = 4  # raise when the code makes other judges from the same settings
 _SEED = 0  # of the judges, whatever the seed of training: all stages of a fold share them
 
 Place = tuple[str, int, str]  # case, slice, structure
@@ -124,12 +124,13 @@ class OutlineJudges:
         folder = self.kept_in or preprocessed_folder(self.plans.dataset_name) / f"{self.plans.plans_name}_proposals"
         return _proposals(folder, self.plans, self.slices, self.located, self.features, self.shapes, self.made_of)
 
-    def prepare(self, cases: Sequence[str] = (), executor: Executor | None = None) -> None:
+    def prepare(self, cases: Sequence[str] = (), executor: Executor | None = None, device: str = "auto") -> None:
         """Make the proposals that the judges are fitted to, and those of some cases, where they are missing.
 
         Args:
             cases: beside those of the fit.
             executor: whose processes make them; None makes them here.
+            device: of those processes, as it was typed.
         """
         if not self.movable:
             return
@@ -138,7 +139,7 @@ class OutlineJudges:
             self.proposals.prepare(wanted)
             return
         work = _Work(self.plans, self.located.folder, self.located.key, self.proposals.folder.parent, self.shapes,
-                     str(self.device))
+                     device, uuid4().hex)
         items = [_Case(case, self.made_of(case)) for case in self.proposals.lacks(wanted)]
         for _ in map_cases(partial(_propose_by_path, work), items, executor, "Proposals", per_process=1):
             pass
@@ -327,6 +328,7 @@ class _Work:
     folder: Path
     shapes: dict[str, PlaceShape]
     device: str
+    run: str  # images may have changed since another one
 
 
 @dataclass(frozen=True)
@@ -342,25 +344,18 @@ class _Proposing:
 
     def __init__(self, work: _Work) -> None:
         slices = SliceStore(preprocessed_folder(work.plans.dataset_name) / work.plans.preprocessing.data_identifier)
-        self.work, self.made_of = work, dict[str, str]()
+        self.made_of: dict[str, str] = {}
         self.proposals = _proposals(
             work.folder, work.plans, slices, PromptStore(work.located, work.located_key),
             slice_features(work.plans, slices, work.device), work.shapes, self.made_of.__getitem__,
         )
 
 
-_proposing: _Proposing | None = None
-_ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads, but one model and one card
-
-
 def _propose_by_path(work: _Work, case: _Case) -> None:
     """In another process: the case is read, and its proposals written there."""
-    global _proposing
-    with _ONE_AT_A_TIME:
-        if _proposing is None or _proposing.work != work:
-            _proposing = _Proposing(work)
-        _proposing.made_of[case.identifier] = case.made_of
-        _proposing.proposals.make(case.identifier)
+    with kept_for(work, _Proposing) as kept:
+        kept.made_of[case.identifier] = case.made_of
+        kept.proposals.make(case.identifier)
 
 
 def best_there(score: np.ndarray, masks: np.ndarray, known: np.ndarray) -> int | None:

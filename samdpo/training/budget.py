@@ -88,15 +88,19 @@ def in_a_step(stage: StagePlan) -> AbstractContextManager[None]:
     return saying_what_to_make_smaller(f"in a step{what}", f"Train again without --c and with {advice}")
 
 
-def beside_the_steps(stage: StagePlan) -> AbstractContextManager[None]:
+def beside_the_steps(stage: StagePlan, again: str) -> AbstractContextManager[None]:
     """Around what a stage computes without training: features that are kept, confidence, validation.
+
+    Args:
+        stage: whose key is named.
+        again: the flag with which the command goes on from here.
 
     Raises:
         OutOfMemoryError: by the block inside.
     """
     size = stage.inference_batch_size
     if size > 1:
-        advice = f"Type the same command with --set inference_batch_size={size // 2}"
+        advice = f"What is trained is kept: type the command again with {again} --set inference_batch_size={size // 2}"
     else:
         advice = "Take a smaller backbone: samdpo_plan_and_preprocess -backbone"
     return saying_what_to_make_smaller(f"where nothing is trained, with inference_batch_size={size}", advice)

@@ -36,6 +36,7 @@ from samdpo.networks.registry import build_network
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into, save_weights
 from samdpo.paths import LATEST_STAGES, number_of, plans_option
+from samdpo.plan_sections import LATER_STAGE_KEYS
 from samdpo.plans import NetworkPlan, Plans, PromptingPlan
 from samdpo.preferences.losses import segmentation_loss
 from samdpo.preprocessing.store import SliceKey
@@ -146,13 +147,13 @@ class Trainer:
                 self._check_settings_of_finished()
                 log.info("%s is finished already; nothing to continue. Train it anew by leaving out --c.", fold)
             else:
-                with beside_the_steps(self.stage):
+                with beside_the_steps(self.stage, "--c"):
                     self._train(resume)
             # Nothing is computed together any more, and the others need not wait for the predictions.
             processes.leave()
             if processes.is_main:
                 self._check_own_prompts()
-                with beside_the_steps(self.stage):
+                with beside_the_steps(self.stage, "--val"):
                     self.perform_actual_validation(save_probabilities)
                 log.info("The model is in %s\n%s", self.folder, self.next_step())
 
@@ -317,7 +318,7 @@ class Trainer:
             with in_a_step(self.stage):
                 steps = [self.timed_train_step(b) for b in takewhile(self.has_time, self.train_batches(epoch))]
                 outputs = self.fetched(steps)
-                validation = [self.validation_step(batch) for batch in self.validation_batches()]
+            validation = [self.validation_step(batch) for batch in self.validation_batches()]
             # Of all processes, so that all of them choose the same mask cut and the same best epoch, and stop together.
             outputs = self.processes.gather(outputs)
             self.check_finite(epoch, outputs)
@@ -540,14 +541,14 @@ class Trainer:
         trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
-        self.steps_taken += 1
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        rates, scale = [group["lr"] for group in self.optimizer.param_groups], self.scaler.get_scale()
         for group in self.optimizer.param_groups:
-            group["lr"] *= min(1.0, self.steps_taken / max(1, self.stage.lr_warm_up_steps))
+            group["lr"] *= min(1.0, (self.steps_taken + 1) / max(1, self.stage.lr_warm_up_steps))
         self.scaler.step(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates):
             group["lr"] = rate
         self.scaler.update()
+        self.steps_taken += self.scaler.get_scale() >= scale  # else it was left out, since float16 has overflown
 
     def validation_batches(self) -> Iterator[Batch]:
         """This process's share of the held-back labelled slices, as they are and prompted as new cases are."""
@@ -704,8 +705,9 @@ class Trainer:
         """
         usual = {"network": to_dict(NetworkPlan()), "prompting": to_dict(PromptingPlan())} if every else {}
         whole = {name: {**usual.get(name, {}), **value} if name in usual else value for name, value in before.items()}
-        read = keys_where(_as_json(whole), self.stage.reads)
-        return checkpoints.changed_settings(read, _as_json(self.settings()), every)
+        read = keys_where({**LATER_STAGE_KEYS, **_as_json(whole)}, self.stage.reads)
+        now = keys_where({**LATER_STAGE_KEYS, **_as_json(self.settings())}, self.stage.reads)
+        return checkpoints.changed_settings(read, now, every)
 
     def check_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse to continue with other settings than those a checkpoint was made with.

@@ -44,7 +44,7 @@ def test_an_old_plan_loads_value_by_value(old: Path) -> None:
     content = json.loads(old.read_text())
     content["prompting"]["presence"], content["preprocessing"]["neighbours"] = "slice", 0.0  # which there were not
     for stage in content["configurations"].values():
-        stage["places"] = to_dict(PlacesPlan())  # which there was not
+        stage["places"], stage["lr_warm_up_steps"] = to_dict(PlacesPlan()), 0  # which there were not
         stage["consistency"] |= {"encoder_lr": 0.0, "brightness": 0.1, "contrast": 0.2}  # likewise
     content["prompting"] |= {"place": "saliency", "blobs": 18, "proposals": 32, "tower_grid": 0, "tower_batch_size": 4,
                               "proposal_grid": 0}  # likewise

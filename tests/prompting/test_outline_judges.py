@@ -17,7 +17,7 @@ from samdpo.errors import ConfigurationError, PlansError
 from samdpo.files import hash_of
 from samdpo.model.batches import SliceSamples
 from samdpo.model.predictor import Predictor
-from samdpo.parallel import Processes
+from samdpo.parallel import Executor, Processes
 from samdpo.paths import preprocessed_folder
 from samdpo.prompting import making, outline_judges
 from samdpo.prompting.judge import PlaceJudge, learn_from_answers
@@ -120,6 +120,33 @@ def test_processes_of_an_executor_make_the_proposals_that_are_made_here_and_only
         for name, array in arrays_of(file).items():
             np.testing.assert_array_equal(array, here[file.name][name])
     assert store.lacks(wanted) == []
+
+
+def test_a_worker_of_an_earlier_command_sees_an_image_that_was_replaced_since(judged, tmp_path):
+    class Here(Executor):  # a worker that lives on
+        def map(self, function, items, description, per_process=1):
+            return map(function, items)
+
+    data = fold(judged)
+    case = data.split.val[0]
+    judges_of(data).prepare([case], Here())
+    file = judges_of(data).proposals.folder / f"{case}.npz"
+    file.unlink()
+    judges_of(data).prepare([case], Here())
+    first = arrays_of(file)
+    other = next(one for one in data.split.unlabelled)
+    image = np.asarray(data.slices.image(other, 0), np.float32)[None, :1]
+    properties = {**data.slices.properties(case), "hash": "of another image"}
+    data.slices.put(case, image, data.slices.label(case, 0)[None], properties)
+    again = fold(judged)
+    judges_of(again).prepare([case], Here())
+    second = arrays_of(file)
+    assert str(second["made_of"]) == judges_of(again).made_of(case) != str(first["made_of"])
+    here = judges_of(again).proposals
+    file.unlink()
+    here.prepare([case])
+    for name, array in arrays_of(file).items():
+        np.testing.assert_array_equal(array, second[name])
 
 
 def arrays_of(file: Path) -> dict[str, np.ndarray]:

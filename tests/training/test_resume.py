@@ -76,6 +76,8 @@ def test_the_rates_rise_over_the_first_steps_also_of_a_training_that_was_stopped
     expected = (whole.fold_folder / FINAL).read_bytes()
     rates.clear()
     interrupt(planned, "finetune", *settings, after=1)
+    with pytest.raises(TrainingError, match=r"other settings \(lr_warm_up_steps\)"):
+        planned.train("finetune", "epochs=3", resume=True)
     planned.train("finetune", *settings, resume=True)
     np.testing.assert_allclose(rates, wanted)
     assert (whole.fold_folder / FINAL).read_bytes() == expected

@@ -81,7 +81,8 @@ class MedVInT:
         prompts = [self.tokenizer(PROMPT.format(question=question))["input_ids"] for question in questions]
         ids = [torch.tensor(prompt, device=self.device) for prompt in prompts]
         with saying_what_to_make_smaller(
-            f"with {len(images)} questions to MedVInT-TD at once", "Lower 'prompting.vlm_batch_size' of the plan."
+            f"with {len(images)} questions to MedVInT-TD at once",
+            "Lower 'prompting.vlm_batch_size' of the plan where it is above 1, or take a smaller model.",
         ):
             embeddings, mask = self.network.prefixed(pixels, ids)
             made = self.network.llamacasual.generate(

@@ -56,7 +56,7 @@ class ImageTextToText:
         inputs = self._inputs(images, questions).to(self.device, self.model.dtype)
         with saying_what_to_make_smaller(
             f"with {len(images)} questions to {self.name} at once",
-            "Lower 'prompting.vlm_batch_size' of the plan, or take a smaller model.",
+            "Lower 'prompting.vlm_batch_size' of the plan where it is above 1, or take a smaller model.",
         ):
             made = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
