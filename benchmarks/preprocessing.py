@@ -94,12 +94,13 @@ def nnunet_steps(dataset: str, processes: int) -> list[Callable[[], object]]:
 
 def samdpo_steps(dataset: str, processes: int) -> list[Callable[[], object]]:
     """samdpo_plan_and_preprocess, in its three parts."""
-    from samdpo.planning import run
+
+    from samdpo.planning import plan_and_preprocess as verbs
 
     return [
-        lambda: run.extract(dataset, processes),
-        lambda: run.plan_experiment(dataset),
-        lambda: run.preprocess_planned(dataset, processes=processes),
+        lambda: verbs.extract(dataset, processes),
+        lambda: verbs.plan_experiment(dataset),
+        lambda: verbs.preprocess_planned(dataset, processes=processes),
     ]
 
 

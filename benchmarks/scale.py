@@ -157,7 +157,7 @@ def make_prompts() -> None:
 def first_step() -> None:
     """As ``samdpo_train 901 finetune 0``, ended by its first step; prints the seconds since the process began."""
     from samdpo.training.finetune import FinetuneTrainer
-    from samdpo.training.run import get_trainer
+    from samdpo.training.get_trainer import get_trainer
 
     def stop(self: FinetuneTrainer, batch: object) -> None:
         done = FinetuneTrainer.train_step_of_all(self, batch)

@@ -46,8 +46,8 @@ def main() -> None:
 def train(backbone: str) -> Path:
     """A model folder, trained for an epoch."""
     from samdpo.dataset.phantoms import make_phantom_dataset
-    from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
+    from samdpo.training.get_trainer import get_trainer
 
     make_phantom_dataset("ct", Path(os.environ["nnUNet_raw"]) / NAME, 5, 0, 0, 0, (12, 64, 64))
     plan_and_preprocess(NAME)

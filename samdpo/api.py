@@ -61,7 +61,7 @@ def plan(
     Raises:
         SamdpoError: a variable is not set, the dataset breaks a rule, or there is no such planner or backbone.
     """
-    from samdpo.planning.run import plan_and_preprocess
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 
     return plan_and_preprocess(
         dataset, planner, plans_name, labelled, unlabelled, seed, processes, verify, preprocess=False, clean=clean,
@@ -86,7 +86,7 @@ def preprocess(
     Raises:
         SamdpoError: there is no such plan, or a case cannot be read.
     """
-    from samdpo.planning.run import preprocess_planned
+    from samdpo.planning.plan_and_preprocess import preprocess_planned
 
     return preprocess_planned(dataset, plans_name, processes, clean).folder
 
@@ -142,7 +142,7 @@ def train(
         SamdpoError: with a sentence that says what is to be done first.
     """
     from samdpo.annotate.database.locate import VARIABLE
-    from samdpo.training.run import get_trainer
+    from samdpo.training.get_trainer import get_trainer
 
     typed = {"epochs": epochs, "lr": lr, "seed": seed, "annotator.kind": annotator}
     texts = [f"{key}={value}" for key, value in typed.items() if value is not None]
@@ -207,7 +207,7 @@ def predict(
         SamdpoError: no such model, or some images could not be predicted, which does not stop the others.
     """
     from samdpo.dask_cluster import DaskCluster
-    from samdpo.inference.run import predict_folder, refuse_another_model
+    from samdpo.inference.predict_folder import predict_folder, refuse_another_model
     from samdpo.model.folder import find_model
 
     if model is None:

@@ -88,10 +88,10 @@ def run_demo(folder: Path, kinds: Sequence[str], seed: int, size: DemoSize, proc
 def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dict[str, dict[str, float]], list[Any]]:
     from samdpo.dataset.phantoms import make_phantom_dataset
     from samdpo.evaluation.summary import evaluate_folder
-    from samdpo.inference.run import predict_folder
+    from samdpo.inference.predict_folder import predict_folder
     from samdpo.paths import raw_folder
-    from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
+    from samdpo.training.get_trainer import get_trainer
 
     name = DATASETS[kind]
     log.info("== %s: phantoms ==", name)

@@ -40,7 +40,7 @@ OURS: dict[str, dict[str, str]] = {
         "MeanTeacherTrainer": "samdpo.lab.baselines.mean_teacher:MeanTeacherTrainer",
         "FixMatchTrainer": "samdpo.lab.baselines.fixmatch:FixMatchTrainer",
     },
-    # Made from a fingerprint, gives a plan: samdpo.planning.run.Planner.
+    # Made from a fingerprint, gives a plan: samdpo.planning.plan_and_preprocess.Planner.
     "planner": {
         "LitePlanner": "samdpo.planning.lite_planner:LitePlanner",
         "PaperPlanner": "samdpo.planning.paper_planner:PaperPlanner",

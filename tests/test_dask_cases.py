@@ -220,8 +220,8 @@ def test_the_commands_give_on_a_cluster_what_they_give_here(cluster, finetuned, 
 
     from samdpo.dataset.images import read_label
     from samdpo.evaluation.summary import evaluate_folder
-    from samdpo.inference.run import predict_folder
-    from samdpo.planning.run import extract, preprocess_planned
+    from samdpo.inference.predict_folder import predict_folder
+    from samdpo.planning.plan_and_preprocess import extract, preprocess_planned
     from samdpo.plans import load_plans
     from samdpo.prompting.making import make_prompts
 

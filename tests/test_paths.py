@@ -21,7 +21,7 @@ from samdpo.paths import (
     raw_folder,
     results_root,
 )
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.preprocessing.store import SliceStore
 

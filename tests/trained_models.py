@@ -82,7 +82,7 @@ class Phantoms:
 
     def trainer(self, stage: str, *overrides: str, **arguments) -> Trainer:
         """As ``samdpo_train 901 STAGE 0 --set OVERRIDES``, not yet initialised."""
-        from samdpo.training.run import get_trainer
+        from samdpo.training.get_trainer import get_trainer
 
         fold, device = arguments.pop("fold", 0), arguments.pop("device", "cpu")
         return get_trainer(NUMBER, stage, fold, device=device, overrides=overrides, **arguments)
@@ -195,7 +195,7 @@ def _as_current(made: Phantoms) -> Iterator[Phantoms]:
 def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
     """10 labelled phantoms of 96 x 112 pixels of which a fold uses 3 as labelled and 5 as unlabelled; 2 in imagesUl."""
     from samdpo.dataset.phantoms import make_phantom_dataset
-    from samdpo.planning.run import plan_and_preprocess
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 
 
     def make(folder: Path) -> None:

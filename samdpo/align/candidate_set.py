@@ -27,7 +27,7 @@ from samdpo.preferences.stored_candidates import CandidateWriter, ItemCandidates
 from samdpo.preprocessing.store import SliceKey
 from samdpo.schema import as_before, to_dict
 from samdpo.training.fold_data import FoldData
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 log = logging.getLogger(__name__)
 

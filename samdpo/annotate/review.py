@@ -27,7 +27,7 @@ from samdpo.dataset.orientation import Turn, orientation, turn_to
 from samdpo.errors import ConfigurationError, DatasetError, SamdpoError
 from samdpo.evaluation.doubt import confidence_of
 from samdpo.files import copy_file, hash_of, read_json, sha256_of_file, write_json
-from samdpo.inference.run import ARGUMENTS_FILE, made_by
+from samdpo.inference.predict_folder import ARGUMENTS_FILE, made_by
 from samdpo.model.dicom_seg import write_dicom_seg
 from samdpo.model.export import DICOM_RESULT_ENDING
 from samdpo.model.folder import read_plans

@@ -60,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from samdpo.lab.benchmark.methods import EFFORT, EFFORT_METHODS, GROUPS, chosen_ablations, chosen_methods
     from samdpo.lab.benchmark.report import collect, write_report
-    from samdpo.lab.benchmark.run import check_networks, ndim_of_dataset, overview, run_here, run_on_dask
+    from samdpo.lab.benchmark.runner import check_networks, ndim_of_dataset, overview, run_here, run_on_dask
     from samdpo.lab.benchmark.settings import Settings, seeds_of
     from samdpo.lab.benchmark.steps import all_steps
     from samdpo.paths import dataset_name, raw_folder, results_root

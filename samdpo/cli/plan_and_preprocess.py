@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
-        from samdpo.planning.run import plan_and_preprocess
+        from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 
         plan_and_preprocess(
             dataset, processes=workers, verify=args.verify_dataset_integrity, preprocess=not args.no_pp,
@@ -51,7 +51,7 @@ def main_extract_fingerprint(argv: Sequence[str] | None = None) -> None:
     args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
-        from samdpo.planning.run import extract
+        from samdpo.planning.plan_and_preprocess import extract
 
         extract(dataset, workers, args.verify_dataset_integrity, args.clean)
 
@@ -67,7 +67,7 @@ def main_plan_experiment(argv: Sequence[str] | None = None) -> None:
     args = command.parse_args(argv)
 
     def step(dataset: RawDataset, workers: Workers) -> None:
-        from samdpo.planning.run import plan_experiment
+        from samdpo.planning.plan_and_preprocess import plan_experiment
 
         plan_experiment(dataset, processes=workers, **_planning(args))
 
@@ -87,7 +87,7 @@ def main_preprocess(argv: Sequence[str] | None = None) -> None:
 
     def step(dataset: RawDataset, workers: Workers) -> None:
         from samdpo.paths import PLANS_NAME
-        from samdpo.planning.run import preprocess_planned
+        from samdpo.planning.plan_and_preprocess import preprocess_planned
 
         preprocess_planned(dataset, args.plans_name or PLANS_NAME, workers, args.clean)
 

@@ -17,7 +17,7 @@ from samdpo.dataset.images import read_image, read_label
 from samdpo.dataset.integrity import verify_dataset_integrity
 from samdpo.errors import DatasetError
 from samdpo.planning.fingerprint import extract_fingerprint
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import Plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import SliceStore

@@ -17,7 +17,7 @@ from samdpo.model.batches import SliceSamples
 from samdpo.model.slice_labels import known_part
 from samdpo.model.views import FLIPPED, View
 from samdpo.planning.fingerprint import extract_fingerprint
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import AugmentationPlan, Plans
 from samdpo.preprocessing.preprocess import preprocess_dataset
 from samdpo.preprocessing.store import IGNORED, SliceStore

@@ -43,9 +43,9 @@ def make(raw: Path, values: dict[int, int]) -> Path:
 
 def predicted(roots, number: int, values: dict[int, int]) -> np.ndarray:
     """As the commands do it, with the tiniest network there is."""
-    from samdpo.inference.run import predict_folder
-    from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer
+    from samdpo.inference.predict_folder import predict_folder
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
+    from samdpo.training.get_trainer import get_trainer
 
     raw = make(roots.raw / f"Dataset{number}_Numbers", values)
     verify_dataset_integrity(raw)

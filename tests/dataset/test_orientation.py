@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 from samdpo.dataset.images import read_image
 from samdpo.dataset.orientation import Turn, axial_axis, most_common, orientation, turn_to, unknown_orientation
 from samdpo.dataset.phantoms import make_phantom_dataset
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.preprocessing.store import SliceStore
 
 

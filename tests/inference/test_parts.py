@@ -8,7 +8,7 @@ import pytest
 from samdpo.dataset.images import read_label
 from samdpo.errors import DatasetError
 from samdpo.files import read_json
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 from samdpo.parallel import Processes
 
 CASES = ["xray_ts_001", "xray_ts_002", "xray_ts_003"]

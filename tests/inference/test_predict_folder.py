@@ -137,7 +137,7 @@ def test_a_run_that_was_killed_left_word_and_goes_on_over_masks_that_it_was_to_r
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("samdpo.inference.run.write_prediction", killed)
+        patch.setattr("samdpo.inference.predict_folder.write_prediction", killed)
         predict(*words)
     asked = read_json(output / "predict_from_raw_data_args.json")
     assert asked["finished"] is False and asked["made_by"]

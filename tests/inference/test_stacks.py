@@ -15,9 +15,9 @@ SPACING = [3.0, 0.5, 0.5]
 
 @pytest.mark.slow
 def test_stacks_are_validated_and_predictions_are_measured_in_mm(roots) -> None:
-    from samdpo.inference.run import predict_folder
-    from samdpo.planning.run import plan_and_preprocess
-    from samdpo.training.run import get_trainer
+    from samdpo.inference.predict_folder import predict_folder
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
+    from samdpo.training.get_trainer import get_trainer
 
     raw = roots.raw / "Dataset907_Stacks"
     rng = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from samdpo.dataset.phantom_ct import ORGANS
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.evaluation.summary import evaluate_folder
 from samdpo.files import read_json, write_json
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 from samdpo.model.predictor import Predictor
-from samdpo.planning.run import plan_and_preprocess, preprocess_planned
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess, preprocess_planned
 from samdpo.plans import load_plans
 from samdpo.preprocessing.store import SliceStore
 
@@ -99,7 +99,7 @@ class Mixed:
         self.store = SliceStore(self.folder / self.plans.preprocessing.data_identifier)
         splits = [{"train": self.store.cases()[:6], "val": self.store.cases()[6:]}] * 5
         write_json(self.folder / "splits_final.json", splits)
-        from samdpo.training.run import get_trainer
+        from samdpo.training.get_trainer import get_trainer
 
         self.trainer = get_trainer(908, "finetune", 0, device="cpu")
         self.trainer.train()

@@ -15,7 +15,7 @@ from samdpo.model.predictor import Predictor
 from samdpo.model.slice_labels import read_image
 from samdpo.model.views import IDENTITY
 from samdpo.networks.registry import build_network
-from samdpo.planning.run import plan_and_preprocess, preprocess_planned
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess, preprocess_planned
 from samdpo.plans import Plans, load_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.making import make_prompts_of

@@ -4,7 +4,7 @@ import torch
 from samdpo import extensions
 from samdpo.errors import PlansError
 from samdpo.networks.registry import backbone_names, build_network, register_backbone
-from samdpo.planning.run import checked_backbone
+from samdpo.planning.plan_and_preprocess import checked_backbone
 from samdpo.plans import NetworkPlan
 
 TINY = NetworkPlan(backbone="tiny_sam", text_dim=8)

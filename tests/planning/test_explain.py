@@ -16,7 +16,7 @@ from samdpo.dataset.dataset_json import StructureHints
 from samdpo.errors import PlansError
 from samdpo.planning.lite_planner import LitePlanner
 from samdpo.planning.paper_planner import PaperPlanner
-from samdpo.planning.run import explained
+from samdpo.planning.plan_and_preprocess import explained
 from samdpo.plans import InferencePlan, NetworkPlan, StagePlan
 
 VOLUMES = changed(modality="mr", shapes=[[200, 30, 200]] * 3, spacings=[[0.78, 5.0, 0.78]] * 3)

@@ -22,7 +22,7 @@ from samdpo.planning.fingerprint import (
     load_fingerprint,
     update_fingerprint,
 )
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 
 GREY = DatasetJson({"0": "X-ray"}, {"background": 0, "a": 1, "b": 2, "ignore": 3}, 1, ".png", 3)

@@ -28,7 +28,7 @@ from samdpo.planning.near_duplicates import (
     update_near_duplicates,
     what_to_compare,
 )
-from samdpo.planning.run import plan_and_preprocess, plan_experiment
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess, plan_experiment
 from samdpo.planning.splits import load_splits
 
 SIDE = SCALES[0][0]

@@ -13,7 +13,7 @@ from test_lite_planner import XRAY, changed, dataset
 from samdpo.extensions import find
 from samdpo.planning.lite_planner import LitePlanner
 from samdpo.planning.paper_planner import PaperPlanner
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import Plans, load_plans
 from samdpo.schema import from_dict, to_dict
 

@@ -15,10 +15,10 @@ import samdpo
 from samdpo import plan_sections
 from samdpo.extensions import OURS
 from samdpo.files import hash_of
-from samdpo.inference.run import made_by
+from samdpo.inference.predict_folder import made_by
 from samdpo.model.description import PREDICTED_WITH
 from samdpo.planning.paper_planner import PaperPlanner
-from samdpo.planning.run import save_with_additions
+from samdpo.planning.plan_and_preprocess import save_with_additions
 from samdpo.plans import PlacesPlan, Plans, StagePlan, load_plans, parse_plans, save_plans, short_plans, write_plans
 from samdpo.schema import leaves, merge, to_dict
 

@@ -19,7 +19,7 @@ from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.dataset.raw_dataset import RawDataset
 from samdpo.errors import ConfigurationError, DatasetError, PlansError
 from samdpo.paths import preprocessed_folder
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import Plans
 from samdpo.preprocessing import preprocess as module
 from samdpo.preprocessing.preprocess import prepare_slices, preprocess_dataset

@@ -16,7 +16,7 @@ from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ConfigurationError, ModelFolderError, PlansError
 from samdpo.files import read_json, write_json
 from samdpo.model.predictor import Predictor
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import Plans, load_plans
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting import making

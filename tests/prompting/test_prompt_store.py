@@ -8,7 +8,7 @@ import pytest
 
 from samdpo.errors import ConfigurationError, DatasetError
 from samdpo.files import read_json, write_json, write_text
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.prompting.making import make_prompts
 from samdpo.prompting.prompt import StructurePrompt
 from samdpo.prompting.prompt_store import PromptStore

@@ -19,7 +19,7 @@ from samdpo.cli import import_model as import_command
 from samdpo.dataset.images import read_label
 from samdpo.errors import ConfigurationError, ModelFolderError
 from samdpo.files import locked, write_json
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 from samdpo.selection.model_zip import LIST, export_model, import_model
 
 MODEL = "Dataset901_PhantomXray/AlignTrainer__samdpoPlans__align"

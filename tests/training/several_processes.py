@@ -19,7 +19,7 @@ from samdpo.prompting import making
 from samdpo.prompting.fitting import fit_prompter
 from samdpo.training.distributed import ending_together, join
 from samdpo.training.finetune import FinetuneTrainer
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 COUNTS = ("consistency.ramp_up=0", "consistency.weight=5000")  # so that a first step shows what two views differ by
 EQUAL = {  # stage -> settings under which a step draws nothing but its slices and views

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samdpo.errors import DatasetError, OutOfMemoryError
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 from samdpo.model.predictor import Predictor
 from samdpo.networks.device import memory_that_ran_out
 from samdpo.prompting import making

@@ -23,7 +23,7 @@ from waiting import PATIENCE, wait_until
 from samdpo.cli import annotate
 from samdpo.dataset.images import read_label
 from samdpo.files import read_json, write_json
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> str:

@@ -23,11 +23,11 @@ from samdpo.lab.baselines.nnunet import run_nnunet
 from samdpo.lab.baselines.nnunet_files import RawForm, check_plans, check_preprocessed, read_checkpoint
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.planning.splits import load_splits
 from samdpo.training import checkpoints
 from samdpo.training.fold_data import data_hashes
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 MINUTES = 0.03
 

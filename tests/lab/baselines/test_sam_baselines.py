@@ -20,10 +20,10 @@ from samdpo.lab.baselines.sam import TruthBoxes
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
 from samdpo.networks.lora import is_lora
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.preprocessing.store import SliceStore
 from samdpo.prompting.regions import boxes_of, largest_components
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 VIT = ("network.backbone=small_vit", "network.adapters=false", "epochs=2")
 WHOLE = [[0.0, 0.0, 256.0, 256.0]]

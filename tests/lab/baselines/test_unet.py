@@ -18,10 +18,10 @@ from samdpo.lab.baselines.prompt_free import MaskSamples
 from samdpo.lab.baselines.unet import dice_and_cross_entropy
 from samdpo.model.predictor import Predictor
 from samdpo.model.views import FLIPPED, View
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.preprocessing.slicing import SliceGeometry
 from samdpo.preprocessing.store import IGNORED, SliceStore
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 LENGTH = "slices_per_epoch=8"
 

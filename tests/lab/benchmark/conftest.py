@@ -13,7 +13,7 @@ from samdpo.plans import Plans, load_plans
 
 @pytest.fixture(scope="session")
 def _planned_cell(tmp_path_factory: pytest.TempPathFactory, _tiny_original: Path) -> Cell:
-    from samdpo.planning.run import plan_and_preprocess
+    from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("benchmark")
     cell = Cell(root, 0.4, 1)

@@ -10,7 +10,7 @@ from test_steps import asked, commands  # noqa: F401
 
 from samdpo.errors import ConfigurationError
 from samdpo.lab.benchmark.execute import cost_of
-from samdpo.lab.benchmark.run import run_on_dask
+from samdpo.lab.benchmark.runner import run_on_dask
 from samdpo.lab.benchmark.steps import all_steps
 
 

@@ -15,7 +15,7 @@ from samdpo.lab.benchmark.execute import failed
 from samdpo.lab.benchmark.methods import ABLATIONS, ASKED, EFFORT, EFFORT_METHODS, MINUTES_ASKED, Method, chosen_methods
 from samdpo.lab.benchmark.records import Record, load_records, save_records
 from samdpo.lab.benchmark.report import collect, write_report
-from samdpo.lab.benchmark.run import overview
+from samdpo.lab.benchmark.runner import overview
 from samdpo.lab.benchmark.settings import Settings
 from samdpo.lab.benchmark.steps import all_steps
 

@@ -14,11 +14,11 @@ from waiting import PATIENCE
 
 from samdpo.errors import ConfigurationError
 from samdpo.files import write_json
-from samdpo.lab.benchmark import run
+from samdpo.lab.benchmark import runner
 from samdpo.lab.benchmark.cells import Cell
 from samdpo.lab.benchmark.execute import Cost, cost_of, failed
 from samdpo.lab.benchmark.methods import METHODS, chosen_ablations, chosen_methods
-from samdpo.lab.benchmark.run import check_networks, overview, run_here, steps_left
+from samdpo.lab.benchmark.runner import check_networks, overview, run_here, steps_left
 from samdpo.lab.benchmark.settings import Settings, seeds_of
 from samdpo.lab.benchmark.steps import Step, all_steps
 
@@ -69,7 +69,7 @@ class Commands:
 def commands(monkeypatch, roots, tmp_path) -> Commands:
     made = Commands()
     made.cells = [Cell(tmp_path, 0.5, 1), Cell(tmp_path, 0.5, 1, 0.1), Cell(tmp_path, 0.5, 2)]
-    monkeypatch.setattr(run, "run_logged", made)
+    monkeypatch.setattr(runner, "run_logged", made)
     return made
 
 
@@ -165,7 +165,7 @@ def another_runs(step: Step, ends: Callable[[], object]) -> Iterator[None]:
     begun, waited_for = Event(), Event()
     handler = logging.Handler()
     handler.emit = lambda record: waited_for.set() if WAITS in record.getMessage() else None
-    logger = logging.getLogger(run.__name__)
+    logger = logging.getLogger(runner.__name__)
     level = logger.level
 
     def run_it() -> None:
@@ -216,7 +216,7 @@ def test_what_was_stopped_in_another_benchmark_is_gone_on_with(commands, tmp_pat
 
 def test_a_command_that_makes_nothing_has_failed(commands, tmp_path, monkeypatch):
     steps = all_steps(asked(tmp_path, "unet"), [], TWO)
-    monkeypatch.setattr(run, "run_logged", lambda given, log_file, environment: Cost(" ".join(given), "done"))
+    monkeypatch.setattr(runner, "run_logged", lambda given, log_file, environment: Cost(" ".join(given), "done"))
     run_here(steps)
     assert "what it should make is not there" in cost_of(steps[0].log).reason
 

@@ -12,17 +12,17 @@ from samdpo.dataset.images import read_label
 from samdpo.dataset.phantoms import make_phantom_dataset
 from samdpo.errors import ModelFolderError, PlansError, TrainingError
 from samdpo.files import read_json, write_json
-from samdpo.inference.run import predict_folder
+from samdpo.inference.predict_folder import predict_folder
 from samdpo.lab.sam_med3d import trainer as baseline
 from samdpo.lab.sam_med3d.network import build_sam_med3d
 from samdpo.model.description import MANIFEST
 from samdpo.model.predictor import Predictor
 from samdpo.networks.weights import load_weights, save_weights
 from samdpo.paths import preprocessed_folder, raw_folder
-from samdpo.planning.run import plan_and_preprocess
+from samdpo.planning.plan_and_preprocess import plan_and_preprocess
 from samdpo.plans import NetworkPlan, load_plans
 from samdpo.preprocessing.store import SliceStore
-from samdpo.training.run import get_trainer
+from samdpo.training.get_trainer import get_trainer
 
 NUMBER, NAME = 902, "Dataset902_PhantomCT"
 ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
