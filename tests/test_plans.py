@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from samdpo.errors import PlansError
+from samdpo.plan_sections import LATER_STAGE_KEYS
 from samdpo.plans import (
     CandidatePlan,
     ChannelNormalization,
@@ -199,7 +200,7 @@ def test_a_trainer_or_an_objective_of_ones_own_may_read_every_key(file: Path) ->
     })
     plans = load_plans(file)
     assert (plans.stage("finetune").loss.beta1, plans.stage("align").consistency.weight) == (2.0, 0.5)
-    assert plans.stage("finetune").settings() == to_dict(plans.stage("finetune"))
+    assert {**LATER_STAGE_KEYS, **plans.stage("finetune").settings()} == to_dict(plans.stage("finetune"))
 
 
 def test_plans_that_inherit_in_a_circle_are_refused(file: Path) -> None:
