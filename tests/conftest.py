@@ -53,9 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that train come first, so that at the end no worker has a long one while the others wait."""
-    training = {item.path for item in items if "_planned" in item.fixturenames}
-    items.sort(key=lambda item: item.path not in training)
+    """Files that type what the pages say come first, then those that train, so that at the end no worker has a long one
+    while the others wait."""
+    rank = {item.path: place for place, fixture in enumerate(("_planned", "workspace"), 1)
+            for item in items if fixture in item.fixturenames}
+    items.sort(key=lambda item: -rank.get(item.path, 0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
