@@ -152,7 +152,7 @@ for file in pathlib.Path(os.environ["nnUNet_preprocessed"]).glob("*/*.json"):
     plan["prompting"]["tower_steps"] = 10
     plan["prompting"]["tower_batch_size"] = 4
     for stage in plan["configurations"].values():
-        if "inherits_from" not in stage:
+        if "epochs" in stage or "inherits_from" not in stage:
             stage["epochs"] = 1
     after = json.dumps(plan, indent=2)
     if after != before:
