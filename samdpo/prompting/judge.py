@@ -267,7 +267,7 @@ def fit_to_outlines(
     Returns:
         None where no image has two proposals that differ in overlap: there is nothing to learn.
     """
-    useful = [one for one in outlined if len(one.overlap) > 1 and np.ptp(one.overlap) > 0]
+    useful = _telling(outlined)
     if not useful:
         return None
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -307,7 +307,7 @@ def learn_from_answers(
         policy = PlaceJudge(said[0].measured.shape[1])
         policy.load_state_dict(judge.state_dict())
         pairs = _Pairs.of(judge.eval(), said)
-        useful = [one for one in outlined if len(one.overlap) > 1 and np.ptp(one.overlap) > 0]
+        useful = _telling(outlined)
         anchors = _Outlines.of(judge, useful) if useful else None
         optimizer = torch.optim.AdamW(policy.layers.parameters(), lr=ANSWER_LR, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -408,6 +408,11 @@ def diverse_first(score: np.ndarray, small: Tensor, count: int) -> list[int]:
         gain[chosen] = -np.inf
         chosen.append(int(gain.argmax()))
     return chosen
+
+
+def _telling(outlined: Sequence[Outlined]) -> list[Outlined]:
+    """Images with two proposals that differ in overlap; others say nothing."""
+    return [one for one in outlined if len(one.overlap) > 1 and np.ptp(one.overlap) > 0]
 
 
 def _target(overlap: np.ndarray) -> Tensor:

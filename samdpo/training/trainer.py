@@ -98,7 +98,7 @@ class Trainer:
         self.scaler = gradient_scaler(self.device, self.precision)
         fast_matrix_products(self.device)
         self.num_epochs, self.current_epoch = self.stage.epochs, 0
-        self.steps_taken = 0  # by the optimiser, in all epochs
+        self.warm_steps = 0  # of the warm-up, that the optimiser has taken
         self.mask_cut, self.best_metric = self.stage.mask_cut, -1.0
         self.stopwatch, self.budget = Stopwatch(), Budget(self.stage.minutes, self.device)
         self.samples = data.samples(self.stage.augmentation)
@@ -541,14 +541,17 @@ class Trainer:
         trained = [p for p in self.network.parameters() if p.requires_grad and p.grad is not None]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(trained, self.stage.grad_clip)
-        rates, scale = [group["lr"] for group in self.optimizer.param_groups], self.scaler.get_scale()
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        warms_up = self.warm_steps < self.stage.lr_warm_up_steps
+        scale = self.scaler.get_scale() if warms_up else 0.0  # to ask for it is to wait for the GPU
         for group in self.optimizer.param_groups:
-            group["lr"] *= min(1.0, (self.steps_taken + 1) / max(1, self.stage.lr_warm_up_steps))
+            group["lr"] *= min(1.0, (self.warm_steps + 1) / max(1, self.stage.lr_warm_up_steps))
         self.scaler.step(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates):
             group["lr"] = rate
         self.scaler.update()
-        self.steps_taken += self.scaler.get_scale() >= scale  # else it was left out, since float16 has overflown
+        if warms_up:
+            self.warm_steps += self.scaler.get_scale() >= scale  # else it was left out, since float16 has overflown
 
     def validation_batches(self) -> Iterator[Batch]:
         """This process's share of the held-back labelled slices, as they are and prompted as new cases are."""
@@ -763,7 +766,7 @@ class Trainer:
             "epoch": self.current_epoch, "optimizer": self.optimizer.state_dict(), "history": self.run_log.history,
             "best_metric": self.best_metric, "mask_cut": self.mask_cut, "settings": self.settings(),
             "computed_seconds": self.budget.seconds, "scaler": self.scaler.state_dict(),
-            "processes": self.processes.world, "begun": hash_of(self.begun), "steps_taken": self.steps_taken,
+            "processes": self.processes.world, "begun": hash_of(self.begun), "warm_steps": self.warm_steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -773,7 +776,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.current_epoch, self.best_metric = int(state["epoch"]), float(state["best_metric"])
         self.mask_cut, self.budget.seconds = state["mask_cut"], state.get("computed_seconds", 0.0)
-        self.steps_taken = state.get("steps_taken", 0)
+        self.warm_steps = state.get("warm_steps", 0)
         self.run_log = RunLog(self.fold_folder, dict(state["history"]), writes=self.processes.is_main)
 
     def load_checkpoint(self) -> bool:
