@@ -14,7 +14,7 @@ import logging
 import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -67,6 +67,7 @@ GAP = 0.04  # of overlaps below which nobody tells two masks apart (Jang et al. 
 SHOWN_DUPLICATE = 0.9  # overlap with the model's own mask from which a proposal is not shown beside it
 LEAST_HELD_BACK = 4  # answers, below which nothing is said about a model
 MOST_OUTLINES = 64  # that a model is compared with
+ANSWER_FOLDS = 5  # of a judge's cross-validation on the answers
 _LOCATED, _PROPOSALS = "located", "proposals"  # folders in that of a fold's own prompts, of towers that are refitted
 NEW, JUDGE_ALONE, BEFORE = "new", "judge alone", "before"
 
@@ -145,12 +146,15 @@ class Kept:
         agreement: of each of them with the answers that were held back and with the outlines, see :func:`agreement`.
         held_back: how many these answers are; where none were asked for, the newest model is kept unseen.
         outlines: how many outlines were compared with.
+        cross_validated: where no answers were held back, how the places agree with them that the judge before chooses,
+            and a judge that has learned the answers on other patients; see :meth:`PlaceLearning.cross_validated`.
     """
 
     name: str
     agreement: dict[str, float]
     held_back: int
     outlines: int = 0
+    cross_validated: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,6 +176,7 @@ class PlaceLearning:
     device: torch.device
     samples: SliceSamples
     processes: Processes
+    choices: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False)  # of cross_validated, once learned
 
     def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
         """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
@@ -389,8 +394,9 @@ class PlaceLearning:
         Known are answers that none of them has learned from, and the outlines, whose slices are prompted as if they
         were new, by judges that have not seen the patient. Outlines tell judges apart alone: the networks have learned
         these masks, the new one for longer, so that on them it counts as the one before does under the same prompts.
-        Where outlines alone are known, the judge that has learned gives way only to what chance would not do to so few:
-        a mean difference below twice its standard error.
+        Where no answers are held back, the judge that has learned them gives way where judges that learn from other
+        patients' answers choose worse on the answers than the judge before (:meth:`cross_validated`); and where it
+        falls on the outlines by what chance would not do to so few, more than twice the standard error.
 
         Args:
             models: name -> network on the device, and the fold under its prompts: ``new`` where the network was
@@ -407,29 +413,36 @@ class PlaceLearning:
                         "than the one before. Compare their validation.")
             return Kept(newest, {}, 0)
         enough, outlined = self.stage.places.accept_from, self.outlined() if JUDGE_ALONE in models else {}
-        known = {**held_back, **outlined}
-        if not known:
+        known, crossed = {**held_back, **outlined}, {}
+        if not held_back and newest == JUDGE_ALONE and self.choices is not None:
+            crossed = {name: round(float(overlaps.clip(max=enough).mean()), 4)
+                       for name, overlaps in zip((BEFORE, JUDGE_ALONE), self.choices)}
+            log.info("Agreement of the chosen place with %d answers, by judges that have learned those on other "
+                     "patients (mean IoU, counted up to %g): %s.", len(self.choices[0]), enough, _listed(crossed))
+        if not known and not crossed:
             return Kept(newest, {}, 0)
 
         def compare() -> tuple[dict[str, float], str]:
             every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
-                     for name, model in models.items()}
+                     for name, model in models.items()} if known else {}
             if NEW in every:
                 every[NEW] = {**every.get(JUDGE_ALONE, every[BEFORE]), **every[NEW]}
             said = {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
-            if not held_back and not _falls(every[BEFORE], every[newest], known, enough):
-                return said, newest
-            return said, max(said, key=said.__getitem__)
+            if held_back:
+                return said, max(said, key=said.__getitem__)
+            worse = crossed.get(newest, 0) < crossed.get(BEFORE, 0) or (
+                bool(known) and _falls(every[BEFORE], every[newest], known, enough))
+            return said, BEFORE if worse else newest
 
         said, best = self.processes.once(compare)  # so that all of them keep the same one
-        listed = ", ".join(f"{name} {value:.3f}" for name, value in said.items())
-        log.info("Agreement with %d answers that were held back and %d outlines (mean IoU, counted up to %g): %s.",
-                 len(held_back), len(outlined), enough, listed)
+        if known:
+            log.info("Agreement with %d answers that were held back and %d outlines (mean IoU, counted up to %g): %s.",
+                     len(held_back), len(outlined), enough, _listed(said))
         if best != newest:
             then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
                     else "the network stays as it was, and the judge chooses its places")
             log.warning("The new model agrees less with what is known than the one before does, so %s.", then)
-        return Kept(best, said, len(held_back), len(outlined))
+        return Kept(best, said, len(held_back), len(outlined), crossed)
 
     def outlined(self) -> dict[Place, Chosen]:
         """Outlines that a judge can be asked about which has not seen the patient, of ``MOST_OUTLINES`` slices at most.
@@ -528,6 +541,8 @@ class PlaceLearning:
                     )
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
             self._log_choices(name, outlines, full[name], unlabelled)
+        if not answered.held_back:
+            self.choices = self.cross_validated(answered, outlines)
         prompter = outlines.prompter(located, full, held_out)
         store = PromptStore(own, self.key(answered, cases, outlines), outlines.located)
 
@@ -543,6 +558,43 @@ class PlaceLearning:
 
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
+
+    def cross_validated(
+        self, answered: Answered, outlines: OutlineJudges
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """How chosen places agree with the masks that were meant, of judges that were told nothing of the patient.
+
+        Where answers are too few to hold any back they teach and measure in turn: of each of ``ANSWER_FOLDS`` parts,
+        by patient, a judge chooses that has learned the others.
+
+        Args:
+            answered: what they prefer is of the proposals of ``outlines``.
+            outlines: whose judges learn the answers.
+
+        Returns:
+            overlaps (IoU) of the choice with the mask that was accepted, ordered first or boxed, (N,) of the judges
+            before and (N,) of those that have learned; patients with an outline, whom the judges before know, are left
+            out. None with fewer than two patients.
+        """
+        group = {place: self.data.groups.get(place[0], place[0]) for place in answered.chosen}
+        places = [place for place, one in answered.chosen.items() if one.mask is not None and place[2] in self.judges
+                  and place[2] in outlines.judges and place[0] not in self.outlines.patients]
+        patients = sorted({group[place] for place in places})
+        if len(patients) < 2:
+            return None
+        np.random.default_rng(self.stage.seed).shuffle(patients)
+        before, after = [], []
+        for part in (set(patients[number::ANSWER_FOLDS]) for number in range(min(ANSWER_FOLDS, len(patients)))):
+            right = {place: mask for place, mask in answered.right.items() if group[place] not in part}
+            for name in sorted({place[2] for place in places if group[place] in part}):
+                told = [*outlines.outlined(name), *outlines.told(name, right)]
+                others = [said for said in answered.preferred[name] if said.group not in part]
+                judge = learn_from_answers(outlines.judges[name], others, told, self.stage.seed)
+                for place in (one for one in places if one[2] == name and group[one] in part):
+                    meant = torch.from_numpy(answered.chosen[place].mask)[None]
+                    before.append(_overlap_of_choice(self.judges[name], self.outlines, meant, place))
+                    after.append(_overlap_of_choice(judge, outlines, meant, place))
+        return np.array(before), np.array(after)
 
     def _known_labels(self, answered: Answered) -> dict[SliceKey, np.ndarray]:
         """(H, W) label ids of slices that towers are fitted to beside the outlines; none where they are not refitted.
@@ -671,6 +723,15 @@ class PlaceLearning:
                      "before the answers, %.3f after; the best proposal %.3f.", name, len(found), *mean)
 
 
+def _overlap_of_choice(judge: PlaceJudge, of: OutlineJudges, meant: Tensor, place: Place) -> float:
+    """IoU of the proposal that a judge likes best with the mask (1, H, W) that was meant; 0 without any proposal."""
+    several = of.proposals.get(*place[:2]).get(place[2])
+    if several is None or not len(several):
+        return 0.0
+    first = judge.judge(several.measured, several.small).first
+    return float(mask_iou(torch.from_numpy(several.masks[first])[None], meant))
+
+
 def _remove_but(folder: Path, names: Collection[str]) -> None:
     """Remove what is in a folder, but for what has one of some names."""
     for one in folder.iterdir() if folder.is_dir() else ():
@@ -717,6 +778,10 @@ def _agreements(masks: Mapping[Place, np.ndarray], known: Mapping[Place, Chosen]
     both = [mask_iou(torch.from_numpy(masks[place])[None], torch.from_numpy(one.mask)[None])
             for place, one in known.items()]
     return np.array([min(float(overlap), enough) for overlap in both])
+
+
+def _listed(said: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in said.items())
 
 
 def _falls(

@@ -653,7 +653,10 @@ def test_with_few_answers_the_network_stays_and_the_judge_learns(asked, monkeypa
     trainer = asked.train("align", ONE_LUNG, "epochs=1", "lr=0.1")
     assert "Too few answers to hold any back" in caplog.text and "expected 18 or more" in caplog.text
     kept = read_json(trainer.fold_folder / "model.json")["kept"]
+    crossed = kept.pop("cross_validated")
     assert kept == {"name": "judge alone", "agreement": {}, "held_back": 0, "outlines": 0}
+    assert crossed.keys() == {"before", "judge alone"} and crossed["judge alone"] >= crossed["before"] > 0
+    assert f"Agreement of the chosen place with {len(trainer.answered.chosen)} answers" in caplog.text
     before, after = (load_weights(file) for file in (asked.finetuned / "fold_0" / FINAL, trainer.fold_folder / FINAL))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (trainer.fold_folder / "prompter" / "judges.safetensors").is_file() and trainer.data is not trainer.original
@@ -680,6 +683,49 @@ def test_one_outline_of_six_is_not_enough_to_say_that_the_judge_has_fallen(tmp_p
     found = learning.best_of({name: (name, None) for name in ("judge alone", "before")}, {}, 0.5, "fp32")
     assert found.name == kept and (found.held_back, found.outlines) == (0, 6)
     assert found.agreement == {"judge alone": round(0.8 * (1 - fallen / 6), 4), "before": 0.8}
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.7, "judge alone"), (0.5, "judge alone"), (0.4, "before")])
+def test_with_few_answers_a_judge_that_others_answers_mislead_is_not_kept(tmp_path, monkeypatch, caplog, after, kept):
+    heard(caplog, monkeypatch)
+    monkeypatch.setattr(PlaceLearning, "outlined", lambda self: {})
+    learning = PlaceLearning(None, StagePlan(), tmp_path, torch.device("cpu"), None, Processes(torch.device("cpu")))
+    learning.choices = np.full(4, 0.5), np.array([1.0, 0.2, after, after])  # 1 counts as .8
+    found = learning.best_of({name: (name, None) for name in ("judge alone", "before")}, {}, 0.5, "fp32")
+    assert found.name == kept
+    assert found.cross_validated == {"before": 0.5, "judge alone": pytest.approx((1 + 2 * after) / 4)}
+    assert "with 4 answers, by judges that have learned those on other patients" in caplog.text
+    assert ("this stage changes nothing" in caplog.text) == (kept == "before")
+
+
+def test_what_a_judge_chooses_is_measured_on_patients_whose_answers_it_was_not_told(asked, monkeypatch):
+    learned = []
+    learn = module.learn_from_answers
+    monkeypatch.setattr(module, "learn_from_answers", lambda judge, said, told, seed: learned.append(
+        ({one.group for one in said}, {one.group for one in told})) or learn(judge, said, told, seed))
+    trainer = begun(asked, "align", ONE_LUNG)
+    places, answered = trainer.places, trainer.answered
+    learned.clear()
+    before, after = places.cross_validated(answered, places.outlines)
+    patients = {places.data.groups.get(place[0], place[0]) for place in answered.chosen}
+    assert len(before) == len(after) == len(answered.chosen) and len(learned) == min(module.ANSWER_FOLDS, len(patients))
+    outlined = {places.data.groups.get(case, case) for case in places.data.split.labelled}
+    left_out = [patients - told for _, told in learned]
+    assert set.union(*left_out) == patients and sum(map(len, left_out)) == len(patients), "each patient once"
+    assert all(outlined <= told and not said & out for (said, told), out in zip(learned, left_out))
+    chosen = []
+    for (case, index, name), one in answered.chosen.items():
+        several = places.outlines.proposals.get(case, index)[name]
+        first = several.masks[places.judges[name].judge(several.measured, several.small).first]
+        chosen.append(float(mask_iou(torch.from_numpy(first)[None], torch.from_numpy(one.mask)[None])))
+    np.testing.assert_allclose(sorted(before), sorted(chosen))
+
+
+def test_of_one_patient_s_answers_nothing_is_cross_validated(asked):
+    trainer = begun(asked, "align", ONE_LUNG)
+    place, one = min(trainer.answered.chosen.items())
+    alone = dataclasses.replace(trainer.answered, chosen={place: one})
+    assert trainer.places.cross_validated(alone, trainer.places.outlines) is None
 
 
 @pytest.mark.parametrize("setting", [UNSEEN, "places.asks=outlines"])
