@@ -337,14 +337,19 @@ def _load(settings: _Settings) -> Predictor:
     )
 
 
+def _of_memory(predictor: Predictor, model: Path, case: Case) -> tuple[str, str]:
+    """Where memory ran out, and what to type."""
+    if not predictor.sees_batches:
+        return f"at {case.identifier}, which the network sees whole", "Take another device with -device."
+    return (f"at {case.identifier}, with inference_batch_size={predictor.batch_size}",
+            f"Lower 'inference_batch_size' in {model / 'plans.json'} where it is above 1, or take another device with "
+            "-device.")
+
+
 def _predict(predictor: Predictor, settings: _Settings, case: Case) -> _Outcome:
     try:
         origin = {"made_by": settings.made_by, "input_hash": _hash_if_readable(case)}
-        with saying_what_to_make_smaller(
-            f"at {case.identifier}, with inference_batch_size={predictor.batch_size}",
-            f"Lower 'inference_batch_size' in {settings.model / 'plans.json'} where it is above 1, or take another "
-            "device with -device.",
-        ):
+        with saying_what_to_make_smaller(*_of_memory(predictor, settings.model, case)):
             predictor.set_image(case.images)
             prediction = predictor.predict(keep_probabilities=settings.save_probabilities)
         mask = write_prediction(

@@ -7,6 +7,7 @@ import torch
 
 from samdpo.errors import DatasetError, OutOfMemoryError
 from samdpo.inference.predict_folder import predict_folder
+from samdpo.lab.sam_med3d.predictor import VolumePredictor
 from samdpo.model.predictor import Predictor
 from samdpo.networks.device import memory_that_ran_out
 from samdpo.prompting import making
@@ -86,6 +87,15 @@ def test_a_case_too_large_to_predict_does_not_stop_the_others(finetuned, monkeyp
         predict_folder(images, tmp_path, finetuned.finetuned, device="cpu")
     assert str(finetuned.finetuned / "plans.json") in str(said.value), "the key is looked for there"
     assert len(list(tmp_path.glob("*.png"))) == len(list(images.iterdir())) - 1
+
+
+def test_no_batch_is_to_be_lowered_where_a_network_sees_the_volume_whole(finetuned, monkeypatch, tmp_path):
+    assert not VolumePredictor.sees_batches
+    monkeypatch.setattr(Predictor, "sees_batches", False)
+    monkeypatch.setattr(Predictor, "set_image", raising(MemoryError()))
+    with pytest.raises(DatasetError, match="ran out at .*, which the network sees whole. Take another device") as said:
+        predict_folder(finetuned.raw / "imagesTs", tmp_path, finetuned.finetuned, device="cpu")
+    assert "inference_batch_size" not in str(said.value)
 
 
 @pytest.mark.parametrize(("error", "whose"), [
