@@ -122,17 +122,27 @@ def test_the_position_embedding_is_frozen_with_the_first_stage():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "multiple"), [("sam_med2d_b", 240, 32), ("sam_vit_b", 250, 16), ("mobile_sam", 24, 16)]
+    ("backbone", "size", "multiple"),
+    [("sam_med2d_b", 240, 32), ("sam_vit_b", 250, 16), ("mobile_sam", 24, 16), ("tiny_sam", 130, 4)],
 )
 def test_an_input_size_that_does_not_divide_is_refused(backbone, size, multiple):
     with pytest.raises(PlansError, match=rf"input_size' is {size}; {backbone} needs a multiple of {multiple}"):
         build_network(NetworkPlan(backbone=backbone, input_size=size), pretrained=False)
 
 
-@pytest.mark.parametrize("backbone", ["lite_medsam", "tiny_sam"])
-def test_a_backbone_of_one_size_refuses_others(backbone):
-    with pytest.raises(PlansError, match=rf"input_size' is 512; {backbone} works at 256 pixels alone"):
-        build_network(NetworkPlan(backbone=backbone, input_size=512), pretrained=False)
+def test_a_backbone_of_one_size_refuses_others():
+    with pytest.raises(PlansError, match="input_size' is 512; lite_medsam works at 256 pixels alone"):
+        build_network(NetworkPlan(backbone="lite_medsam", input_size=512), pretrained=False)
+
+
+@pytest.mark.parametrize(("size", "grid"), [(0, 64), (128, 32), (64, 16)])
+def test_the_tiny_network_sees_slices_at_the_size_that_the_plan_says(size, grid):
+    network = build_network(NetworkPlan(backbone="tiny_sam", input_size=size, text_dim=8)).eval()
+    assert network.input_size == (size or 256,) * 2 and network.embedding_shape == (64, grid, grid)
+    with torch.no_grad():
+        embedding = network.encode_image(one_image(256))
+        logits, _ = network.decode(embedding, box_prompts(torch.tensor([[40.0, 50.0, 150.0, 170.0]]), 256, 8))
+    assert embedding.shape == (1, 64, grid, grid) and logits.shape[-2:] == (256, 256)
 
 
 def test_nothing_but_weights_is_in_the_state_dict():
