@@ -31,10 +31,12 @@ REFIT = "places.refit=0.1"  # of however few masks; the phantoms' plan has 0
 PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FITS_SHORTLY = """
-from samdpo.prompting import judge
+from samdpo.prompting import fitting, judge
 judge.fit_to_outlines.__defaults__ = (None, 20)
 judge.learn_from_answers.__defaults__ = (15,)
-"""  # few steps of every judge, as short_fits() has them
+fit_towers = fitting.fit_towers
+fitting.fit_towers = lambda *given, **named: fit_towers(*given, **named | {"steps": min(3, named["steps"])})
+"""  # few steps of every judge and of all towers, as short_fits() has them
 WAITS_BEFORE_ITS_LAST_EPOCH = f"""
 import time
 from samdpo.training.trainer import Trainer
@@ -128,11 +130,14 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
 
 
 def short_fits(patch: pytest.MonkeyPatch) -> None:
-    """Few steps of every judge of this process."""
-    from samdpo.prompting import judge
+    """Few steps of every judge of this process, and of all towers."""
+    from samdpo.prompting import fitting, judge
 
+    fit_towers = fitting.fit_towers
     patch.setattr(judge.fit_to_outlines, "__defaults__", (None, 20))
     patch.setattr(judge.learn_from_answers, "__defaults__", (15,))
+    patch.setattr(fitting, "fit_towers",
+                  lambda *given, **named: fit_towers(*given, **named | {"steps": min(3, named["steps"])}))
 
 
 def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:
@@ -204,8 +209,9 @@ def _planned(tmp_path_factory: pytest.TempPathFactory) -> Phantoms:
             make_phantom_dataset("xray", made.raw, n_labelled=10, n_unlabelled=2, n_test=3, seed=0, size=(96, 112))
             plan_and_preprocess(NUMBER, labelled=0.4)
             content = read_json(made.preprocessed / "samdpoPlans.json")
-            content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0}
-            content["prompting"] |= {"tower_steps": 10, "tower_batch_size": 4, "cross_fit_folds": 2}
+            # Grids of 32 x 32, of the embedding and of the towers, are a quarter of the work of 64 x 64.
+            content["network"] |= {"backbone": "tiny_sam", "frozen_stages": 0, "input_size": 128}
+            content["prompting"] |= {"tower_steps": 10, "tower_batch_size": 4, "tower_grid": 0, "cross_fit_folds": 2}
             for stage in content["configurations"].values():
                 stage |= {"epochs": 2, "lr": 3e-3, "encoder_lr": 3e-3, "lr_halving_epochs": 100, "batch_size": 2}
             content["configurations"]["align"]["places"] = {"refit": 0}  # six more fits; tests of it ask for it
