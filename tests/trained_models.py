@@ -31,12 +31,10 @@ REFIT = "places.refit=0.1"  # of however few masks; the phantoms' plan has 0
 PLACE_ROUNDS = (ONE_LUNG, "prompt_rounds=1", "epochs=1")
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FITS_SHORTLY = """
-from samdpo.prompting import fitting, judge
+from samdpo.prompting import judge
 judge.fit_to_outlines.__defaults__ = (None, 20)
 judge.learn_from_answers.__defaults__ = (15,)
-fit_towers = fitting.fit_towers
-fitting.fit_towers = lambda *given, **named: fit_towers(*given, **named | {"steps": min(3, named["steps"])})
-"""  # few steps of every judge and of all towers, as short_fits() has them
+"""  # few steps of every judge, as short_fits() has them
 WAITS_BEFORE_ITS_LAST_EPOCH = f"""
 import time
 from samdpo.training.trainer import Trainer
@@ -130,14 +128,11 @@ def copied(source: Phantoms, folder: Path) -> Phantoms:
 
 
 def short_fits(patch: pytest.MonkeyPatch) -> None:
-    """Few steps of every judge of this process, and of all towers."""
-    from samdpo.prompting import fitting, judge
+    """Few steps of every judge of this process."""
+    from samdpo.prompting import judge
 
-    fit_towers = fitting.fit_towers
     patch.setattr(judge.fit_to_outlines, "__defaults__", (None, 20))
     patch.setattr(judge.learn_from_answers, "__defaults__", (15,))
-    patch.setattr(fitting, "fit_towers",
-                  lambda *given, **named: fit_towers(*given, **named | {"steps": min(3, named["steps"])}))
 
 
 def begun(phantoms: Phantoms, stage: str, *overrides: str) -> Trainer:

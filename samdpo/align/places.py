@@ -146,8 +146,9 @@ class Kept:
         agreement: of each of them with the answers that were held back and with the outlines, see :func:`agreement`.
         held_back: how many these answers are; where none were asked for, the newest model is kept unseen.
         outlines: how many outlines were compared with.
-        cross_validated: where no answers were held back, how the places agree with them that the judge before chooses,
-            and a judge that has learned the answers on other patients; see :meth:`PlaceLearning.cross_validated`.
+        cross_validated: where answers were too few to hold any back, on what share of them the judge before points at
+            the place that was meant, and judges that have learned the answers on other patients; see
+            :meth:`PlaceLearning.cross_validated`.
     """
 
     name: str
@@ -168,6 +169,7 @@ class PlaceLearning:
         device: of the networks.
         samples: the fold's slices under the plan's prompts.
         processes: that train together; one of them makes what is kept.
+        choices: of :meth:`cross_validated`, once answers are learned that are too few to hold any back.
     """
 
     data: FoldData
@@ -176,7 +178,7 @@ class PlaceLearning:
     device: torch.device
     samples: SliceSamples
     processes: Processes
-    choices: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False)  # of cross_validated, once learned
+    choices: list[list[bool]] | None = field(default=None, init=False)
 
     def drawn(self, keys: Sequence[SliceKey]) -> list[SliceKey]:
         """The ``places.slices`` of some unlabelled slices that somebody is asked about, in their order; 0 is all.
@@ -362,7 +364,7 @@ class PlaceLearning:
         Where answers are to be held back and are too few for it, nobody could say whether the trained network is
         better. Outlines are what stage 1 learns from, and train it however few they are.
         """
-        if answered.held_back or not self.stage.places.held_back or self.stage.places.asks == "outlines":
+        if not self._too_few(answered):
             return True
         log.warning("Too few answers to hold any back (on images of %d patients; expected %d or more), so nobody could "
                     "say whether a network that has learned them is better. It stays as it was, and the judge alone "
@@ -370,6 +372,11 @@ class PlaceLearning:
                     len({self.data.groups.get(place[0], place[0]) for place in answered.chosen}),
                     self._least_answers())
         return False
+
+    def _too_few(self, answered: Answered) -> bool:
+        """Whether answers were to be held back, of a model that outlines do not train, and are too few for it."""
+        asked = self.stage.places
+        return bool(not answered.held_back and asked.held_back and asked.asks != "outlines")
 
     def _least_answers(self) -> int:
         """Patients with an answer from which on some are held back."""
@@ -395,8 +402,8 @@ class PlaceLearning:
         were new, by judges that have not seen the patient. Outlines tell judges apart alone: the networks have learned
         these masks, the new one for longer, so that on them it counts as the one before does under the same prompts.
         Where no answers are held back, the judge that has learned them gives way where judges that learn from other
-        patients' answers choose worse on the answers than the judge before (:meth:`cross_validated`); and where it
-        falls on the outlines by what chance would not do to so few, more than twice the standard error.
+        patients' answers point at the right place less often than the judge before (:meth:`cross_validated`); and where
+        it falls on the outlines by what chance would not do to so few, more than twice the standard error.
 
         Args:
             models: name -> network on the device, and the fold under its prompts: ``new`` where the network was
@@ -415,10 +422,10 @@ class PlaceLearning:
         enough, outlined = self.stage.places.accept_from, self.outlined() if JUDGE_ALONE in models else {}
         known, crossed = {**held_back, **outlined}, {}
         if not held_back and newest == JUDGE_ALONE and self.choices is not None:
-            crossed = {name: round(float(overlaps.clip(max=enough).mean()), 4)
-                       for name, overlaps in zip((BEFORE, JUDGE_ALONE), self.choices)}
-            log.info("Agreement of the chosen place with %d answers, by judges that have learned those on other "
-                     "patients (mean IoU, counted up to %g): %s.", len(self.choices[0]), enough, _listed(crossed))
+            crossed = {name: round(float(np.mean(right)), 4)
+                       for name, right in zip((BEFORE, JUDGE_ALONE), self.choices)}
+            log.info("The chosen place is the one that was meant on this share of %d answers, by judges that have "
+                     "learned those on other patients: %s.", len(self.choices[0]), _listed(crossed))
         if not known and not crossed:
             return Kept(newest, {}, 0)
 
@@ -441,7 +448,11 @@ class PlaceLearning:
         if best != newest:
             then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
                     else "the network stays as it was, and the judge chooses its places")
-            log.warning("The new model agrees less with what is known than the one before does, so %s.", then)
+            if not crossed.get(newest, 0) < crossed.get(BEFORE, 0):
+                log.warning("The new model agrees less with what is known than the one before does, so %s.", then)
+            else:
+                log.warning("Judges that learn from other patients' answers find the place less often than the one "
+                            "before does, so %s.", then)
         return Kept(best, said, len(held_back), len(outlined), crossed)
 
     def outlined(self) -> dict[Place, Chosen]:
@@ -541,8 +552,8 @@ class PlaceLearning:
                     )
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
             self._log_choices(name, outlines, full[name], unlabelled)
-        if not answered.held_back:
-            self.choices = self.cross_validated(answered, outlines)
+        if self._too_few(answered):
+            self.choices = self.processes.once(lambda: self.cross_validated(answered, outlines))
         prompter = outlines.prompter(located, full, held_out)
         store = PromptStore(own, self.key(answered, cases, outlines), outlines.located)
 
@@ -561,8 +572,8 @@ class PlaceLearning:
 
     def cross_validated(
         self, answered: Answered, outlines: OutlineJudges
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """How chosen places agree with the masks that were meant, of judges that were told nothing of the patient.
+    ) -> list[list[bool]] | None:
+        """Whether the place is right that is chosen, by judges that were told nothing of the patient.
 
         Where answers are too few to hold any back they teach and measure in turn: of each of ``ANSWER_FOLDS`` parts,
         by patient, a judge chooses that has learned the others.
@@ -572,29 +583,33 @@ class PlaceLearning:
             outlines: whose judges learn the answers.
 
         Returns:
-            overlaps (IoU) of the choice with the mask that was accepted, ordered first or boxed, (N,) of the judges
-            before and (N,) of those that have learned; patients with an outline, whom the judges before know, are left
-            out. None with fewer than two patients.
+            whether the choice is at the place (``SAME_PLACE``) of the mask that was accepted, ordered first or boxed:
+            N of the judges before, and N of those that have learned. Patients with an outline, whom the judges
+            before know, are left out. None with fewer than ``LEAST_HELD_BACK`` patients.
         """
         group = {place: self.data.groups.get(place[0], place[0]) for place in answered.chosen}
-        places = [place for place, one in answered.chosen.items() if one.mask is not None and place[2] in self.judges
-                  and place[2] in outlines.judges and place[0] not in self.outlines.patients]
+        judged = self.judges.keys() | outlines.judges.keys()
+        places = [place for place, one in answered.chosen.items()
+                  if one.mask is not None and place[2] in judged and place[0] not in self.outlines.patients]
         patients = sorted({group[place] for place in places})
-        if len(patients) < 2:
+        if len(patients) < LEAST_HELD_BACK:
             return None
         np.random.default_rng(self.stage.seed).shuffle(patients)
-        before, after = [], []
+        before: list[bool] = []
+        after: list[bool] = []
         for part in (set(patients[number::ANSWER_FOLDS]) for number in range(min(ANSWER_FOLDS, len(patients)))):
             right = {place: mask for place, mask in answered.right.items() if group[place] not in part}
             for name in sorted({place[2] for place in places if group[place] in part}):
-                told = [*outlines.outlined(name), *outlines.told(name, right)]
-                others = [said for said in answered.preferred[name] if said.group not in part]
-                judge = learn_from_answers(outlines.judges[name], others, told, self.stage.seed)
+                judge = outlines.judges.get(name)
+                if judge is not None:
+                    told = [*outlines.outlined(name), *outlines.told(name, right)]
+                    others = [said for said in answered.preferred[name] if said.group not in part]
+                    judge = learn_from_answers(judge, others, told, self.stage.seed)
                 for place in (one for one in places if one[2] == name and group[one] in part):
-                    meant = torch.from_numpy(answered.chosen[place].mask)[None]
-                    before.append(_overlap_of_choice(self.judges[name], self.outlines, meant, place))
-                    after.append(_overlap_of_choice(judge, outlines, meant, place))
-        return np.array(before), np.array(after)
+                    meant = answered.chosen[place].mask
+                    before.append(_finds(self.judges.get(name), self.outlines, place, meant))
+                    after.append(_finds(judge, outlines, place, meant))
+        return [before, after]
 
     def _known_labels(self, answered: Answered) -> dict[SliceKey, np.ndarray]:
         """(H, W) label ids of slices that towers are fitted to beside the outlines; none where they are not refitted.
@@ -723,13 +738,14 @@ class PlaceLearning:
                      "before the answers, %.3f after; the best proposal %.3f.", name, len(found), *mean)
 
 
-def _overlap_of_choice(judge: PlaceJudge, of: OutlineJudges, meant: Tensor, place: Place) -> float:
-    """IoU of the proposal that a judge likes best with the mask (1, H, W) that was meant; 0 without any proposal."""
+def _finds(judge: PlaceJudge | None, of: OutlineJudges, place: Place, meant: np.ndarray) -> bool:
+    """Whether what a judge likes best, or the saliency's mask where none chooses, is at the place of a mask (H, W)."""
     several = of.proposals.get(*place[:2]).get(place[2])
-    if several is None or not len(several):
-        return 0.0
-    first = judge.judge(several.measured, several.small).first
-    return float(mask_iou(torch.from_numpy(several.masks[first])[None], meant))
+    if judge is not None and several is not None and len(several):
+        chosen = several.masks[judge.judge(several.measured, several.small).first]
+    else:
+        chosen = {prompt.structure: prompt.coarse_mask for prompt in of.located.get(*place[:2])}[place[2]]
+    return float(mask_iou(torch.from_numpy(chosen)[None], torch.from_numpy(meant)[None])) >= SAME_PLACE
 
 
 def _remove_but(folder: Path, names: Collection[str]) -> None:

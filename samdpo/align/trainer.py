@@ -199,7 +199,7 @@ class AlignTrainer(UnlabelledTrainer):
         return self.answers.ask(slices, self.proposer, self.generator(self.current_epoch, salt))
 
     def on_train_end(self) -> None:
-        """Of places: keep the new model only where held-back answers say that it is no worse; see :meth:`keep_best`."""
+        """Of places: keep the new model only where it is no worse by what is known; see :meth:`keep_best`."""
         if self.places is not None:
             self.keep_best()
             self.places.tidy()
@@ -208,7 +208,7 @@ class AlignTrainer(UnlabelledTrainer):
     def keep_best(self) -> None:
         """Of the model before, the same network under the judge's prompts, and the new one, keep the best.
 
-        Answers that were held back and the outlines decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
+        Answers and outlines decide: see :meth:`samdpo.align.places.PlaceLearning.best_of`.
         """
         before = self.reference.network
         models = {NEW: (self.network, self.data)} if self.num_epochs else {}

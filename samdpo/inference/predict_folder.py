@@ -340,7 +340,8 @@ def _load(settings: _Settings) -> Predictor:
 def _of_memory(predictor: Predictor, model: Path, case: Case) -> tuple[str, str]:
     """Where memory ran out, and what to type."""
     if not predictor.sees_batches:
-        return f"at {case.identifier}, which the network sees whole", "Take another device with -device."
+        return (f"at {case.identifier}, whose volume lies in memory as a whole", "Take a machine with more memory, or "
+                "another device with -device.")
     return (f"at {case.identifier}, with inference_batch_size={predictor.batch_size}",
             f"Lower 'inference_batch_size' in {model / 'plans.json'} where it is above 1, or take another device with "
             "-device.")

@@ -148,7 +148,7 @@ class Predictor:
     """
 
     sees_neighbours = True  # where the plan shows them; False of networks that see the volume itself
-    sees_batches = True  # of inference_batch_size slices; False of networks that see the volume itself
+    sees_batches = True  # of inference_batch_size slices; False where the volume is in memory as a whole
 
     def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
         self.plans, self.folds, self.device = plans, folds, device

@@ -93,7 +93,7 @@ def test_no_batch_is_to_be_lowered_where_a_network_sees_the_volume_whole(finetun
     assert not VolumePredictor.sees_batches
     monkeypatch.setattr(Predictor, "sees_batches", False)
     monkeypatch.setattr(Predictor, "set_image", raising(MemoryError()))
-    with pytest.raises(DatasetError, match="ran out at .*, which the network sees whole. Take another device") as said:
+    with pytest.raises(DatasetError, match="ran out at .*, whose volume lies in memory as a whole. Take") as said:
         predict_folder(finetuned.raw / "imagesTs", tmp_path, finetuned.finetuned, device="cpu")
     assert "inference_batch_size" not in str(said.value)
 

@@ -40,7 +40,8 @@ class VolumePredictor(Predictor):
         ModelFolderError: a fold does not say where to click.
     """
 
-    sees_neighbours = sees_batches = False  # a cube holds them
+    sees_neighbours = False  # a cube holds them
+    sees_batches = False
 
     def __init__(self, plans: Plans, folds: list[FoldModel], device: torch.device, mirror: bool = True) -> None:
         super().__init__(plans, folds, device, mirror)
