@@ -428,6 +428,7 @@ class PlaceLearning:
                      "learned those on other patients: %s.", len(self.choices[0]), _listed(crossed))
         if not known and not crossed:
             return Kept(newest, {}, 0)
+        misled = crossed.get(newest, 0) < crossed.get(BEFORE, 0)
 
         def compare() -> tuple[dict[str, float], str]:
             every = {name: self.masks_of(*model, held_back if name == NEW else known, cut, precision)
@@ -437,9 +438,8 @@ class PlaceLearning:
             said = {name: round(agreement(masks, known, enough), 4) for name, masks in every.items()}
             if held_back:
                 return said, max(said, key=said.__getitem__)
-            worse = crossed.get(newest, 0) < crossed.get(BEFORE, 0) or (
-                bool(known) and _falls(every[BEFORE], every[newest], known, enough))
-            return said, BEFORE if worse else newest
+            fallen = bool(known) and _falls(every[BEFORE], every[newest], known, enough)
+            return said, BEFORE if misled or fallen else newest
 
         said, best = self.processes.once(compare)  # so that all of them keep the same one
         if known:
@@ -448,11 +448,9 @@ class PlaceLearning:
         if best != newest:
             then = ("this stage changes nothing: weights and prompts of the stage before are kept" if best == BEFORE
                     else "the network stays as it was, and the judge chooses its places")
-            if not crossed.get(newest, 0) < crossed.get(BEFORE, 0):
-                log.warning("The new model agrees less with what is known than the one before does, so %s.", then)
-            else:
-                log.warning("Judges that learn from other patients' answers find the place less often than the one "
-                            "before does, so %s.", then)
+            why = ("Judges that learn from other patients' answers find the place less often than the one before does"
+                   if misled else "The new model agrees less with what is known than the one before does")
+            log.warning("%s, so %s.", why, then)
         return Kept(best, said, len(held_back), len(outlined), crossed)
 
     def outlined(self) -> dict[Place, Chosen]:
@@ -570,9 +568,7 @@ class PlaceLearning:
         self.processes.once(write)
         return dataclasses.replace(self.data, prompts=store, prompter=prompter)
 
-    def cross_validated(
-        self, answered: Answered, outlines: OutlineJudges
-    ) -> list[list[bool]] | None:
+    def cross_validated(self, answered: Answered, outlines: OutlineJudges) -> list[list[bool]] | None:
         """Whether the place is right that is chosen, by judges that were told nothing of the patient.
 
         Where answers are too few to hold any back they teach and measure in turn: of each of ``ANSWER_FOLDS`` parts,
