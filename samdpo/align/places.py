@@ -43,6 +43,7 @@ from samdpo.preprocessing.store import SliceKey
 from samdpo.prompting.fitting import MAX_SLICES, of_labelled_patients, prompted_as
 from samdpo.prompting.judge import (
     SAME_PLACE,
+    Outlined,
     PlaceJudge,
     Preferred,
     diverse_first,
@@ -544,10 +545,7 @@ class PlaceLearning:
             for one in unseen.values():
                 if id(one) not in learned:
                     theirs = {group for group, other in unseen.items() if other is one}
-                    learned[id(one)] = learn_from_answers(
-                        one, [said for said in preferred if said.group not in theirs],
-                        [said for said in told if said.group not in theirs], seed,
-                    )
+                    learned[id(one)] = _learn_without(theirs, one, preferred, told, seed)
             held_out[name] = {group: learned[id(one)] for group, one in unseen.items()}
             self._log_choices(name, outlines, full[name], unlabelled)
         if self._too_few(answered):
@@ -591,20 +589,22 @@ class PlaceLearning:
         if len(patients) < LEAST_HELD_BACK:
             return None
         np.random.default_rng(self.stage.seed).shuffle(patients)
+        parts = [set(patients[number::ANSWER_FOLDS]) for number in range(min(ANSWER_FOLDS, len(patients)))]
         before: list[bool] = []
         after: list[bool] = []
-        for part in (set(patients[number::ANSWER_FOLDS]) for number in range(min(ANSWER_FOLDS, len(patients)))):
-            right = {place: mask for place, mask in answered.right.items() if group[place] not in part}
-            for name in sorted({place[2] for place in places if group[place] in part}):
-                judge = outlines.judges.get(name)
-                if judge is not None:
-                    told = [*outlines.outlined(name), *outlines.told(name, right)]
-                    others = [said for said in answered.preferred[name] if said.group not in part]
-                    judge = learn_from_answers(judge, others, told, self.stage.seed)
-                for place in (one for one in places if one[2] == name and group[one] in part):
+        for name in sorted({place[2] for place in places}):
+            judge, told = outlines.judges.get(name), []
+            if judge is not None:
+                told = [*outlines.outlined(name), *outlines.told(name, answered.right)]
+            for part in parts:
+                of_part = [place for place in places if place[2] == name and group[place] in part]
+                learned = judge
+                if judge is not None and of_part:
+                    learned = _learn_without(part, judge, answered.preferred[name], told, self.stage.seed)
+                for place in of_part:
                     meant = answered.chosen[place].mask
                     before.append(_finds(self.judges.get(name), self.outlines, place, meant))
-                    after.append(_finds(judge, outlines, place, meant))
+                    after.append(_finds(learned, outlines, place, meant))
         return [before, after]
 
     def _known_labels(self, answered: Answered) -> dict[SliceKey, np.ndarray]:
@@ -732,6 +732,14 @@ class PlaceLearning:
             mean = np.mean(found, 0)
             log.info("%s: overlap (IoU) of the judge's choice with the hidden truth of %d unlabelled slices: %.3f "
                      "before the answers, %.3f after; the best proposal %.3f.", name, len(found), *mean)
+
+
+def _learn_without(
+    groups: Collection[str], judge: PlaceJudge, preferred: Sequence[Preferred], anchors: Sequence[Outlined], seed: int
+) -> PlaceJudge:
+    """A judge that has learned what was said, but nothing of some patients."""
+    return learn_from_answers(judge, [one for one in preferred if one.group not in groups],
+                              [one for one in anchors if one.group not in groups], seed)
 
 
 def _finds(judge: PlaceJudge | None, of: OutlineJudges, place: Place, meant: np.ndarray) -> bool:
