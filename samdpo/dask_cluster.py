@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import samdpo
 from samdpo.errors import ConfigurationError
-from samdpo.parallel import Executor, Item, Result, batches, killed, progress_bar, run_batch
+from samdpo.parallel import Executor, Item, Result, batches, killed, progress_bar, run_batch, signals_held
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -95,9 +95,10 @@ class DaskCluster(Executor):
 
     def _submit(self, function: Callable[[Item], Result], batch: list[Item], description: str) -> Future:
         try:
-            return self.client.submit(
-                _on_worker, identity(), function, batch, pure=False, key=f"{description}-{uuid.uuid4().hex}"
-            )
+            with signals_held():  # a future that Ctrl-C leaves half made ends in a message of its own
+                return self.client.submit(
+                    _on_worker, identity(), function, batch, pure=False, key=f"{description}-{uuid.uuid4().hex}"
+                )
         except Exception as error:
             raise (gone(self.scheduler) if self.client.status != "running" else error) from error
 

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -168,6 +169,29 @@ def killed(item: Any, description: str, remedy: str, how: str = "") -> Configura
 
 
 _MEMORY = "most likely because memory ran out"
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C, and the signals that end a command like it, take effect when the block ends, not in its middle.
+
+    Around calls of libraries whose half-made objects complain when they go. In other threads than the main one, which
+    signals do not interrupt, it does nothing.
+    """
+    came: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+        handlers = {n: handler for n in numbers if n is not None and callable(handler := signal.getsignal(n))}
+    for number in handlers:
+        signal.signal(number, lambda *told: came.append(told))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in came[:1]:
+            handlers[number](number, frame)
 
 
 class _Pool:

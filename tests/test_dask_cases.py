@@ -211,6 +211,25 @@ def test_ctrl_c_ends_with_one_sentence_and_the_workers_are_free_again(cluster, t
         assert time.monotonic() - started < 25, "nobody waits for the rest of the 200, which are 30 s of both workers"
 
 
+def test_ctrl_c_while_work_is_handed_over_leaves_no_half_made_future(cluster, monkeypatch) -> None:
+    made = []
+    with DaskCluster(cluster.scheduler_address) as workers:
+        submit = workers.client.submit
+
+        def interrupted(*arguments, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)  # where Python would raise it
+            made.append(submit(*arguments, **options))
+            return made[-1]
+
+        monkeypatch.setattr(workers.client, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(map_cases(square, range(4), workers, "Squares", 1))
+        assert [future.result() for future in made] == [[0]], "one was handed over whole, and no other begun"
+        monkeypatch.undo()
+        assert list(map_cases(square, range(4), workers, "Squares", 1)) == [0, 1, 4, 9]
+
+
 def test_the_commands_give_on_a_cluster_what_they_give_here(cluster, finetuned, tmp_path, monkeypatch) -> None:
     """Slices, prompts, masks and measures of the four commands, by workers that share the folders."""
     import shutil
