@@ -89,6 +89,7 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
     from samdpo.dataset.phantoms import make_phantom_dataset
     from samdpo.evaluation.summary import evaluate_folder
     from samdpo.inference.predict_folder import predict_folder
+    from samdpo.networks.device import hand_back_memory
     from samdpo.paths import raw_folder
     from samdpo.planning.plan_and_preprocess import plan_and_preprocess
     from samdpo.training.get_trainer import get_trainer
@@ -121,6 +122,7 @@ def _run_kind(kind: str, seed: int, size: DemoSize, processes: int) -> tuple[dic
         summary = evaluate_folder(raw_folder(name) / "labelsTs", output, raw / "dataset.json", processes=processes)
         scores[stage] = {metric: float(summary["foreground_mean"][metric]) for metric in METRICS}
         masks[stage] = output
+        hand_back_memory()  # typed one by one, commands begin with what they need
     return scores, _figure_rows(raw, masks, trainer.folder)
 
 

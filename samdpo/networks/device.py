@@ -1,9 +1,11 @@
-"""Which device a name means, and whether its memory is used up: a sentence where it is missing or too small."""
+"""Which device a name means, and its memory: a sentence where one is missing or too small, and what is handed back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -65,3 +67,14 @@ def saying_what_to_make_smaller(doing: str, advice: str) -> Iterator[None]:
         if (whose := memory_that_ran_out(error)) is None:
             raise
         raise OutOfMemoryError(f"The memory of the {whose} ran out {doing}. {advice}") from error
+
+
+def hand_back_memory() -> None:
+    """Give the system the memory that freed tensors left with the C library, which keeps it for the next ones.
+
+    What comes next then peaks above what is in use, not above what something before it once took. Where the library is
+    not glibc this collects garbage and does nothing else.
+    """
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

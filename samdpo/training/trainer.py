@@ -29,6 +29,7 @@ from samdpo.model.places import decode_places
 from samdpo.model.predictor import Predictor
 from samdpo.model.slice_labels import known_part
 from samdpo.model.views import FLIPPED, IDENTITY, View, draw_view
+from samdpo.networks.device import hand_back_memory
 from samdpo.networks.freezing import parameter_counts
 from samdpo.networks.precision import autocast, fast_matrix_products, gradient_scaler, memory_format, resolve_precision
 from samdpo.networks.published.loading import load_file
@@ -309,6 +310,7 @@ class Trainer:
     def run_training(self) -> None:
         """Train from ``current_epoch`` to the last one. Can be stopped at any moment and continued with ``--c``."""
         self.on_train_start()
+        hand_back_memory()  # that features and prompts took
         for epoch in range(self.current_epoch, self.num_epochs):
             if not self.has_time():
                 log.info("The %g minutes of the plan are spent after %d of %d epochs.", self.budget.minutes, epoch,
