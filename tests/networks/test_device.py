@@ -9,12 +9,13 @@ import sys
 import pytest
 
 PROGRAM = """
+import os
 import torch
 from samdpo.networks.device import hand_back_memory
 
 def resident() -> int:
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 // 2**20
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 freed = [torch.zeros(2**14) for _ in range(4096)]  # 64 KiB each: too small for pages of their own
 last = torch.zeros(2**14)  # so that the heap cannot shrink from its end by itself
