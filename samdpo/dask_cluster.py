@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -44,6 +45,7 @@ class DaskCluster(Executor):
 
     def __init__(self, scheduler: str) -> None:
         self.scheduler = scheduler
+        self._handed_over: WeakSet[Future] = WeakSet()
         self.client = connect(scheduler)
         try:
             self._wait_for_workers()
@@ -59,7 +61,14 @@ class DaskCluster(Executor):
         self.close()
 
     def close(self) -> None:
-        """Leave the cluster; what it has in hand is dropped."""
+        """Leave the cluster; what it has in hand is dropped.
+
+        Futures that something still holds, such as the traceback of what stopped the work, are let go before: those
+        that go after their client complain.
+        """
+        for future in list(self._handed_over):
+            with suppress(Exception):  # the scheduler may be gone
+                future.release()
         leave(self.client)
 
     def map(
@@ -96,9 +105,11 @@ class DaskCluster(Executor):
     def _submit(self, function: Callable[[Item], Result], batch: list[Item], description: str) -> Future:
         try:
             with signals_held():  # a future that Ctrl-C leaves half made ends in a message of its own
-                return self.client.submit(
+                future = self.client.submit(
                     _on_worker, identity(), function, batch, pure=False, key=f"{description}-{uuid.uuid4().hex}"
                 )
+                self._handed_over.add(future)
+                return future
         except Exception as error:
             raise (gone(self.scheduler) if self.client.status != "running" else error) from error
 

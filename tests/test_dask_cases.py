@@ -211,6 +211,34 @@ def test_ctrl_c_ends_with_one_sentence_and_the_workers_are_free_again(cluster, t
         assert time.monotonic() - started < 25, "nobody waits for the rest of the 200, which are 30 s of both workers"
 
 
+@contextmanager
+def stopped_by_ctrl_c() -> Iterator[None]:
+    """This process is, also where the tests run in the background, whose Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_outlives_the_cluster_was_let_go_before(cluster, monkeypatch) -> None:
+    """A future that goes after its client raises in the client's loop, which prints a traceback."""
+    left, leave = [], dask_cluster.leave
+
+    def leaving(client) -> None:
+        until = time.monotonic() + 10
+        while any(client.refcount.values()) and time.monotonic() < until:
+            time.sleep(0.01)
+        left.append(dict(client.refcount))
+        leave(client)
+
+    monkeypatch.setattr(dask_cluster, "leave", leaving)
+    with DaskCluster(cluster.scheduler_address) as workers:
+        held = [workers._submit(square, [number], "Squares") for number in range(3)]  # as in the frames of a traceback
+        assert held[2].result() == [4]
+    assert len(left) == 1 and not any(left[0].values())
+
+
 def test_ctrl_c_while_work_is_handed_over_leaves_no_half_made_future(cluster, monkeypatch) -> None:
     made = []
     with DaskCluster(cluster.scheduler_address) as workers:
@@ -223,7 +251,7 @@ def test_ctrl_c_while_work_is_handed_over_leaves_no_half_made_future(cluster, mo
             return made[-1]
 
         monkeypatch.setattr(workers.client, "submit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with stopped_by_ctrl_c(), pytest.raises(KeyboardInterrupt):
             list(map_cases(square, range(4), workers, "Squares", 1))
         assert [future.result() for future in made] == [[0]], "one was handed over whole, and no other begun"
         monkeypatch.undo()
